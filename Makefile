@@ -1,0 +1,28 @@
+# Every target is one cargo xtask command; see crates/xtask.
+
+.DEFAULT_GOAL := help
+.PHONY: quickstart test lint bench build setup clean help
+
+quickstart: ## build everything, start Cofferdam, run a project's tests in an agent (needs root)
+	@cargo xtask quickstart
+
+test: ## system packages, lints, build, and all tests
+	@cargo xtask test
+
+lint: ## formatting, clippy, and the design's invariants
+	@cargo xtask lint
+
+bench: ## measure against runc and bwrap (needs root)
+	@cargo xtask bench
+
+build: ## release binaries in target/release
+	@cargo xtask build
+
+setup: ## install missing system packages (needs root)
+	@cargo xtask setup
+
+clean: ## remove build results; agents and their data stay
+	@cargo clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

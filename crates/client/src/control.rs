@@ -1,0 +1,192 @@
+//! The control API.
+
+use crate::error::Error;
+use crate::http::Endpoint;
+use model::api::{
+    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, Event, Image, Node, Page, RegisterImage,
+    WhoAmI, WorkspaceToken,
+};
+use model::token::Scope;
+use model::{AgentState, EventId, Verb};
+use reqwest::RequestBuilder;
+use serde::de::DeserializeOwned;
+
+/// The most seconds that control waits in one call; longer waits are several calls.
+const WAIT_STEP: u64 = 30;
+
+/// A connection to the control plane.
+#[derive(Clone)]
+pub struct Control {
+    endpoint: Endpoint,
+}
+
+/// Which agents a list has.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// Those with all of these labels, each as `key=value`.
+    pub labels: Vec<String>,
+    /// Those in this state.
+    pub state: Option<AgentState>,
+}
+
+impl Control {
+    /// A client for the control plane at `url`; nothing is sent yet.
+    pub fn new(url: &str, api_key: Option<String>) -> Result<Self, Error> {
+        Ok(Self { endpoint: Endpoint::new(url, api_key)? })
+    }
+
+    /// The server, for messages.
+    pub fn origin(&self) -> &str {
+        self.endpoint.origin()
+    }
+
+    /// Whether the server answers at all; needs no key.
+    pub async fn healthz(&self) -> Result<(), Error> {
+        self.endpoint.send(self.endpoint.get(&["v1", "healthz"])).await.map(drop)
+    }
+
+    /// Whose key this is.
+    pub async fn whoami(&self) -> Result<WhoAmI, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "whoami"])).await
+    }
+
+    /// Creates an agent. A lost answer is asked for again under the same idempotency key, so that one call
+    /// never makes two agents.
+    pub async fn create_agent(&self, create: &CreateAgent) -> Result<Agent, Error> {
+        let key = EventId::new().base32();
+        let request =
+            || self.endpoint.post(&["v1", "agents"]).header("idempotency-key", &key).json(create);
+        match self.endpoint.json(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
+            answer => answer,
+        }
+    }
+
+    /// All agents that the filter lets through, newest first.
+    pub async fn agents(&self, filter: &AgentFilter) -> Result<Vec<Agent>, Error> {
+        let mut query: Vec<(&str, &str)> = filter.labels.iter().map(|label| ("label", &**label)).collect();
+        if let Some(state) = filter.state {
+            query.push(("state", state.as_str()));
+        }
+        self.pages(|| self.endpoint.get(&["v1", "agents"]).query(&query)).await
+    }
+
+    /// One agent, by id or name.
+    pub async fn agent(&self, reference: &str) -> Result<Agent, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "agents", reference])).await
+    }
+
+    /// Waits until the agent is in `state` (or in any state where it rests), for at most `seconds`.
+    ///
+    /// Answers with the agent as it is then; whether that is what was hoped for, the caller decides.
+    pub async fn wait_agent(&self, reference: &str, state: &str, seconds: u64) -> Result<Agent, Error> {
+        let mut left = seconds;
+        loop {
+            let step = left.min(WAIT_STEP);
+            let timeout = format!("{step}s");
+            let request = self
+                .endpoint
+                .get(&["v1", "agents", reference])
+                .query(&[("wait", state), ("timeout", &timeout)]);
+            left -= step;
+            match self.endpoint.json::<Agent>(request).await {
+                Err(Error::Problem(problem)) if problem.code == model::Code::Timeout && left > 0 => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Asks something of an agent; the answer is the agent on its way there.
+    pub async fn verb(&self, reference: &str, verb: Verb) -> Result<Agent, Error> {
+        let agents = |word: &str| self.endpoint.post(&["v1", "agents", reference, word]);
+        let request = match verb {
+            Verb::Pause => agents("pause"),
+            Verb::Resume => agents("resume"),
+            Verb::Stop => agents("stop"),
+            Verb::Start => agents("start"),
+            Verb::Destroy => self.endpoint.delete(&["v1", "agents", reference]),
+        };
+        self.endpoint.json(request).await
+    }
+
+    /// A way to the agent's workspace.
+    pub async fn workspace_token(&self, reference: &str, scopes: &[Scope]) -> Result<WorkspaceToken, Error> {
+        let request = self
+            .endpoint
+            .post(&["v1", "agents", reference, "token"])
+            .json(&CreateWorkspaceToken { scopes: scopes.to_vec() });
+        self.endpoint.json(request).await
+    }
+
+    /// All images, newest first.
+    pub async fn images(&self) -> Result<Vec<Image>, Error> {
+        self.pages(|| self.endpoint.get(&["v1", "images"])).await
+    }
+
+    /// Makes an image known that lies in the nodes' content store.
+    pub async fn register_image(&self, image: &RegisterImage) -> Result<Image, Error> {
+        self.endpoint.json(self.endpoint.post(&["v1", "images"]).json(image)).await
+    }
+
+    /// Forgets an image, by id or name.
+    pub async fn remove_image(&self, reference: &str) -> Result<(), Error> {
+        self.endpoint.send(self.endpoint.delete(&["v1", "images", reference])).await.map(drop)
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        self.pages(|| self.endpoint.get(&["v1", "nodes"])).await
+    }
+
+    /// All API keys; without their secrets.
+    pub async fn keys(&self) -> Result<Vec<ApiKey>, Error> {
+        self.pages(|| self.endpoint.get(&["v1", "keys"])).await
+    }
+
+    /// Makes an API key; the answer holds its secret, once.
+    pub async fn create_key(&self, create: &CreateKey) -> Result<ApiKey, Error> {
+        self.endpoint.json(self.endpoint.post(&["v1", "keys"]).json(create)).await
+    }
+
+    /// Revokes an API key.
+    pub async fn remove_key(&self, id: &str) -> Result<(), Error> {
+        self.endpoint.send(self.endpoint.delete(&["v1", "keys", id])).await.map(drop)
+    }
+
+    /// The newest audit events, newest first, at most `limit`.
+    pub async fn events(&self, limit: usize) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        let mut cursor: Option<String> = None;
+        while events.len() < limit {
+            let page_size = (limit - events.len()).min(100).to_string();
+            let mut request = self.endpoint.get(&["v1", "events"]).query(&[("limit", &page_size)]);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let page: Page<Event> = self.endpoint.json(request).await?;
+            events.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        Ok(events)
+    }
+
+    async fn pages<T: DeserializeOwned>(&self, first: impl Fn() -> RequestBuilder) -> Result<Vec<T>, Error> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut request = first();
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let page: Page<T> = self.endpoint.json(request).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+}

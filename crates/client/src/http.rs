@@ -1,0 +1,145 @@
+//! HTTP as both APIs use it: bearer tokens, JSON both ways, problems as errors.
+
+use crate::error::{Error, problem, root_cause};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::Bytes;
+
+/// The largest JSON answer that is read into memory.
+const MAX_JSON: usize = 64 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One server and the credential for it.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    client: Client,
+    base: Url,
+    token: Option<String>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(url: &str, token: Option<String>) -> Result<Self, Error> {
+        let base = Url::parse(url).map_err(|error| Error::protocol(url, error))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(Error::protocol(url, "expected a URL such as https://cofferdam.example.com"));
+        }
+        // Redirects are not followed: nothing of ours redirects, and the credential must not travel.
+        let mut builder =
+            Client::builder().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
+        if base.scheme() == "http" {
+            // Without TLS there is no use for the system's certificates, and reading them takes longer
+            // than most calls. A proxy for plain HTTP would see the credential.
+            builder = builder.tls_certs_only([]).no_proxy();
+        }
+        let client = builder.build().map_err(|error| Error::protocol(url, root_cause(&error)))?;
+        Ok(Self { client, base, token })
+    }
+
+    /// The address of a path of this API; the segments are escaped.
+    pub(crate) fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.clear().extend(segments);
+        }
+        url
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// The server, for messages.
+    pub(crate) fn origin(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    pub(crate) fn request(&self, method: reqwest::Method, segments: &[&str]) -> RequestBuilder {
+        let request = self.client.request(method, self.url(segments));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub(crate) fn get(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(reqwest::Method::GET, segments)
+    }
+
+    pub(crate) fn post(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(reqwest::Method::POST, segments)
+    }
+
+    pub(crate) fn put(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(reqwest::Method::PUT, segments)
+    }
+
+    pub(crate) fn delete(&self, segments: &[&str]) -> RequestBuilder {
+        self.request(reqwest::Method::DELETE, segments)
+    }
+
+    /// Sends, and turns anything but a success into an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|error| self.failed(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let body = self.body(response).await.unwrap_or_default();
+        Err(Error::Problem(problem(status, &body)))
+    }
+
+    /// Sends, and reads the answer.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let response = self.send(request).await?;
+        let body = self.body(response).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::protocol(self.origin(), error))
+    }
+
+    /// Sends, and reads the answer as a stream.
+    pub(crate) async fn stream(&self, request: RequestBuilder) -> Result<ByteStream, Error> {
+        let response = self.send(request).await?;
+        Ok(ByteStream { response, origin: self.origin().to_owned() })
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| Error::lost(self.origin(), root_cause(&error)))?
+        {
+            if body.len() + chunk.len() > MAX_JSON {
+                return Err(Error::protocol(self.origin(), "the answer is larger than 64 MiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn failed(&self, error: &reqwest::Error) -> Error {
+        let reason = root_cause(error);
+        if error.is_connect() {
+            Error::Unreachable { url: self.origin().to_owned(), reason }
+        } else {
+            Error::lost(self.origin(), reason)
+        }
+    }
+}
+
+/// A body that is read as it comes.
+pub struct ByteStream {
+    response: Response,
+    origin: String,
+}
+
+impl ByteStream {
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        // The system's words are about chunks; what they mean is that the end is missing.
+        self.response.chunk().await.map_err(|_| Error::lost(&self.origin, "its answer ended too early"))
+    }
+
+    /// How many bytes the server announced.
+    pub fn announced(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+}

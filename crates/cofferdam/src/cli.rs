@@ -1,0 +1,80 @@
+//! The command line's shape. What each command takes stands in its own file.
+
+use crate::cmd::{
+    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, up,
+};
+use crate::output::Format;
+use clap::{Parser, Subcommand};
+use model::Name;
+
+const AFTER: &str = "\
+Exit codes:
+  0    done
+  1    failure
+  2    the command line or a value is not valid
+  3    there is no such agent, image, file, …
+  4    refused: the credential, or the state that something is in
+  5    not now: a server does not answer, has no room, or a wait ran out
+  run and exec leave with the command's own code (128 + N if signal N ended it), and with
+  125 when Cofferdam failed, 126 when the command cannot be executed, 127 when there is none.
+
+Environment:
+  COFFERDAM_URL, COFFERDAM_API_KEY   the server and its key, in place of a context
+  COFFERDAM_CONTEXT                  the context to use
+  COFFERDAM_ETC, _RUN, _DATA         where the installation on this machine lies (up, down, doctor, image)
+
+Examples:
+  cofferdam up --detach
+  cofferdam run -it --image debian -- bash
+  cofferdam create --name worker --memory 512MiB --ttl 2h
+  cofferdam exec worker -- python3 -c 'print(1)'
+  cofferdam cp ./project worker:/home/agent/
+  cofferdam show worker";
+
+/// Gives every AI agent a boundary of its own, and says what was observed of it.
+#[derive(Parser)]
+#[command(name = "cofferdam", version, after_long_help = AFTER, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(clap::Args)]
+pub struct Global {
+    /// The context to use; see `cofferdam context ls`
+    #[arg(long, global = true, env = "COFFERDAM_CONTEXT", value_name = "NAME")]
+    pub context: Option<Name>,
+    /// The form of the output; errors follow it too
+    #[arg(short = 'o', long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    Up(up::Args),
+    Down(down::Args),
+    Doctor(doctor::Args),
+    Login(login::Args),
+    /// Which servers are known here, and which one is used
+    #[command(subcommand)]
+    Context(context::Command),
+    Run(run::Args),
+    /// Make, use and remove agents
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Make, list and remove images
+    #[command(subcommand)]
+    Image(image::Command),
+    #[command(visible_alias = "ps")]
+    Ls(list::Args),
+    #[command(flatten)]
+    Short(agent::Common),
+    Top(processes::Args),
+    Events(events::Args),
+    Completions(completions::Args),
+    #[command(flatten)]
+    Service(service::Command),
+}

@@ -1,0 +1,130 @@
+//! `create`: makes an agent.
+
+use crate::cli::Global;
+use crate::output::{self, Format};
+use crate::progress::Progress;
+use crate::{context, resolve};
+use model::agent::{Command, RunAs};
+use model::api::{Agent, CreateAgent};
+use model::{ByteSize, Name, Resources, Span};
+
+/// What `create` and `run` share: everything that is fixed when an agent is made.
+#[derive(clap::Args)]
+pub struct Spec {
+    /// Image, by name or id
+    #[arg(long, default_value = "debian", value_parser = resolve::reference, value_name = "IMAGE")]
+    pub image: String,
+    /// Name of the agent; made up when absent
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// Label, to find it by; may be repeated
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = resolve::label)]
+    pub labels: Vec<(String, String)>,
+    /// Environment of everything in it; KEY alone takes the value from here; may be repeated
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = resolve::env_setting)]
+    pub env: Vec<(String, String)>,
+    /// Processor cores
+    #[arg(long, default_value_t = Resources::default().cpus, value_name = "N")]
+    pub cpus: f64,
+    /// Memory, everything counted
+    #[arg(long, default_value_t = Resources::default().memory, value_name = "SIZE")]
+    pub memory: ByteSize,
+    /// Disk: home and scratch together
+    #[arg(long, default_value_t = Resources::default().disk, value_name = "SIZE")]
+    pub disk: ByteSize,
+    /// Processes and threads
+    #[arg(long, default_value_t = Resources::default().pids, value_name = "N")]
+    pub pids: u32,
+    /// Destroy it this long after its creation (90s, 30m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<Span>,
+    /// Stop it after this long without use
+    #[arg(long, value_name = "TIME")]
+    pub idle_timeout: Option<Span>,
+    /// Keep changes outside of the home directory over a stop
+    #[arg(long)]
+    pub keep_scratch: bool,
+    /// Run as root inside (nobody outside); the same as -u root
+    #[arg(long, conflicts_with = "user")]
+    pub root: bool,
+    /// User inside: agent or root
+    #[arg(short = 'u', long, value_parser = resolve::user, value_name = "USER")]
+    pub user: Option<RunAs>,
+    /// Working directory of the command
+    #[arg(short = 'w', long = "workdir", value_name = "DIR")]
+    pub workdir: Option<String>,
+}
+
+impl Spec {
+    /// The request, with `argv` as the main process when there is one.
+    pub fn request(self, argv: Vec<String>) -> CreateAgent {
+        let main = (!argv.is_empty()).then(|| Command {
+            argv,
+            env: Default::default(),
+            cwd: self.workdir.clone(),
+            user: None,
+        });
+        CreateAgent {
+            name: self.name,
+            image: self.image,
+            level: Default::default(),
+            main,
+            env: resolve::map(self.env),
+            labels: resolve::map(self.labels),
+            run_as: if self.root { RunAs::Root } else { self.user.unwrap_or_default() },
+            resources: Resources { cpus: self.cpus, memory: self.memory, pids: self.pids, disk: self.disk },
+            keep_scratch: self.keep_scratch,
+            ttl: self.ttl,
+            idle_timeout: self.idle_timeout,
+        }
+    }
+}
+
+const AFTER: &str = "\
+Without a command the agent is a place to exec in. With one, the command is its main process: the agent
+stops when that ends, and `logs` shows what it wrote.
+
+Examples:
+  cofferdam create --name worker
+  cofferdam create --name web --memory 256MiB --ttl 1h -- python3 -m http.server 8000";
+
+/// Make an agent, and print its id
+#[derive(clap::Args)]
+#[command(after_long_help = AFTER)]
+pub struct Args {
+    #[command(flatten)]
+    spec: Spec,
+    /// Do not wait until it runs
+    #[arg(long)]
+    no_wait: bool,
+    /// Main process
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Args {
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let control = context::control(global.context.as_ref())?;
+        let progress = Progress::brief("creating the agent");
+        let mut agent = control.create_agent(&self.spec.request(self.command)).await?;
+        if !self.no_wait {
+            progress.stage(&format!("starting {}", agent.name));
+            agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;
+        }
+        progress.done();
+        print(&agent, global)?;
+        // A main process may have ended already, well or not: that is for `show` to say.
+        if !self.no_wait && agent.state == model::AgentState::Failed {
+            resolve::running(&agent)?;
+        }
+        Ok(0)
+    }
+}
+
+/// Prints what was made: its id, or all of it.
+pub fn print(agent: &Agent, global: &Global) -> anyhow::Result<()> {
+    match global.output {
+        Format::Json => output::json(agent),
+        Format::Table => output::line(agent.id),
+    }
+}

@@ -1,0 +1,197 @@
+//! `image …`: root file systems that agents start from.
+
+use super::service;
+use crate::cli::Global;
+use crate::failure::{self, fail_with};
+use crate::output::{self, Format};
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::up::setup;
+use crate::{context, resolve};
+use anyhow::Context as _;
+use clap::Subcommand;
+use image::{BuildOptions, Imported, Limits, Source, Store, Worker};
+use model::api::RegisterImage;
+use model::image::ImageConfig;
+use model::{Code, Name};
+use std::path::PathBuf;
+
+/// What `image` has.
+#[derive(Subcommand)]
+pub enum Command {
+    Build(Build),
+    Import(Import),
+    /// List images
+    Ls,
+    /// Forget images; agents that were made from one keep it
+    Rm {
+        /// Images, by name or id
+        #[arg(required = true, value_parser = resolve::reference)]
+        images: Vec<String>,
+    },
+}
+
+/// Build an image from this machine's Debian packages
+///
+/// Takes a minute or two. Has a shell, Python, git and the usual tools; more with --package. Needs root, and the
+/// machine's own apt sources.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  cofferdam image build debian
+  cofferdam image build debian --name build --package build-essential --package cmake")]
+pub struct Build {
+    /// Distribution
+    #[arg(value_parser = ["debian"])]
+    distribution: String,
+    /// Name of the image
+    #[arg(long, default_value = "debian")]
+    name: Name,
+    /// Package to add; may be repeated
+    #[arg(long = "package", value_name = "PACKAGE")]
+    packages: Vec<String>,
+    /// Release, such as bookworm; the machine's own when absent
+    #[arg(long)]
+    suite: Option<String>,
+}
+
+/// Import an image from a tar of a root file system (plain, gzip or zstd)
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  cofferdam image import rootfs.tar.zst --name mine
+  docker export some-container | cofferdam image import - --name mine")]
+pub struct Import {
+    /// The tar; - is stdin
+    file: PathBuf,
+    /// Name of the image
+    #[arg(long)]
+    name: Name,
+}
+
+impl Command {
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        match self {
+            Self::Build(args) => {
+                let options = BuildOptions { suite: args.suite, packages: args.packages };
+                make(args.name, global, move |store, worker, limits, progress| {
+                    Ok(image::build(&options, store, worker, limits, progress)?)
+                })
+                .await
+            }
+            Self::Import(args) => {
+                let file = if args.file.as_os_str() == "-" { PathBuf::from("/dev/stdin") } else { args.file };
+                make(args.name, global, move |store, worker, limits, progress| {
+                    Ok(image::import(Source::open(&file)?, store, worker, limits, progress)?)
+                })
+                .await
+            }
+            Self::Ls => list(global).await,
+            Self::Rm { images } => remove(images, global).await,
+        }
+    }
+}
+
+type Make = dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported> + Send;
+
+/// Makes an image into the store of this machine's node, and makes it known to control.
+async fn make(
+    name: Name,
+    global: &Global,
+    make: impl FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported>
+    + Send
+    + 'static,
+) -> anyhow::Result<u8> {
+    setup::require_root("image build")?;
+    let make: Box<Make> = Box::new(make);
+    let paths = Paths::from_env()?;
+    let images = service::node_config(&paths)?.data.join("images");
+    // Before minutes are spent: the store lies on this machine, so control has to be this machine's too.
+    let control = context::control(global.context.as_ref())?;
+    control.whoami().await?;
+    let url = setup::control_url(&paths)?;
+    if control.origin() != url {
+        return Err(fail_with(
+            Code::Validation,
+            format!("The image would be made on this machine, and the context is of {}.", control.origin()),
+            "`cofferdam context use local`",
+        ));
+    }
+    let progress = Progress::start(&format!("making the image {name}"));
+    let (sender, mut stages) = tokio::sync::mpsc::unbounded_channel::<image::Progress>();
+    let making = tokio::task::spawn_blocking(move || {
+        let store = Store::open(&images)?;
+        let worker = Worker::installed()?;
+        make(&store, &worker, &Limits::default(), &mut |progress| {
+            let _ = sender.send(progress);
+        })
+    });
+    let mut said = String::new();
+    while let Some(stage) = stages.recv().await {
+        progress.percent(stage.percent);
+        // Where there is no terminal a line for each stage is enough: not for each mebibyte.
+        let words = stage.stage.split(" (").next().unwrap_or_default();
+        if progress.is_terminal() {
+            progress.stage(&stage.stage);
+        } else if said != words {
+            progress.stage(words);
+            said = words.to_owned();
+        }
+    }
+    let imported = making.await.context("the image could not be made")??;
+    progress.done();
+    let request = RegisterImage {
+        name,
+        digest: imported.digest.as_str().to_owned(),
+        size: imported.size,
+        config: ImageConfig::default(),
+    };
+    let image = control.register_image(&request).await?;
+    match global.output {
+        Format::Json => output::json(&image)?,
+        Format::Table => output::line(format_args!(
+            "Image {}: {}, {} files, sha256:{}",
+            image.name,
+            output::size(image.size),
+            imported.entries,
+            image.digest
+        ))?,
+    }
+    Ok(0)
+}
+
+async fn list(global: &Global) -> anyhow::Result<u8> {
+    let images = context::control(global.context.as_ref())?.images().await?;
+    match global.output {
+        Format::Json => output::json(&images)?,
+        Format::Table => {
+            let rows = images.iter().map(|image| {
+                [
+                    image.name.to_string(),
+                    image.id.to_string(),
+                    image.digest.chars().take(12).collect(),
+                    output::size(image.size),
+                    output::age(image.created_at),
+                ]
+            });
+            output::table(["NAME", "ID", "DIGEST", "SIZE", "AGE"], rows)?;
+        }
+    }
+    Ok(0)
+}
+
+async fn remove(images: Vec<String>, global: &Global) -> anyhow::Result<u8> {
+    let control = context::control(global.context.as_ref())?;
+    let mut first_failure = 0;
+    for image in images {
+        match control.remove_image(&image).await {
+            Ok(()) if global.output == Format::Table => output::line(&image)?,
+            Ok(()) => {}
+            Err(error) => {
+                let exit = failure::report(&error.into(), global.output == Format::Json);
+                if first_failure == 0 {
+                    first_failure = exit;
+                }
+            }
+        }
+    }
+    Ok(first_failure)
+}

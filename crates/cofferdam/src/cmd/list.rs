@@ -1,0 +1,67 @@
+//! `ls`: the agents there are.
+
+use crate::cli::Global;
+use crate::output::{self, Format};
+use crate::{context, resolve};
+use client::AgentFilter;
+use model::AgentState;
+
+/// List agents
+#[derive(clap::Args)]
+pub struct Args {
+    /// Those with this label; may be repeated
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = resolve::label)]
+    labels: Vec<(String, String)>,
+    /// Those in this state
+    #[arg(long, value_name = "STATE")]
+    state: Option<AgentState>,
+    /// Those that are destroyed too
+    #[arg(short = 'a', long)]
+    all: bool,
+    /// Ids only
+    #[arg(short = 'q', long)]
+    quiet: bool,
+}
+
+impl Args {
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let control = context::control(global.context.as_ref())?;
+        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let filter = AgentFilter { labels, state: self.state };
+        let mut agents = control.agents(&filter).await?;
+        if !self.all && self.state != Some(AgentState::Destroyed) {
+            agents.retain(|agent| agent.state != AgentState::Destroyed);
+        }
+        if self.quiet {
+            for agent in &agents {
+                output::line(agent.id)?;
+            }
+            return Ok(0);
+        }
+        match global.output {
+            Format::Json => output::json(&agents)?,
+            Format::Table => {
+                let rows = agents.iter().map(|agent| {
+                    [
+                        agent.name.to_string(),
+                        agent.id.to_string(),
+                        agent.state.to_string(),
+                        agent.image_name.to_string(),
+                        level(agent.level).to_owned(),
+                        agent.claim.to_string(),
+                        output::age(agent.created_at),
+                    ]
+                });
+                output::table(["NAME", "ID", "STATE", "IMAGE", "LEVEL", "CLAIM", "AGE"], rows)?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// A level in words.
+pub fn level(level: model::agent::Level) -> &'static str {
+    match level {
+        model::agent::Level::Container => "container",
+    }
+}

@@ -1,0 +1,123 @@
+//! `run`: an agent for one command.
+
+use super::create::{self, Spec};
+use super::exec::{self, Streams};
+use crate::cli::Global;
+use crate::progress::Progress;
+use crate::session::{End, Signals};
+use crate::{context, failure, resolve};
+use client::Control;
+use model::agent::RunAs;
+use model::api::Agent;
+use model::token::Scope;
+use model::{AgentState, Verb};
+
+const AFTER: &str = "\
+Creates an agent, runs the command in it, and destroys the agent when the command ends, whichever way: the
+exit code is the command's own (see `cofferdam --help` for 125, 126, 127). Ctrl-C is passed on to the command;
+a second one within two seconds, or SIGTERM, ends it and destroys the agent.
+
+Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage
+return and tab); --raw turns that off. Output that goes to a file or a pipe is left as it is.
+
+Examples:
+  cofferdam run -- uname -a
+  cofferdam run -it --image debian -- bash
+  cofferdam run --memory 256MiB --cpus 0.5 -e SEED=1 -- python3 -c 'print(1)'
+  cofferdam run -d --name web --ttl 1h -- python3 -m http.server 8000";
+
+/// Run a command in an agent of its own, and destroy it afterwards
+#[derive(clap::Args)]
+#[command(after_long_help = AFTER)]
+pub struct Args {
+    #[command(flatten)]
+    streams: Streams,
+    #[command(flatten)]
+    spec: Spec,
+    /// Make the command the agent's main process, print the agent's id and leave it running
+    #[arg(short = 'd', long, conflicts_with_all = ["interactive", "tty", "keep"])]
+    detach: bool,
+    /// Keep the agent when the command ends
+    #[arg(long)]
+    keep: bool,
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Args {
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        self.start(global).await.map_err(exec::as_shell)
+    }
+
+    async fn start(self, global: &Global) -> anyhow::Result<u8> {
+        self.streams.check()?;
+        let control = context::control(global.context.as_ref())?;
+        if self.detach {
+            let agent = control.create_agent(&self.spec.request(self.command)).await?;
+            let agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;
+            create::print(&agent, global)?;
+            if agent.state == AgentState::Failed {
+                resolve::running(&agent)?;
+            }
+            return Ok(0);
+        }
+        // Before anything exists that would have to be removed.
+        let mut signals = Signals::listen()?;
+        let progress = Progress::brief("creating the agent");
+        let workdir = self.spec.workdir.clone();
+        let agent = control.create_agent(&self.spec.request(Vec::new())).await?;
+        let outcome = work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
+        if self.keep || matches!(outcome, Ok(End::Detached)) {
+            eprintln!("cofferdam: agent {} was kept; `cofferdam rm {}` removes it", agent.name, agent.name);
+            return Ok(outcome?.exit_code());
+        }
+        let destroyed = destroy(&control, &agent).await;
+        let end = outcome?;
+        if let Err(error) = destroyed {
+            failure::report(&error, false);
+            eprintln!("cofferdam: agent {} may still be there; `cofferdam rm {}` removes it", agent.name, agent.name);
+        }
+        Ok(end.exit_code())
+    }
+}
+
+async fn work(
+    control: &Control,
+    agent: &Agent,
+    streams: Streams,
+    argv: Vec<String>,
+    workdir: Option<String>,
+    signals: &mut Signals,
+    progress: Progress,
+) -> anyhow::Result<End> {
+    progress.stage(&format!("starting {}", agent.name));
+    let ready = async {
+        let agent = control.wait_agent(&agent.id.to_string(), "running", resolve::SETTLE_SECONDS).await?;
+        resolve::running(&agent)?;
+        resolve::workspace_of(control, &agent, &[Scope::Exec]).await
+    };
+    let workspace = tokio::select! {
+        workspace = ready => workspace?,
+        signal = signals.ending() => return Ok(End::Interrupted(signal)),
+    };
+    progress.done();
+    let mut create = streams.request(argv, Vec::new());
+    create.cwd = workdir;
+    create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);
+    exec::attached(&workspace, &create, streams, signals).await
+}
+
+/// Removes the agent and waits until it is gone, so that what follows finds nothing of it.
+async fn destroy(control: &Control, agent: &Agent) -> anyhow::Result<()> {
+    let progress = Progress::brief(&format!("removing {}", agent.name));
+    let id = agent.id.to_string();
+    control.verb(&id, Verb::Destroy).await?;
+    match control.wait_agent(&id, "destroyed", resolve::SETTLE_SECONDS).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    progress.done();
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! The services, hidden from people: each is started by another process of the installation.
+
+use crate::paths::Paths;
+use crate::{telemetry, up};
+use anyhow::{Context as _, anyhow};
+use clap::Subcommand;
+use model::Name;
+use rustix::net::{AddressFamily, SocketType};
+use serde::Serialize;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// The services.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve the control plane
+    #[command(hide = true)]
+    Control(ControlArgs),
+    /// Run agents on this machine
+    #[command(hide = true)]
+    Node,
+    /// Serve the workspaces of one account; started by node, with its sockets as LISTEN_FDS
+    #[command(hide = true)]
+    Gate {
+        /// Where the agents' channels are
+        #[arg(long)]
+        sockets: PathBuf,
+    },
+    /// Parse an archive, confined; started by `image`
+    #[command(hide = true, name = "image-worker")]
+    ImageWorker {
+        /// Limits, as JSON
+        limits: String,
+    },
+    /// Keep control and node running; started by `up`
+    #[command(hide = true)]
+    Supervise,
+}
+
+/// What control can be started for.
+#[derive(clap::Args)]
+pub struct ControlArgs {
+    /// Make the database and the first account, print what was made as JSON, and end
+    #[arg(long)]
+    init: bool,
+    /// Print a new key of the first account as JSON, and end
+    #[arg(long, value_name = "NAME")]
+    issue_key: Option<Name>,
+    /// Print a token that enrols the node of this name as JSON, and end
+    #[arg(long, value_name = "NAME")]
+    bootstrap: Option<Name>,
+}
+
+/// What a one-shot start of control prints, for `up` to read.
+#[derive(Debug, Default, Serialize, serde::Deserialize)]
+pub struct Printed {
+    /// The first account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<model::AccountId>,
+    /// A key of it. Shown here and never again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// For the node's enrolment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_token: Option<String>,
+}
+
+impl Command {
+    pub fn run(self) -> anyhow::Result<u8> {
+        match self {
+            Self::Control(args) => {
+                end_with_supervisor()?;
+                telemetry::init();
+                runtime()?.block_on(args.run())
+            }
+            Self::Node => {
+                end_with_supervisor()?;
+                telemetry::init();
+                let config = node_config(&Paths::from_env()?)?;
+                runtime()?.block_on(node::run(config))?;
+                Ok(0)
+            }
+            Self::Gate { sockets } => {
+                telemetry::init();
+                gate(&sockets)
+            }
+            // It speaks a protocol on its descriptors, and logs nothing.
+            Self::ImageWorker { limits } => {
+                Ok(if image::worker::main(&limits) == std::process::ExitCode::SUCCESS { 0 } else { 1 })
+            }
+            Self::Supervise => up::supervise::detached(),
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Asks the kernel to end this service when its supervisor dies, which would otherwise leave it without anybody
+/// who would restart or stop it. Agents live on.
+fn end_with_supervisor() -> anyhow::Result<()> {
+    let Some(supervisor) = std::env::var("COFFERDAM_SUPERVISOR").ok().and_then(|pid| pid.parse::<i32>().ok()) else {
+        return Ok(());
+    };
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    // It may have died before the request was made.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    if parent == Some(supervisor) { Ok(()) } else { Err(anyhow!("the supervisor is gone")) }
+}
+
+impl ControlArgs {
+    async fn run(self) -> anyhow::Result<u8> {
+        // Control needs no program that would give it more rights than its user has.
+        rustix::thread::set_no_new_privs(true).context("cannot give up privileges")?;
+        let config = control_config(&Paths::from_env()?)?;
+        let mut printed = Printed::default();
+        if self.init {
+            if let Some(first) = control::initialise(&config).await? {
+                printed.account = Some(first.account);
+                printed.api_key = Some(first.api_key);
+            }
+        } else if let Some(name) = &self.issue_key {
+            let issued = control::issue_key(&config, name).await?;
+            printed.account = Some(issued.account);
+            printed.api_key = Some(issued.api_key);
+        } else if self.bootstrap.is_none() {
+            control::serve(config).await?;
+            return Ok(0);
+        }
+        if let Some(node) = &self.bootstrap {
+            printed.bootstrap_token = Some(control::bootstrap_token(&config, node).await?);
+        }
+        crate::output::line(serde_json::to_string(&printed)?)?;
+        Ok(0)
+    }
+}
+
+fn gate(sockets: &Path) -> anyhow::Result<u8> {
+    let mut fds = listenfd::ListenFd::from_env();
+    let missing = || anyhow!("gate is started by node, with its sockets; it cannot be started by hand");
+    let (family, kind) = (AddressFamily::UNIX.as_raw().into(), SocketType::STREAM.as_raw() as i32);
+    let control: Option<UnixStream> = fds.take_custom(0, family, kind, "unix stream socket")?;
+    let control = control.ok_or_else(missing)?;
+    let guard = fds.take_tcp_listener(1)?.ok_or_else(missing)?;
+    gate::main(control, guard, sockets)?;
+    Ok(0)
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Control's configuration; its defaults where there is no file.
+pub fn control_config(paths: &Paths) -> anyhow::Result<control::Config> {
+    let path = paths.control_toml();
+    match read(&path)? {
+        Some(text) => {
+            toml::from_str(&text).with_context(|| format!("the configuration {} is not valid", path.display()))
+        }
+        None => Ok(control::Config { data: paths.data.join("control"), ..control::Config::default() }),
+    }
+}
+
+/// The node's configuration; its defaults where there is no file.
+pub fn node_config(paths: &Paths) -> anyhow::Result<node::Config> {
+    let path = paths.node_toml();
+    match read(&path)? {
+        Some(text) => node::Config::from_toml(&text)
+            .with_context(|| format!("the configuration {} is not valid", path.display())),
+        None => Ok(node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() }),
+    }
+}
+
+/// Where the sandbox has its things, for those who look at them without being the node.
+pub fn sandbox_config(node: &node::Config) -> anyhow::Result<sandbox::Config> {
+    let jail = match &node.jail {
+        Some(jail) => jail.clone(),
+        None => std::env::current_exe().context("cannot find this program")?.with_file_name("cofferdam-jail"),
+    };
+    Ok(sandbox::Config {
+        run: node.run.clone(),
+        images: node.data.join("images"),
+        volumes: node.data.join("volumes"),
+        init_store: node.data.join("init"),
+        cgroup: node.cgroup.clone(),
+        jail,
+    })
+}

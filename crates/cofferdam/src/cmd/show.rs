@@ -1,0 +1,80 @@
+//! `show`: one agent, and what was observed of its boundary.
+
+use super::list::level;
+use crate::cli::Global;
+use crate::output::{self, Format};
+use crate::{context, resolve};
+use model::agent::RunAs;
+use model::api::Agent;
+
+/// Show an agent, and what was observed of its boundary
+///
+/// Each control is listed with what the kernel said of it. The claim is what this evidence allows to be said,
+/// whatever was configured.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Agent, by name or id
+    #[arg(value_parser = resolve::reference)]
+    agent: String,
+}
+
+impl Args {
+    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        let control = context::control(global.context.as_ref())?;
+        let agent = control.agent(&self.agent).await?;
+        match global.output {
+            Format::Json => output::json(&agent)?,
+            Format::Table => print(&agent)?,
+        }
+        Ok(0)
+    }
+}
+
+fn print(agent: &Agent) -> anyhow::Result<()> {
+    let resources = agent.resources;
+    let mut fields = vec![
+        ("name", agent.name.to_string()),
+        ("id", agent.id.to_string()),
+        ("state", format!("{}{}, for {}", agent.state, resolve::because(agent), output::age(agent.state_since))),
+        ("image", format!("{} (sha256:{})", agent.image_name, agent.image_digest)),
+        (
+            "limits",
+            format!(
+                "{} cpus, {} memory, {} disk, {} processes",
+                resources.cpus, resources.memory, resources.disk, resources.pids
+            ),
+        ),
+        ("runs as", match agent.run_as {
+            RunAs::Agent => "agent (1000)".to_owned(),
+            RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
+        }),
+        ("created", output::time(agent.created_at)),
+    ];
+    if let Some(main) = &agent.main {
+        fields.push(("main", output::command(&main.argv)));
+    }
+    if !agent.labels.is_empty() {
+        let labels: Vec<String> = agent.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        fields.push(("labels", labels.join(" ")));
+    }
+    if let Some(ttl) = agent.ttl {
+        fields.push(("destroyed", format!("{ttl} after its creation")));
+    }
+    if let Some(idle) = agent.idle_timeout {
+        fields.push(("stopped", format!("after {idle} without use")));
+    }
+    fields.push(("level", level(agent.level).to_owned()));
+    fields.push(("claim", agent.claim.to_string()));
+    output::fields(&fields)?;
+    if agent.evidence.is_empty() {
+        return output::line("\nNothing is observed of its boundary now.");
+    }
+    output::line("\nWhat was observed of its boundary:")?;
+    let rows = agent.evidence.iter().map(|evidence| {
+        let name = serde_json::to_value(evidence.control).ok();
+        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ");
+        let mark = if evidence.observed { "✓" } else { "✗ missing" };
+        [mark.to_owned(), name, evidence.detail.clone()]
+    });
+    output::table(["", "CONTROL", "WHAT THE KERNEL SAYS"], rows)
+}

@@ -1,0 +1,172 @@
+//! `up`: an installation on this machine, from nothing to ready.
+
+use super::service;
+use crate::cli::Global;
+use crate::context::{Contexts, LOCAL};
+use crate::failure::{self, Failure, fail};
+use crate::output::{self, Format};
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::up::pidfile::{self, Held, Owner};
+use crate::up::setup::{self, User};
+use crate::up::supervise::{self, Event};
+use anyhow::Context as _;
+use client::Control;
+use model::{Code, Name};
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
+
+const AFTER: &str = "\
+Makes what is missing: the user cofferdam-control, the directories, default configuration, the first account
+with its API key (kept in the context `local`). Then starts control (as cofferdam-control) and node (as root)
+and keeps them running. Doing it again changes nothing.
+
+Without --detach it stays in the foreground, logs on stderr, and Ctrl-C ends control and node; agents go on
+until `cofferdam down`.
+
+Files:
+  /etc/cofferdam/{control,node}.toml   configuration
+  /var/lib/cofferdam                   images, volumes, database, log/
+  /run/cofferdam                       sockets, up.pid";
+
+/// Start Cofferdam on this machine
+#[derive(clap::Args)]
+#[command(after_long_help = AFTER)]
+pub struct Args {
+    /// Return once everything is ready
+    #[arg(short = 'd', long)]
+    detach: bool,
+}
+
+impl Args {
+    pub fn run(self, global: &Global) -> anyhow::Result<u8> {
+        setup::require_root("up")?;
+        let paths = Paths::from_env()?;
+        setup::run_directory(&paths)?;
+        let held = match pidfile::take(&paths.up_pid())? {
+            Owner::Us(held) => held,
+            Owner::Running(supervisor) => {
+                summary(&paths, global, Some(supervisor.pid))?;
+                return Ok(0);
+            }
+            Owner::Unclear => return Err(fail(Code::InUse, "Another `cofferdam up` is just starting or ending.")),
+        };
+        let progress = Progress::start("checking this machine");
+        setup::check_machine(&paths)?;
+        progress.stage("preparing users, directories and the database");
+        let user = setup::prepare(&paths)?;
+        setup::first_start(&paths, user)?;
+        if self.detach {
+            detach(&paths, held, &progress)?;
+            progress.stage("looking for the API key");
+            ensure_key(&paths, user)?;
+            progress.done();
+            summary(&paths, global, None)?;
+        } else {
+            foreground(&paths, held, user, progress, global)?;
+        }
+        Ok(0)
+    }
+}
+
+/// Starts the supervisor in a session of its own, and waits until it says that all is ready.
+fn detach(paths: &Paths, held: Held, progress: &Progress) -> anyhow::Result<()> {
+    let log = paths.logs().join("up.log");
+    let stderr = File::options().append(true).create(true).mode(0o640).open(&log);
+    let stderr = stderr.with_context(|| format!("cannot write {}", log.display()))?;
+    let mut supervisor = setup::service_command("supervise", paths, None)
+        .stdin(held.into_stdin())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .context("cannot start the supervisor")?;
+    let told = supervisor.stdout.take().context("the supervisor has no stdout")?;
+    for line in BufReader::new(told).lines() {
+        match serde_json::from_str(&line?)? {
+            Event::Stage { text } => progress.stage(&text),
+            Event::Ready => return Ok(()),
+            Event::Failed { problem } => return Err(Failure::from(problem).into()),
+        }
+    }
+    Err(fail(Code::Internal, format!("The supervisor ended; its log is {}.", log.display())))
+}
+
+fn foreground(
+    paths: &Paths,
+    held: Held,
+    user: User,
+    progress: Progress,
+    global: &Global,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // What the services log goes to the same terminal.
+    progress.hide();
+    drop(progress);
+    let tell = |event| match event {
+        Event::Stage { text } => eprintln!("cofferdam: {text}"),
+        Event::Ready => {
+            // On a thread of its own: it waits for control, and the supervisor must not.
+            let (paths, json) = (paths.clone(), global.output);
+            std::thread::spawn(move || {
+                let global = Global { context: None, output: json };
+                if let Err(error) = ensure_key(&paths, user).and_then(|()| summary(&paths, &global, None)) {
+                    failure::report(&error, false);
+                }
+            });
+        }
+        Event::Failed { .. } => {}
+    };
+    runtime.block_on(supervise::run(paths, held, false, tell))
+}
+
+/// Makes sure that this user's context works: the one that the first start wrote may be another user's, or lost.
+fn ensure_key(paths: &Paths, user: User) -> anyhow::Result<()> {
+    let url = setup::control_url(paths)?;
+    let name: Name = LOCAL.parse()?;
+    let contexts = Contexts::load()?;
+    if let Some(context) = contexts.contexts.get(&name).filter(|context| context.url == url) {
+        let control = Control::new(&url, Some(context.api_key.clone()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        match runtime.block_on(control.whoami()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code() == Some(Code::Unauthenticated) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    setup::new_key(paths, user)
+}
+
+/// What there is now, and what to type next.
+fn summary(paths: &Paths, global: &Global, already: Option<i32>) -> anyhow::Result<()> {
+    let url = setup::control_url(paths)?;
+    let guard = service::node_config(paths)?.guard;
+    if global.output == Format::Json {
+        return output::json(&json!({
+            "control_url": url,
+            "guard": guard,
+            "data": paths.data,
+            "context": LOCAL,
+            "already_up": already.is_some(),
+        }));
+    }
+    match already {
+        Some(pid) => output::line(format_args!("Cofferdam is up already (process {pid}).\n"))?,
+        None => output::line("Cofferdam is up.\n")?,
+    }
+    output::fields(&[
+        ("  control", url),
+        ("  guard", format!("http://{guard}")),
+        ("  data", paths.data.display().to_string()),
+        ("  logs", paths.logs().display().to_string()),
+        ("  context", format!("{LOCAL}, in {}", crate::context::file()?.display())),
+    ])?;
+    output::line(
+        "\nNext:\n  cofferdam image build debian      make a base image, once\n  \
+         cofferdam run -it -- bash         a shell in an agent of its own\n  \
+         cofferdam create --name worker    an agent that stays\n  \
+         cofferdam down                    stop it all; data stays",
+    )
+}

@@ -1,0 +1,142 @@
+//! What commands print on stdout: tables for people, JSON for programs.
+
+use crate::clean;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use time::OffsetDateTime;
+
+/// The form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// What the API answered.
+    Json,
+}
+
+/// Prints a line on stdout. A reader who left is an error, not a panic.
+pub fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}")?;
+    Ok(())
+}
+
+/// Prints JSON, indented.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Prints rows below their headings. Cells are cleaned here, so that no command can forget it.
+pub fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    // Only a terminal has a width to fit into; a program wants whole values.
+    table.set_content_arrangement(if std::io::stdout().is_terminal() {
+        ContentArrangement::Dynamic
+    } else {
+        ContentArrangement::Disabled
+    });
+    table.set_header(headings);
+    for row in rows {
+        table.add_row(row.map(|cell| clean::text(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for row in table.lines() {
+        line(row.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints `key  value` lines.
+pub fn fields(fields: &[(&str, String)]) -> anyhow::Result<()> {
+    let width = fields.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    for (key, value) in fields {
+        line(format_args!("{key:width$}  {}", clean::text(value)))?;
+    }
+    Ok(())
+}
+
+/// Bytes as people read them: three digits and a binary unit.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A span of time in its largest whole unit.
+pub fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        s if s < 120 => format!("{s}s"),
+        s if s < 7_200 => format!("{}m", s / 60),
+        s if s < 172_800 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+/// How long ago.
+pub fn age(since: OffsetDateTime) -> String {
+    span((OffsetDateTime::now_utc() - since).whole_seconds())
+}
+
+/// A time, in UTC, to the second.
+pub fn time(at: OffsetDateTime) -> String {
+    let format = time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+    at.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
+}
+
+/// Words as a shell would need them, for showing a command.
+pub fn command(argv: &[String]) -> String {
+    let quoted = |word: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    argv.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_spans_are_short() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (1023 << 20, "1.0 GiB"),
+            (512 << 20, "512 MiB"),
+            (5 << 30, "5.0 GiB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+        for (seconds, expected) in [(-5, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")] {
+            assert_eq!(span(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn commands_can_be_pasted() {
+        let argv = ["sh", "-c", "echo 'a b'", ""].map(str::to_owned);
+        assert_eq!(command(&argv), r"sh -c 'echo '\''a b'\''' ''");
+    }
+}

@@ -1,0 +1,54 @@
+//! Where an installation lies: `COFFERDAM_ETC`, `COFFERDAM_RUN`, `COFFERDAM_DATA`, or the system's places.
+
+use std::path::PathBuf;
+
+/// The directories of one installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// Configuration.
+    pub etc: PathBuf,
+    /// Sockets, pid file; gone after a reboot.
+    pub run: PathBuf,
+    /// Everything that must last.
+    pub data: PathBuf,
+}
+
+fn from_env(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
+}
+
+impl Paths {
+    /// Reads the environment. Relative paths are taken from the current directory, once.
+    pub fn from_env() -> std::io::Result<Self> {
+        Ok(Self {
+            etc: std::path::absolute(from_env("COFFERDAM_ETC", "/etc/cofferdam"))?,
+            run: std::path::absolute(from_env("COFFERDAM_RUN", "/run/cofferdam"))?,
+            data: std::path::absolute(from_env("COFFERDAM_DATA", "/var/lib/cofferdam"))?,
+        })
+    }
+
+    /// Control's configuration.
+    pub fn control_toml(&self) -> PathBuf {
+        self.etc.join("control.toml")
+    }
+
+    /// The node's configuration.
+    pub fn node_toml(&self) -> PathBuf {
+        self.etc.join("node.toml")
+    }
+
+    /// The supervisor's pid and start time; locked while it lives.
+    pub fn up_pid(&self) -> PathBuf {
+        self.run.join("up.pid")
+    }
+
+    /// Where the node takes local orders.
+    pub fn node_socket(&self) -> PathBuf {
+        self.run.join("node.sock")
+    }
+
+    /// Logs of the services when they run detached.
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("log")
+    }
+}

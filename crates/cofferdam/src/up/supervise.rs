@@ -1,0 +1,260 @@
+//! Keeps control and node running: starts them, waits until they are ready, starts them again when they die,
+//! ends them when asked. Agents are node's; they outlive all of this.
+
+use super::pidfile::Held;
+use super::setup::{self, User};
+use crate::failure::{self, Failure};
+use crate::paths::Paths;
+use anyhow::Context as _;
+use model::Problem;
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::net::UnixDatagram;
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// How long a service may take until it says that it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+/// How long a service may take to end.
+const END_WITHIN: Duration = Duration::from_secs(20);
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(15);
+/// A log longer than this is put aside when its service starts; one older log is kept.
+const LOG_SIZE: u64 = 16 << 20;
+
+/// What the supervisor says while it starts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// What is being done.
+    Stage {
+        /// In words.
+        text: String,
+    },
+    /// Everything runs.
+    Ready,
+    /// It will not run, and the supervisor ends.
+    Failed {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// The hidden command: stdin is the lock, stdout goes to the `up` that waits.
+pub fn detached() -> anyhow::Result<u8> {
+    let held = Held::from_stdin()?;
+    rustix::process::setsid().context("cannot leave the session")?;
+    let paths = Paths::from_env()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tell = |event: Event| {
+        if let Ok(mut line) = serde_json::to_string(&event) {
+            line.push('\n');
+            // Whoever waited may have left; that is no reason to stop.
+            let _ = std::io::stdout().write_all(line.as_bytes());
+        }
+    };
+    match runtime.block_on(run(&paths, held, true, tell)) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            let (exit, problem) = failure::problem_of(&error);
+            tell(Event::Failed { problem });
+            failure::report(&error, false);
+            Ok(exit)
+        }
+    }
+}
+
+/// Supervises until SIGTERM or SIGINT. `log` sends what services say to files.
+pub async fn run(paths: &Paths, mut held: Held, log: bool, tell: impl Fn(Event)) -> anyhow::Result<()> {
+    held.claim()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let user = setup::find_user(setup::CONTROL_USER)?.context("the control user is gone")?;
+    let control = Service::new("control", paths, Some(user), log);
+    let node = Service::new("node", paths, None, log);
+
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    let work = async {
+        for (service, doing) in [(control, "starting control"), (node, "starting node")] {
+            tell(Event::Stage { text: doing.to_owned() });
+            let (ready, mut readiness) = mpsc::channel(1);
+            tasks.spawn(service.keep(stopping.clone(), ready));
+            // The task tells once: that it is ready, or why it never will be.
+            match readiness.recv().await {
+                Some(Ok(())) => {}
+                Some(Err(problem)) => return Err(Failure::from(problem).into()),
+                None => anyhow::bail!("a service ended before it was ready"),
+            }
+        }
+        tell(Event::Ready);
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
+    };
+    stop.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+    outcome
+}
+
+/// One service.
+struct Service {
+    name: &'static str,
+    paths: Paths,
+    user: Option<User>,
+    log: Option<PathBuf>,
+}
+
+/// How one life of a service ended.
+enum Ended {
+    /// It was told to, by us or by somebody else.
+    Done,
+    /// It died.
+    Died(ExitStatus),
+    /// It never said that it was ready.
+    Silent,
+}
+
+impl Service {
+    fn new(name: &'static str, paths: &Paths, user: Option<User>, log: bool) -> Self {
+        let log = log.then(|| paths.logs().join(format!("{name}.log")));
+        Self { name, paths: paths.clone(), user, log }
+    }
+
+    /// Starts it, again and again, until it is told to stop. Before it was ready once, dying is final.
+    async fn keep(self, mut stopping: watch::Receiver<bool>, ready: mpsc::Sender<Result<(), Problem>>) {
+        let mut first = Some(ready);
+        let mut delay = FIRST_DELAY;
+        loop {
+            let started = Instant::now();
+            let outcome = self.live(&mut stopping, &mut first).await;
+            if *stopping.borrow() {
+                return;
+            }
+            let how = match outcome {
+                Ok((Ended::Done, _)) => return,
+                Ok((Ended::Died(status), said)) => (format!("ended ({status})"), said),
+                Ok((Ended::Silent, said)) => {
+                    (format!("was not ready within {} seconds", READY_WITHIN.as_secs()), said)
+                }
+                Err(error) => (format!("could not be started: {error:#}"), Vec::new()),
+            };
+            let problem = setup::service_failed(self.name, &how.0, self.log.as_deref(), &how.1);
+            if let Some(ready) = first.take() {
+                let _ = ready.send(Err(problem)).await;
+                return;
+            }
+            eprintln!("cofferdam: {problem}; starting it again in {delay:?}");
+            if started.elapsed() > LONGEST_DELAY * 4 {
+                delay = FIRST_DELAY;
+            }
+            tokio::select! {
+                () = told(&mut stopping) => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// One life. Says when it is ready; returns how it ended, with what it said last.
+    async fn live(
+        &self,
+        stopping: &mut watch::Receiver<bool>,
+        ready: &mut Option<mpsc::Sender<Result<(), Problem>>>,
+    ) -> anyhow::Result<(Ended, Vec<u8>)> {
+        let notify = self.paths.run.join(format!("notify-{}.sock", self.name));
+        let _ = std::fs::remove_file(&notify);
+        let socket = UnixDatagram::bind(&notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
+        if let Some(user) = self.user {
+            chown(&notify, Some(user.uid), Some(user.gid))?;
+        }
+        let mut command = setup::service_command(self.name, &self.paths, self.user);
+        command.env("NOTIFY_SOCKET", &notify).env("COFFERDAM_SUPERVISOR", std::process::id().to_string());
+        command.stdout(Stdio::null());
+        let mut log = self.open_log()?;
+        if let Some(log) = &log {
+            command.stderr(log.try_clone()?);
+        }
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let deadline = tokio::time::sleep(READY_WITHIN);
+        tokio::pin!(deadline);
+        let mut waiting = true;
+        let mut datagram = [0; 256];
+        let ended = loop {
+            tokio::select! {
+                status = child.wait() => {
+                    let status = status?;
+                    // An end without a fault was asked for, by whoever may signal it.
+                    break if status.success() && ready.is_none() { Ended::Done } else { Ended::Died(status) };
+                }
+                () = told(stopping) => {
+                    end(&mut child).await;
+                    break Ended::Done;
+                }
+                Ok(length) = socket.recv(&mut datagram) => {
+                    if datagram[..length].split(|&byte| byte == b'\n').any(|line| line == b"READY=1") {
+                        waiting = false;
+                        if let Some(ready) = ready.take() {
+                            let _ = ready.send(Ok(())).await;
+                        }
+                    }
+                }
+                () = &mut deadline, if waiting => {
+                    end(&mut child).await;
+                    break Ended::Silent;
+                }
+            }
+        };
+        let _ = std::fs::remove_file(&notify);
+        let said = log.as_mut().map(last_words).transpose()?.unwrap_or_default();
+        Ok((ended, said))
+    }
+
+    /// The log, for appending, at its end.
+    fn open_log(&self) -> anyhow::Result<Option<File>> {
+        let Some(path) = &self.log else { return Ok(None) };
+        if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_SIZE) {
+            let _ = std::fs::rename(path, path.with_extension("log.1"));
+        }
+        let file = File::options().read(true).append(true).create(true).mode(0o640).open(path);
+        Ok(Some(file.with_context(|| format!("cannot write {}", path.display()))?))
+    }
+}
+
+/// Waits until the services are told to stop.
+async fn told(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// The end of a log.
+fn last_words(log: &mut File) -> std::io::Result<Vec<u8>> {
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
+    let mut said = Vec::new();
+    log.take(4096).read_to_end(&mut said)?;
+    Ok(said)
+}
+
+/// Asks a child to end, and ends it when it does not. It is not reaped before that, so the pid is its own.
+async fn end(child: &mut Child) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}

@@ -1,0 +1,214 @@
+//! `/v1/agents`
+
+use super::extract::{Empty, Guards, Id, Json};
+use super::query::{Query, page};
+use crate::app::App;
+use crate::app::agents::{self as app, Until};
+use crate::auth::Caller;
+use crate::problems::Fault;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::agent::{AgentState, Verb};
+use model::api::{Agent, CreateAgent, CreateWorkspaceToken, Page, WorkspaceToken};
+use model::evidence::{Claim, claim};
+use model::{Problem, Span};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use store::AgentFilter;
+
+const MAX_WAIT: Span = Span(60);
+const DEFAULT_WAIT: Span = Span(30);
+
+fn wire(agent: store::Agent) -> Agent {
+    let store::Agent { spec, state, .. } = agent;
+    let ended = !matches!(state, AgentState::Running | AgentState::Paused);
+    let proved = match state {
+        AgentState::Running | AgentState::Paused => claim(spec.level, &agent.evidence),
+        _ => Claim::None,
+    };
+    Agent {
+        id: spec.id,
+        name: spec.name,
+        account: spec.account,
+        state,
+        reason: agent.reason.filter(|_| ended),
+        level: spec.level,
+        claim: proved,
+        evidence: agent.evidence,
+        image: spec.image,
+        image_name: agent.image_name,
+        image_digest: spec.image_digest,
+        volume: spec.volume,
+        node: agent.node,
+        main: spec.main,
+        labels: agent.labels,
+        run_as: spec.run_as,
+        resources: spec.resources,
+        keep_scratch: spec.keep_scratch,
+        ttl: spec.ttl,
+        idle_timeout: spec.idle_timeout,
+        generation: agent.generation,
+        created_at: agent.created_at,
+        state_since: agent.state_since,
+    }
+}
+
+fn answer(status: StatusCode, agent: store::Agent) -> Response {
+    let etag = format!("\"{}\"", agent.generation);
+    let mut response = (status, axum::Json(wire(agent))).into_response();
+    response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&etag).expect("a quoted number"));
+    response
+}
+
+/// Makes an agent.
+///
+/// It is placed on a node that has room, and provisioned there: `GET` it with `wait=running` to see it run.
+#[utoipa::path(post, path = "/v1/agents", tag = "agents", operation_id = "create_agent",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and request get the same agent, for 24 hours")),
+    request_body = CreateAgent,
+    responses((status = 201, description = "The agent, not yet running", body = Agent,
+        headers(("ETag" = String, description = "Its generation"), ("Location" = String, description = "Its path")))))]
+pub(super) async fn create(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    guards: Guards,
+    Json(request): Json<CreateAgent>,
+) -> Result<Response, Fault> {
+    let idempotency = guards.idempotency(caller.account, "create_agent", &request)?;
+    let agent = app::create(&state, &caller, request, idempotency).await?;
+    let location = format!("/v1/agents/{}", agent.spec.id);
+    let mut response = answer(StatusCode::CREATED, agent);
+    response
+        .headers_mut()
+        .insert(header::LOCATION, HeaderValue::from_str(&location).expect("an id is ASCII"));
+    Ok(response)
+}
+
+/// Lists agents, newest first. Destroyed ones are listed when asked for with `state=destroyed`.
+#[utoipa::path(get, path = "/v1/agents", tag = "agents", operation_id = "list_agents",
+    params(
+        ("state" = Option<AgentState>, Query, description = "Only those in this state"),
+        ("label" = Option<Vec<String>>, Query, description = "Only those with this label, as KEY=VALUE; may repeat"),
+        ("cursor" = Option<String>, Query, description = "The `next` of an earlier page"),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 unless told"),
+    ),
+    responses((status = 200, description = "A page", body = Page<Agent>)))]
+pub(super) async fn list(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    query: Query,
+) -> Result<axum::Json<Page<Agent>>, Fault> {
+    query.only(&["state", "label", "cursor", "limit"])?;
+    let mut labels = BTreeMap::new();
+    for label in query.all("label") {
+        let wrong = || Problem::invalid("label", "expected KEY=VALUE");
+        let (key, value) = label.split_once('=').ok_or_else(wrong)?;
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    crate::app::validate::labels(&labels)?;
+    let filter = AgentFilter { state: query.parsed("state")?, labels };
+    let paging = query.paging()?;
+    let rows = state.store.agents(caller.account, &filter, paging.before.as_deref(), paging.limit).await?;
+    Ok(axum::Json(page(rows, |agent| agent.spec.id.to_string(), wire)))
+}
+
+/// Shows an agent; with `wait`, once it is there.
+///
+/// `wait=STATE` answers when the agent is in that state, or in one that it never leaves by itself; look at
+/// `state`. `wait=settled` answers when it rests where it was told to be. `TIMEOUT` if that takes too long.
+#[utoipa::path(get, path = "/v1/agents/{id}", tag = "agents", operation_id = "get_agent",
+    params(
+        ("id" = String, Path, description = "Its id or name"),
+        ("wait" = Option<String>, Query, description = "A state, or `settled`"),
+        ("timeout" = Option<String>, Query, description = "How long to wait, at most 60s; 30s unless told"),
+    ),
+    responses((status = 200, description = "The agent", body = Agent, headers(("ETag" = String, description = "Its generation")))))]
+pub(super) async fn get(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+    query: Query,
+) -> Result<Response, Fault> {
+    query.only(&["wait", "timeout"])?;
+    let until = match query.text("wait")? {
+        None => None,
+        Some("settled") => Some(Until::Settled),
+        Some(text) => {
+            let wrong =
+                |error: model::agent::UnknownState| Problem::invalid("wait", format!("{error}, settled"));
+            Some(Until::State(text.parse().map_err(wrong)?))
+        }
+    };
+    let timeout: Span = query.parsed("timeout")?.unwrap_or(DEFAULT_WAIT);
+    if timeout > MAX_WAIT {
+        return Err(Problem::invalid("timeout", "one wait lasts at most 60s").remedy("ask again").into());
+    }
+    let agent = match until {
+        None => app::find(&state, &caller, &id).await?,
+        Some(until) => app::wait(&state, &caller, &id, until, timeout.duration()).await?,
+    };
+    Ok(answer(StatusCode::OK, agent))
+}
+
+async fn order(
+    state: &App,
+    caller: &Caller,
+    id: &str,
+    guards: &Guards,
+    verb: Verb,
+) -> Result<Response, Fault> {
+    let idempotency = guards.idempotency(caller.account, "order_agent", &(id, verb))?;
+    let agent = app::order(state, caller, id, verb, guards.if_match()?, idempotency).await?;
+    Ok(answer(StatusCode::OK, agent))
+}
+
+macro_rules! verbs {
+    ($($(#[$doc:meta])* $name:ident, $method:ident, $path:literal, $operation:literal, $verb:expr;)*) => {$(
+        $(#[$doc])*
+        #[utoipa::path($method, path = $path, tag = "agents", operation_id = $operation,
+            params(
+                ("id" = String, Path, description = "Its id or name"),
+                ("If-Match" = Option<String>, Header, description = "Refused unless the agent is at this generation"),
+                ("Idempotency-Key" = Option<String>, Header, description = "The same key and request act once, for 24 hours"),
+            ),
+            responses((status = 200, description = "The agent, on its way", body = Agent,
+                headers(("ETag" = String, description = "Its generation")))))]
+        pub(super) async fn $name(
+            State(state): State<Arc<App>>,
+            caller: Caller,
+            Id(id): Id,
+            guards: Guards,
+            _: Empty,
+        ) -> Result<Response, Fault> {
+            order(&state, &caller, &id, &guards, $verb).await
+        }
+    )*};
+}
+
+verbs! {
+    /// Freezes an agent: nothing of it runs, all of it stays.
+    pause, post, "/v1/agents/{id}/pause", "pause_agent", Verb::Pause;
+    /// Thaws an agent.
+    resume, post, "/v1/agents/{id}/resume", "resume_agent", Verb::Resume;
+    /// Ends an agent's processes and keeps its volume.
+    stop, post, "/v1/agents/{id}/stop", "stop_agent", Verb::Stop;
+    /// Starts an agent again on its volume.
+    start, post, "/v1/agents/{id}/start", "start_agent", Verb::Start;
+    /// Destroys an agent with its volume. Its events stay.
+    destroy, delete, "/v1/agents/{id}", "destroy_agent", Verb::Destroy;
+}
+
+/// Hands out a token for the agent's workspace API, and tells where that answers. It lasts an hour.
+#[utoipa::path(post, path = "/v1/agents/{id}/token", tag = "agents", operation_id = "create_workspace_token",
+    params(("id" = String, Path, description = "Its id or name")),
+    request_body = CreateWorkspaceToken,
+    responses((status = 201, description = "Where, and with what", body = WorkspaceToken)))]
+pub(super) async fn token(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+    Json(request): Json<CreateWorkspaceToken>,
+) -> Result<(StatusCode, axum::Json<WorkspaceToken>), Fault> {
+    Ok((StatusCode::CREATED, axum::Json(app::token(&state, &caller, &id, request).await?)))
+}

@@ -1,0 +1,151 @@
+//! Bodies, path parameters and headers, refused with problems of our own.
+
+use crate::app::App;
+use crate::auth::secret;
+use crate::decode::decode;
+use crate::problems::Fault;
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::{HeaderMap, header, request::Parts};
+use model::{AccountId, Code, Problem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Idempotency;
+
+const MAX_BODY: usize = 1 << 20;
+/// A body that is too large is read on for this many bytes, so that its sender gets to read the answer.
+const MAX_DRAIN: usize = 32 << 20;
+const BODY_TIME: Duration = Duration::from_secs(20);
+const MAX_IDEMPOTENCY_KEY: usize = 200;
+
+/// A JSON body.
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// A request without a body; `{}` is accepted for clients that always send one.
+pub(crate) struct Empty;
+
+fn too_large() -> Fault {
+    Problem::new(Code::TooLarge, "the body is larger than 1 MiB").remedy("send less").into()
+}
+
+async fn collect(mut body: Body) -> Result<Vec<u8>, Fault> {
+    let (mut bytes, mut seen) = (Vec::new(), 0);
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Problem::new(Code::Validation, "the body ended too early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if seen > MAX_DRAIN {
+            break;
+        }
+    }
+    if seen > MAX_BODY { Err(too_large()) } else { Ok(bytes) }
+}
+
+async fn read(request: Request) -> Result<Vec<u8>, Fault> {
+    let slow = || Problem::new(Code::Validation, "the body did not arrive within 20 seconds");
+    tokio::time::timeout(BODY_TIME, collect(request.into_body())).await.map_err(|_| slow())?
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = media_type.and_then(|it| it.split(';').next()).map(str::trim);
+    essence.is_some_and(|it| it.eq_ignore_ascii_case("application/json"))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        Problem::new(Code::Validation, format!("the body is not JSON: see line {line}, column {column}"))
+            .remedy("send one JSON object, in UTF-8")
+    })?;
+    Ok(decode(&value)?)
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        if !is_json(request.headers()) {
+            let problem = Problem::new(Code::UnsupportedMediaType, "the body must be JSON");
+            return Err(problem.remedy("send `Content-Type: application/json`").into());
+        }
+        Ok(Self(parse(&read(request).await?)?))
+    }
+}
+
+impl FromRequest<Arc<App>> for Empty {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        #[derive(serde::Deserialize)]
+        struct Nothing {}
+        let bytes = read(request).await?;
+        if !bytes.is_empty() {
+            let Nothing {} = parse(&bytes)?;
+        }
+        Ok(Self)
+    }
+}
+
+/// The `{id}` of a path: an id, or a name where things have names.
+pub(crate) struct Id(pub(crate) String);
+
+impl FromRequestParts<Arc<App>> for Id {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Fault> {
+        let Path(id) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| Problem::new(Code::NotFound, "there is nothing of that name"))?;
+        Ok(Self(id))
+    }
+}
+
+/// Headers that guard a change.
+pub(crate) struct Guards(HeaderMap);
+
+impl FromRequestParts<Arc<App>> for Guards {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Fault> {
+        Ok(Self(parts.headers.clone()))
+    }
+}
+
+impl Guards {
+    /// The generation that `If-Match` names. `*` matches any.
+    pub(crate) fn if_match(&self) -> Result<Option<u64>, Fault> {
+        let Some(value) = self.0.get(header::IF_MATCH) else { return Ok(None) };
+        let tag = value.to_str().unwrap_or_default().trim();
+        if tag == "*" {
+            return Ok(None);
+        }
+        let generation = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse().ok());
+        let wrong = || Problem::invalid("If-Match", "expected the ETag of the agent, such as \"3\", or *");
+        Ok(Some(generation.ok_or_else(wrong)?))
+    }
+
+    /// The idempotency key, tied to the operation and its request.
+    pub(crate) fn idempotency<T: Serialize>(
+        &self,
+        account: AccountId,
+        operation: &str,
+        request: &T,
+    ) -> Result<Option<Idempotency>, Fault> {
+        let Some(value) = self.0.get("idempotency-key") else { return Ok(None) };
+        let key = value.to_str().unwrap_or_default();
+        if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
+            let detail = "an idempotency key has 1 to 200 printable ASCII characters";
+            return Err(Problem::invalid("Idempotency-Key", detail).into());
+        }
+        let request = serde_json::to_vec(&(operation, request)).map_err(|error| Fault::internal(&error))?;
+        let request = secret::hex(&Sha256::digest(&request));
+        Ok(Some(Idempotency { account, key: key.to_owned(), request }))
+    }
+}

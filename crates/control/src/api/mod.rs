@@ -1,0 +1,72 @@
+//! HTTP: handlers parse, call `app`, and convert. Nothing is decided here but the shape of a request.
+
+mod agents;
+mod events;
+mod extract;
+mod images;
+mod keys;
+mod meta;
+mod node;
+mod nodes;
+mod openapi;
+mod query;
+mod shield;
+
+use crate::app::App;
+use crate::problems::Fault;
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use model::{Code, Problem};
+use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub(crate) use openapi::document;
+pub(crate) use shield::hosts;
+
+fn documented() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(agents::create, agents::list))
+        .routes(routes!(agents::get, agents::destroy))
+        .routes(routes!(agents::pause))
+        .routes(routes!(agents::resume))
+        .routes(routes!(agents::stop))
+        .routes(routes!(agents::start))
+        .routes(routes!(agents::token))
+        .routes(routes!(images::register, images::list))
+        .routes(routes!(images::get, images::delete))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::delete))
+        .routes(routes!(nodes::list))
+        .routes(routes!(events::list))
+        .routes(routes!(meta::whoami))
+        .routes(routes!(meta::healthz))
+        .routes(routes!(meta::openapi))
+}
+
+/// Everything that control answers.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let (public, _) = documented().split_for_parts();
+    let nodes = Router::new()
+        .route("/node/v1/enroll", post(node::enroll))
+        .route("/node/v1/token", post(node::token))
+        .route("/node/v1/desired", get(node::desired))
+        .route("/node/v1/observed", post(node::observed));
+    public
+        .merge(nodes)
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(app.clone(), shield::shield))
+        .with_state(app)
+}
+
+async fn no_such_path() -> Fault {
+    let problem = Problem::new(Code::NotFound, "there is nothing at this path");
+    problem.remedy("GET /v1/openapi.json describes every path").into()
+}
+
+async fn no_such_method() -> Fault {
+    let problem = Problem::new(Code::MethodNotAllowed, "this path has no such method");
+    problem.remedy("GET /v1/openapi.json describes every method").into()
+}

@@ -1,0 +1,50 @@
+//! `/node/v1`: what nodes call. Not in the OpenAPI document: it belongs to this version of the two of them.
+
+use super::extract::Json;
+use super::query::Query;
+use crate::app::App;
+use crate::app::node_calls as app;
+use crate::auth::{Bearer, NodeCaller};
+use crate::problems::Fault;
+use axum::extract::State;
+use axum::http::StatusCode;
+use model::node_api::{CallbackToken, DesiredState, Enroll, Enrolled, ObservedState, TokenRequest};
+use std::sync::Arc;
+use std::time::Duration;
+
+const MAX_WAIT: u64 = 60;
+
+pub(super) async fn enroll(
+    State(state): State<Arc<App>>,
+    Bearer(token): Bearer,
+    Json(request): Json<Enroll>,
+) -> Result<axum::Json<Enrolled>, Fault> {
+    Ok(axum::Json(app::enroll(&state, &token, request).await?))
+}
+
+pub(super) async fn token(
+    State(state): State<Arc<App>>,
+    Json(request): Json<TokenRequest>,
+) -> Result<axum::Json<CallbackToken>, Fault> {
+    Ok(axum::Json(app::token(&state, request).await?))
+}
+
+pub(super) async fn desired(
+    State(state): State<Arc<App>>,
+    NodeCaller(node): NodeCaller,
+    query: Query,
+) -> Result<axum::Json<DesiredState>, Fault> {
+    query.only(&["rev", "wait"])?;
+    let rev = query.number("rev", 0, i64::MAX.unsigned_abs())?.unwrap_or(0);
+    let wait = query.number("wait", 0, MAX_WAIT)?.unwrap_or(0);
+    Ok(axum::Json(app::desired(&state, node, rev, Duration::from_secs(wait)).await?))
+}
+
+pub(super) async fn observed(
+    State(state): State<Arc<App>>,
+    NodeCaller(node): NodeCaller,
+    Json(report): Json<ObservedState>,
+) -> Result<StatusCode, Fault> {
+    app::observed(&state, node, report).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,99 @@
+//! The OpenAPI 3.1 document, generated from the handlers. Which problems an operation may answer with is said
+//! here, once; a test holds the answers it sees against it.
+
+use model::{Code, Problem};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+/// The document, as it is served.
+pub(super) static DOCUMENT: LazyLock<String> =
+    LazyLock::new(|| document().to_json().expect("the document is plain data"));
+
+const KEY: &str = "api_key";
+
+pub(super) fn base() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Cofferdam control API")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Errors are problems (RFC 9457) with a stable `code`, the `field` that is at fault and a `remedy`. \
+             Every answer carries `x-request-id`.",
+        ));
+    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key: cof_…"));
+    let mut components = Components::new();
+    components.add_security_scheme(KEY, SecurityScheme::Http(key.build()));
+    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    components.schemas.insert(Code::name().into_owned(), Code::schema());
+    OpenApiBuilder::new()
+        .info(info.build())
+        .components(Some(components))
+        .security(Some([SecurityRequirement::new(KEY, [] as [&str; 0])]))
+        .build()
+}
+
+/// The document with its problems.
+pub(crate) fn document() -> OpenApi {
+    let (_, mut document) = super::documented().split_for_parts();
+    for (path, item) in &mut document.paths.paths {
+        for (takes_body, operation) in
+            [(false, &mut item.get), (true, &mut item.post), (true, &mut item.delete)]
+        {
+            if let Some(operation) = operation {
+                describe_problems(path, takes_body, operation);
+            }
+        }
+    }
+    document
+}
+
+/// Problems of this operation alone.
+fn own(operation: &str) -> &'static [Code] {
+    use Code as C;
+    match operation {
+        "create_agent" => &[C::NotFound, C::NameTaken, C::NoCapacity, C::IdempotencyMismatch],
+        "get_agent" => &[C::Timeout],
+        "pause_agent" | "resume_agent" | "stop_agent" | "start_agent" | "destroy_agent" => {
+            &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
+        }
+        "create_workspace_token" => &[C::WrongState],
+        "register_image" => &[C::IdempotencyMismatch],
+        "create_key" => &[C::NameTaken, C::IdempotencyMismatch],
+        "delete_image" | "delete_key" => &[C::InUse],
+        _ => &[],
+    }
+}
+
+fn describe_problems(path: &str, takes_body: bool, operation: &mut Operation) {
+    let open = operation.security.is_some();
+    let mut codes = vec![Code::CrossOrigin, Code::Misdirected, Code::Internal, Code::Unavailable];
+    if !open {
+        codes.extend([Code::Validation, Code::Unauthenticated]);
+    }
+    if path.contains("{id}") {
+        codes.push(Code::NotFound);
+    }
+    if takes_body {
+        codes.extend([Code::TooLarge, Code::DiskFull]);
+    }
+    if operation.request_body.is_some() {
+        codes.push(Code::UnsupportedMediaType);
+    }
+    codes.extend(own(operation.operation_id.as_deref().unwrap_or_default()));
+    let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status()).or_default().push(code.as_str());
+    }
+    for (status, codes) in by_status {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+        let response = ResponseBuilder::new()
+            .description(format!("`code` is {}", codes.join(" or ")))
+            .content("application/problem+json", content);
+        operation.responses.responses.insert(status.to_string(), response.build().into());
+    }
+}

@@ -1,0 +1,32 @@
+//! Images of the caller's account.
+
+use crate::app::{App, validate};
+use crate::auth::Caller;
+use crate::problems::Fault;
+use model::api::{Image, RegisterImage};
+use model::{ImageId, Name};
+use store::Idempotency;
+
+pub(crate) async fn register(
+    app: &App,
+    caller: &Caller,
+    request: RegisterImage,
+    idempotency: Option<Idempotency>,
+) -> Result<Image, Fault> {
+    validate::register_image(&request)?;
+    Ok(app.store.register_image(caller.actor(), caller.account, &request, idempotency.as_ref()).await?)
+}
+
+/// An image by id or name.
+pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Image, Fault> {
+    if let Ok(id) = key.parse::<ImageId>() {
+        return Ok(app.store.image(caller.account, id).await?);
+    }
+    let name: Name = key.parse().map_err(|_| store::Error::NotFound { what: "image" })?;
+    Ok(app.store.image_named(caller.account, &name).await?)
+}
+
+pub(crate) async fn delete(app: &App, caller: &Caller, key: &str) -> Result<(), Fault> {
+    let image = find(app, caller, key).await?;
+    Ok(app.store.delete_image(caller.actor(), caller.account, image.id).await?)
+}

@@ -1,0 +1,26 @@
+//! What control does, free of HTTP: each operation decides here, once, whether its caller may.
+
+pub(crate) mod agents;
+pub(crate) mod images;
+pub(crate) mod keys;
+mod names;
+pub(crate) mod node_calls;
+pub(crate) mod placement;
+pub(crate) mod validate;
+
+use crate::auth::signing::Signer;
+use crate::notify::Notify;
+use store::{Installation, Store};
+use tokio_util::sync::CancellationToken;
+
+/// All that operations need.
+pub(crate) struct App {
+    pub(crate) store: Store,
+    pub(crate) notify: Notify,
+    pub(crate) signer: Signer,
+    pub(crate) installation: Installation,
+    /// Values of `Host` that are answered.
+    pub(crate) hosts: Vec<String>,
+    /// Cancelled when control is to end: whoever waits gets an answer now.
+    pub(crate) ending: CancellationToken,
+}

@@ -1,0 +1,133 @@
+//! What is accepted in requests, beyond what their types say. Pure.
+
+use model::agent::Command;
+use model::api::{CreateAgent, RegisterImage};
+use model::node_api::{Enroll, ObservedAgent};
+use model::{ExitReason, Problem, Span};
+use std::collections::BTreeMap;
+
+type Checked = Result<(), Problem>;
+
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_KEY: usize = 63;
+const MAX_LABEL_VALUE: usize = 255;
+/// Arguments and environment together; execve(2) takes more, nobody needs it.
+const MAX_COMMAND: usize = 128 << 10;
+const MAX_PATH: usize = 4096;
+const MAX_SPAN: u64 = 3650 * 86_400;
+const MAX_SLOTS: u32 = 10_000;
+/// What a node says of an agent is cut to this many characters.
+const MAX_DETAIL: usize = 1024;
+const MAX_EVIDENCE: usize = 64;
+const MAX_URL: usize = 256;
+
+fn check(holds: bool, field: impl Into<String>, detail: &str) -> Checked {
+    if holds { Ok(()) } else { Err(Problem::invalid(field, detail)) }
+}
+
+/// Text from a client, fit to be named in an answer.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn printable(text: &str, max: usize) -> bool {
+    text.chars().count() <= max && !text.chars().any(char::is_control)
+}
+
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Checked {
+    check(labels.len() <= MAX_LABELS, "labels", "an agent carries at most 64 labels")?;
+    for (key, value) in labels {
+        let fits = !key.is_empty() && !key.contains('=') && printable(key, MAX_LABEL_KEY);
+        check(
+            fits,
+            format!("labels.{}", shown(key)),
+            "a label's key has 1 to 63 printable characters and no '='",
+        )?;
+        check(
+            printable(value, MAX_LABEL_VALUE),
+            format!("labels.{}", shown(key)),
+            "a label's value has at most 255 printable characters",
+        )?;
+    }
+    Ok(())
+}
+
+fn env(field: &str, env: &BTreeMap<String, String>) -> Checked {
+    let mut total = 0;
+    for (name, value) in env {
+        let field = format!("{field}.{}", shown(name));
+        let named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        check(named, &field, "a variable's name is made of A-Z, a-z, 0-9 and '_', and starts with no digit")?;
+        check(!value.contains('\0'), &field, "a variable's value cannot hold a NUL character")?;
+        total += name.len() + value.len() + 2;
+    }
+    check(total <= MAX_COMMAND, field, "the environment is limited to 128 KiB in all")
+}
+
+fn cwd(field: &str, cwd: Option<&str>) -> Checked {
+    let Some(cwd) = cwd else { return Ok(()) };
+    let fits = cwd.starts_with('/') && cwd.len() <= MAX_PATH && !cwd.contains('\0');
+    check(fits, field, "a working directory is an absolute path of at most 4096 bytes without NUL")
+}
+
+fn command(command: &Command) -> Checked {
+    let argv = &command.argv;
+    check(argv.first().is_some_and(|program| !program.is_empty()), "main.argv", "a command names a program")?;
+    for (index, arg) in argv.iter().enumerate() {
+        check(!arg.contains('\0'), format!("main.argv[{index}]"), "an argument cannot hold a NUL character")?;
+    }
+    let total: usize = argv.iter().map(|arg| arg.len() + 1).sum();
+    check(total <= MAX_COMMAND, "main.argv", "arguments are limited to 128 KiB in all")?;
+    env("main.env", &command.env)?;
+    cwd("main.cwd", command.cwd.as_deref())
+}
+
+fn span(field: &str, span: Option<Span>) -> Checked {
+    let fits = span.is_none_or(|span| (1..=MAX_SPAN).contains(&span.0));
+    check(fits, field, "a time must be between 1s and 3650d")
+}
+
+pub(crate) fn create_agent(request: &CreateAgent) -> Checked {
+    request.resources.validate().map_err(|error| Problem::invalid(error.field, error.to_string()))?;
+    labels(&request.labels)?;
+    env("env", &request.env)?;
+    span("ttl", request.ttl)?;
+    span("idle_timeout", request.idle_timeout)?;
+    request.main.as_ref().map_or(Ok(()), command)
+}
+
+pub(crate) fn register_image(request: &RegisterImage) -> Checked {
+    let digest = &request.digest;
+    let hex = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    check(hex, "digest", "a digest is 64 lowercase hexadecimal digits: the SHA-256 of the EROFS file")?;
+    check((1..=1 << 46).contains(&request.size), "size", "a size is between 1 byte and 64 TiB")?;
+    env("config.env", &request.config.env)?;
+    cwd("config.cwd", request.config.cwd.as_deref())
+}
+
+pub(crate) fn enroll(request: &Enroll) -> Checked {
+    let capacity = request.capacity;
+    check((1..=MAX_SLOTS).contains(&capacity.slots), "capacity.slots", "a node offers 1 to 10000 slots")?;
+    let cpus = capacity.cpus.is_finite() && (0.0..=100_000.0).contains(&capacity.cpus);
+    check(cpus, "capacity.cpus", "a node has between 0 and 100000 cores")?;
+    check(capacity.memory <= 1 << 53, "capacity.memory", "a node has at most 8 PiB of memory")
+}
+
+/// Cuts and cleans what a node says of an agent: parts of it come from inside.
+pub(crate) fn tame(report: &mut ObservedAgent) {
+    let clean = |text: &mut String| {
+        *text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL).collect();
+    };
+    report.evidence.truncate(MAX_EVIDENCE);
+    report.evidence.iter_mut().for_each(|evidence| clean(&mut evidence.detail));
+    if let Some(ExitReason::Lost { detail } | ExitReason::Boundary { detail }) = &mut report.reason {
+        clean(detail);
+    }
+    let is_origin = |url: &String| {
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '[' | ']');
+        url.len() <= MAX_URL && rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain))
+    };
+    report.workspace_url = report.workspace_url.take().filter(is_origin);
+}

@@ -1,0 +1,188 @@
+//! The control plane: the REST API for people and programs, the API that nodes call, and what follows from time.
+//!
+//! Control owns the truth, in its database, and runs without privilege. It never touches an agent's data, holds no
+//! connection to a node (nodes pull), and knows neither kernel nor paths of the machines that agents run on.
+
+mod api;
+mod app;
+mod auth;
+mod config;
+mod decode;
+mod notify;
+mod problems;
+mod server;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+pub use auth::secret::NoRandomness;
+pub use auth::signing::SigningError;
+pub use config::Config;
+
+use app::App;
+use auth::secret;
+use auth::signing::SigningKey;
+use model::clock::{Clock, SystemClock};
+use model::{AccountId, Name};
+use notify::Notify;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use store::{Actor, NewAccount, OnCommit, Store};
+use tokio_util::sync::CancellationToken;
+
+const BOOTSTRAP_LIFE: time::Duration = time::Duration::minutes(15);
+
+/// A new API key of the first account. The key is shown once and stored hashed.
+#[derive(Clone)]
+pub struct FirstStart {
+    /// The first account; it operates the installation.
+    pub account: AccountId,
+    /// Its API key.
+    pub api_key: String,
+}
+
+impl std::fmt::Debug for FirstStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirstStart").field("account", &self.account).finish_non_exhaustive()
+    }
+}
+
+/// Why control could not do what it was started for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory could not be made.
+    #[error("cannot use the data directory {}: {source}", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// There is no signing key.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// No secrets can be made.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// The database is empty.
+    #[error("the database in {} belongs to no installation yet; `cofferdam up` makes one", path.display())]
+    NotInitialised {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Another program listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken; end the other program, or set `listen` in control.toml"
+    )]
+    PortTaken {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; see `listen` in control.toml")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals or the supervisor's socket do not work.
+    #[error("cannot talk to the system: {0}")]
+    System(#[from] std::io::Error),
+}
+
+async fn open(config: &Config, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Result<Store, Error> {
+    let failed = |source| Error::Data { path: config.data.clone(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data).map_err(failed)?;
+    // SQLite gives its other files the mode of the database.
+    let database = config.database();
+    std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&database).map_err(failed)?;
+    Ok(Store::open(&database, clock, on_commit).await?)
+}
+
+async fn open_alone(config: &Config) -> Result<Store, Error> {
+    open(config, Arc::new(SystemClock), Arc::new(|_| {})).await
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a lowercase word is a name")
+}
+
+/// Makes the database and the first account; `None` if there is one already.
+pub async fn initialise(config: &Config) -> Result<Option<FirstStart>, Error> {
+    let store = open_alone(config).await?;
+    SigningKey::open(&config.signing_key())?;
+    let api_key = secret::generate(secret::API_KEY)?;
+    let founding = NewAccount { name: name("default"), key: name("first"), hash: secret::hash(&api_key) };
+    let account = store.found(&founding).await?;
+    store.close().await;
+    Ok(account.map(|account| FirstStart { account, api_key }))
+}
+
+/// A token that enrols the node of this name, once, within 15 minutes. Makes the node known if it is not.
+pub async fn bootstrap_token(config: &Config, node: &Name) -> Result<String, Error> {
+    let store = open_alone(config).await?;
+    let token = secret::generate(secret::BOOTSTRAP)?;
+    store.add_bootstrap_token(node, &secret::hash(&token), BOOTSTRAP_LIFE).await?;
+    store.close().await;
+    Ok(token)
+}
+
+/// Another API key for the first account, for whoever may write to the data directory: the way back in when all
+/// keys were lost.
+pub async fn issue_key(config: &Config, key: &Name) -> Result<FirstStart, Error> {
+    let store = open_alone(config).await?;
+    let missing = || Error::NotInitialised { path: config.data.clone() };
+    let account = store.operator().await?.ok_or_else(missing)?;
+    let api_key = secret::generate(secret::API_KEY)?;
+    store.create_key(Actor::System, account, key, &secret::hash(&api_key), None).await?;
+    store.close().await;
+    Ok(FirstStart { account, api_key })
+}
+
+/// The OpenAPI document that this version serves, as JSON.
+pub fn openapi() -> String {
+    api::document().to_pretty_json().expect("the document is plain data")
+}
+
+async fn assemble(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    own: SocketAddr,
+    ending: CancellationToken,
+) -> Result<Arc<App>, Error> {
+    let notify = Notify::default();
+    let waker = notify.clone();
+    let store = open(config, clock, Arc::new(move |changed| waker.changed(changed))).await?;
+    let missing = || Error::NotInitialised { path: config.data.clone() };
+    let installation = store.installation().await?.ok_or_else(missing)?;
+    let key = SigningKey::open(&config.signing_key())?;
+    let kid = store.use_signing_key(&key.x).await?;
+    let hosts = api::hosts(own, &config.hosts);
+    Ok(Arc::new(App { store, notify, signer: key.named(kid), installation, hosts, ending }))
+}
+
+/// Serves the API until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> Result<(), Error> {
+    let ending = CancellationToken::new();
+    server::end_on_signals(ending.clone())?;
+    let listener = server::listen(config.listen).await?;
+    let clock = Arc::new(SystemClock);
+    let app = assemble(&config, clock, listener.local_addr()?, ending.clone()).await?;
+    let tasks =
+        [tokio::spawn(tasks::deadlines::run(app.clone())), tokio::spawn(tasks::cleanup::run(app.clone()))];
+    server::notify_ready()?;
+    tracing::info!(listen = %listener.local_addr()?, installation = app.installation.id, "control is ready");
+    server::serve(listener, api::router(app.clone()), ending).await;
+    for task in tasks {
+        // A task that panicked has logged it; the others are let finish.
+        let _ = task.await;
+    }
+    app.store.close().await;
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The one table from what went wrong to what a client is told (RFC 9457).
+//!
+//! A fault of ours is told as `INTERNAL` with the request id; what it was goes to the log alone.
+
+use crate::decode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::{Code, Problem};
+
+/// A problem on its way out. `api::shield` renders it, once it knows the request id.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault(pub(crate) Problem);
+
+impl From<Problem> for Fault {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<decode::Fault> for Fault {
+    fn from(fault: decode::Fault) -> Self {
+        let mut problem = Problem::new(Code::Validation, fault.detail.clone());
+        problem.field = fault.field();
+        Self(problem.remedy("GET /v1/openapi.json describes every request"))
+    }
+}
+
+impl From<store::Error> for Fault {
+    fn from(error: store::Error) -> Self {
+        use store::Error as E;
+        let say = |code| Problem::new(code, sentence(&error));
+        let problem = match &error {
+            E::NotFound { what } => {
+                say(Code::NotFound).remedy(format!("GET /v1/{what}s lists those that there are"))
+            }
+            E::NameTaken { .. } => Problem { field: Some("name".to_owned()), ..say(Code::NameTaken) }
+                .remedy("choose another name, or leave it out to have one made up"),
+            E::NoCapacity => say(Code::NoCapacity).remedy(
+                "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
+            ),
+            E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
+            E::IllegalVerb(_) => {
+                say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
+            }
+            E::Stale { .. } => say(Code::PreconditionFailed).remedy("GET the agent again and decide anew"),
+            E::IdempotencyMismatch => {
+                Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
+                    .remedy("use a new key for every new request")
+            }
+            E::TokenRefused => {
+                say(Code::Unauthenticated).remedy("make a new bootstrap token and enrol with it")
+            }
+            E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
+            E::Locked => say(Code::Unavailable),
+            E::DiskFull => say(Code::DiskFull),
+            E::Open { .. } | E::Migrate { .. } | E::Corrupt { .. } | E::Unaudited | E::Database(_) => {
+                return Self::internal(&error);
+            }
+        };
+        Self(problem)
+    }
+}
+
+fn sentence(error: &dyn std::error::Error) -> String {
+    error.to_string()
+}
+
+impl Fault {
+    /// Our own fault: to the log with it.
+    pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = %sentence(error), "a request failed");
+        Self(Problem::new(Code::Internal, "control failed; its log has more, under the request id"))
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let mut response = status(self.0.code).into_response();
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+fn status(code: Code) -> StatusCode {
+    StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Writes out the problem that a response carries, under its request id.
+pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
+    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    problem.request_id = Some(request_id.to_owned());
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut rendered = (status(problem.code), body).into_response();
+    let headers = rendered.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if problem.code == Code::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    // A method that is not there answers with those that are.
+    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
+        headers.insert(header::ALLOW, allow);
+    }
+    rendered
+}

@@ -1,0 +1,4 @@
+//! What control does by itself.
+
+pub(crate) mod cleanup;
+pub(crate) mod deadlines;

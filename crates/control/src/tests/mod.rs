@@ -1,0 +1,10 @@
+//! The API in-process: the real router over a real database in a temporary directory.
+
+mod access;
+mod agents;
+mod inputs;
+mod nodes;
+mod placement;
+mod serving;
+mod time_passes;
+mod world;

@@ -1,0 +1,91 @@
+//! The gate's guard side: the only way from the network to what happens inside an agent.
+//!
+//! One process per account. It serves the workspace API ([`api`], `model::workspace`) over HTTP and WebSocket on
+//! a listener that node made, verifies tokens offline, and speaks with each agent's init over that agent's unix
+//! socket. What comes over those sockets is hostile.
+//!
+//! It never touches a database, a file or the jail, never starts a process, and holds no privilege: see
+//! [`lockdown()`]. It remembers nothing: node tells it everything (`model::gate_api`), and when node's end of the
+//! control socket closes it ends.
+//!
+//! `cofferdam gate --sockets DIR` calls [`main`] with the two inherited sockets, before any thread exists.
+
+pub mod api;
+mod channel;
+mod control;
+mod limits;
+mod lockdown;
+mod problems;
+mod seccomp;
+mod server;
+mod state;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use control::ControlError;
+pub use lockdown::{LockdownError, lockdown};
+
+use model::gate_api::FromGate;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// Why the gate ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process could not give up its rights; nothing was served.
+    #[error("the gate could not lock itself down and serves nothing")]
+    Lockdown(#[from] LockdownError),
+    /// The runtime could not be built, or an inherited socket is not usable.
+    #[error("the gate could not start")]
+    Start(#[source] std::io::Error),
+    /// Node spoke in a way that cannot be followed.
+    #[error("the gate lost node")]
+    Control(#[from] ControlError),
+}
+
+/// The whole process: locks itself down, then builds the runtime, then serves until node closes `control` or
+/// SIGTERM comes. Call it in the main thread while no other thread exists, so that every thread is bound by what
+/// [`lockdown()`] does. `sockets_dir` holds the agents' channel sockets (`RUN/gates/<account>`).
+pub fn main(control: UnixStream, guard: TcpListener, sockets_dir: &Path) -> Result<(), Error> {
+    lockdown(sockets_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
+    runtime.block_on(run(control, guard))
+}
+
+/// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes
+/// `control`, or at SIGTERM. Agents never notice.
+pub async fn run(control: UnixStream, guard: TcpListener) -> Result<(), Error> {
+    control.set_nonblocking(true).map_err(Error::Start)?;
+    guard.set_nonblocking(true).map_err(Error::Start)?;
+    let control = tokio::net::UnixStream::from_std(control).map_err(Error::Start)?;
+    let guard = tokio::net::TcpListener::from_std(guard).map_err(Error::Start)?;
+    let port = guard.local_addr().map_err(Error::Start)?.port();
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
+
+    let (to_node, for_node) = mpsc::channel(256);
+    let shared = state::Shared::new(to_node.clone());
+    let (first, first_came) = oneshot::channel();
+    let serve = async {
+        // Until node spoke, nobody is known: clients wait in the kernel's queue.
+        if first_came.await.is_ok() {
+            let serving = server::serve(guard, api::router(shared.clone(), port));
+            let _ = to_node.send(FromGate::Ready).await;
+            serving.await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = control::follow(control, shared.clone(), for_node, first) => Ok(ended?),
+        () = serve => Ok(()),
+        () = shared.report_activity() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,91 @@
+//! Every bound of the gate in one place.
+
+use std::time::Duration;
+
+/// Connections to one agent's channel at a time; each call, attach and relay holds one.
+pub const CONNECTIONS_PER_AGENT: usize = 256;
+
+/// TCP connections to the guard at a time, if the limit of descriptors allows so many.
+pub const CLIENTS: usize = 8192;
+
+/// Descriptors that are not there for clients: runtime, control socket, listener, standard streams.
+pub const OWN_DESCRIPTORS: usize = 64;
+
+/// A request's head: start line and all headers.
+pub const HEAD_BYTES: usize = 32 << 10;
+
+/// Headers of a request.
+pub const HEADERS: usize = 64;
+
+/// How long a client may take to send a request's head; also how long an idle connection is kept.
+pub const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// What is buffered of one TCP connection in each direction.
+pub const CLIENT_BUFFER: usize = 256 << 10;
+
+/// A JSON body. It becomes one channel frame, so it stays well below [`channel::MAX_PAYLOAD`].
+pub const JSON_BODY: usize = 512 << 10;
+
+/// How long a client may take to send a JSON body, or to send the next piece of a longer one.
+pub const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// A WebSocket message from a client.
+pub const MESSAGE: usize = 1 << 20;
+
+/// A token; ours have about 600 bytes.
+pub const TOKEN: usize = 4096;
+
+/// A path inside the agent, as Linux bounds it.
+pub const PATH: usize = 4096;
+
+/// How long init may take to accept a connection.
+pub const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long init may take to answer what it can answer at once.
+pub const REPLY_TIME: Duration = Duration::from_secs(30);
+
+/// How long init may take for what works through many files.
+pub const LONG_REPLY_TIME: Duration = Duration::from_secs(300);
+
+/// All entries of one list together, in bytes of the channel.
+pub const LIST_BYTES: usize = 64 << 20;
+
+/// Parts of one list: an honest init fills them.
+pub const LIST_PARTS: usize = 4096;
+
+/// What is read from a channel at once while much comes.
+pub const READ_LARGE: usize = 256 << 10;
+
+/// What is read from a channel at once while little comes.
+pub const READ_SMALL: usize = 8 << 10;
+
+/// Between two pings to a WebSocket client.
+pub const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// A WebSocket client that could have answered and was silent for so long is gone.
+pub const SILENCE: Duration = Duration::from_secs(60);
+
+/// A client that takes no byte of what waits for it for so long is dropped. Longer than [`SILENCE`], because
+/// a person may have stopped their terminal's output.
+pub const STALL: Duration = Duration::from_secs(300);
+
+/// How long a client may take to answer our close.
+pub const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// How long the first message of `execs/attach` may take.
+pub const FIRST_MESSAGE_TIME: Duration = Duration::from_secs(10);
+
+/// Of a body that is refused while it still comes, so much is read so that the client sees the answer.
+pub const REFUSED_BODY: usize = 64 << 20;
+
+/// The same, in time.
+pub const REFUSED_TIME: Duration = Duration::from_secs(5);
+
+/// How long node may take to answer.
+pub const NODE_TIME: Duration = Duration::from_secs(5);
+
+/// A line from node.
+pub const NODE_LINE: usize = 16 << 20;
+
+/// Characters of a text from inside that goes into a problem.
+pub const INSIDE_TEXT: usize = 300;

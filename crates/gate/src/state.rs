@@ -1,0 +1,204 @@
+//! What node told the gate last, and what is open right now.
+//!
+//! A state replaces the one before it as a whole. Calls that began under the old one go on, unless their agent
+//! is gone or its token epoch was raised: those are cut.
+
+use crate::limits;
+use jsonwebtoken::DecodingKey;
+use model::gate_api::{Condition, FromGate, GateAgent};
+use model::token::VerifyingKey;
+use model::workspace::Stats;
+use model::{AccountId, AgentId};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// All that node said, in a form that is quick to ask.
+#[derive(Default)]
+pub struct Snapshot {
+    /// `iss` of the tokens that are accepted.
+    pub installation: String,
+    /// The one account.
+    pub account: Option<AccountId>,
+    /// By `kid`.
+    pub keys: HashMap<String, DecodingKey>,
+    /// The account's agents on this node.
+    pub agents: BTreeMap<AgentId, Arc<Agent>>,
+}
+
+/// One agent as node described it, and what is open on it.
+pub struct Agent {
+    /// Which.
+    pub id: AgentId,
+    /// Its channel's socket.
+    pub channel: PathBuf,
+    /// Tokens of an older epoch are refused.
+    pub epoch: u64,
+    /// Whether it can answer.
+    pub condition: Condition,
+    /// What is open on it.
+    pub life: Arc<Life>,
+}
+
+/// What outlives a new state that changes nothing about who may use the agent.
+pub struct Life {
+    /// Bounds the connections to its channel.
+    pub connections: Arc<Semaphore>,
+    /// Cut when the agent goes away or its tokens are revoked.
+    pub revoked: CancellationToken,
+    open: AtomicUsize,
+    touched: AtomicBool,
+}
+
+impl Life {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            connections: Arc::new(Semaphore::new(limits::CONNECTIONS_PER_AGENT)),
+            revoked: CancellationToken::new(),
+            open: AtomicUsize::new(0),
+            touched: AtomicBool::new(false),
+        })
+    }
+}
+
+/// Shared by all that the gate does.
+pub struct Shared {
+    snapshot: RwLock<Arc<Snapshot>>,
+    to_node: mpsc::Sender<FromGate>,
+    stats: Mutex<HashMap<u64, oneshot::Sender<Option<Stats>>>>,
+    next_request: AtomicU64,
+    used: Notify,
+}
+
+impl Shared {
+    /// Knows nothing yet. What is for node goes to `to_node`.
+    pub fn new(to_node: mpsc::Sender<FromGate>) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: RwLock::default(),
+            to_node,
+            stats: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            used: Notify::new(),
+        })
+    }
+
+    /// What node said last.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over a new state.
+    pub fn replace(
+        &self,
+        installation: String,
+        account: AccountId,
+        keys: Vec<VerifyingKey>,
+        agents: Vec<GateAgent>,
+    ) {
+        let old = self.snapshot();
+        let keys = keys.into_iter().filter_map(|key| {
+            let decoded = DecodingKey::from_ed_components(&key.x).ok();
+            if decoded.is_none() {
+                tracing::error!(kid = %key.kid, "a verifying key from node is not base64url and is ignored");
+            }
+            Some((key.kid.to_string(), decoded?))
+        });
+        let agents = agents.into_iter().map(|agent| {
+            let before = old.agents.get(&agent.id).filter(|before| before.epoch == agent.token_epoch);
+            let life = before.map_or_else(Life::new, |before| before.life.clone());
+            let GateAgent { id, channel, token_epoch, condition } = agent;
+            (id, Arc::new(Agent { id, channel: channel.into(), epoch: token_epoch, condition, life }))
+        });
+        let new = Arc::new(Snapshot {
+            installation,
+            account: Some(account),
+            keys: keys.collect(),
+            agents: agents.collect(),
+        });
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        for (id, before) in &old.agents {
+            if new.agents.get(id).is_none_or(|now| !Arc::ptr_eq(&now.life, &before.life)) {
+                before.life.revoked.cancel();
+            }
+        }
+    }
+
+    /// Notes that a call on the agent begins; it lasts until the answer is dropped.
+    pub fn open(&self, agent: &Agent) -> InUse {
+        agent.life.open.fetch_add(1, Ordering::Relaxed);
+        agent.life.touched.store(true, Ordering::Relaxed);
+        self.used.notify_one();
+        InUse(agent.life.clone())
+    }
+
+    /// Tells node which agents are used, at most once a second for each, for as long as anything is open.
+    pub async fn report_activity(&self) {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let mut any = false;
+            for agent in self.snapshot().agents.values() {
+                let touched = agent.life.touched.swap(false, Ordering::Relaxed);
+                if touched || agent.life.open.load(Ordering::Relaxed) > 0 {
+                    any = true;
+                    // When node does not keep up, the next second says the same again.
+                    let _ = self.to_node.try_send(FromGate::Activity { agent: agent.id });
+                }
+            }
+            if !any {
+                self.used.notified().await;
+            }
+        }
+    }
+
+    /// Asks node what the agent uses. `None` when node does not answer, or the agent does not run.
+    pub async fn stats(&self, agent: AgentId) -> Option<Stats> {
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.pending().insert(request, answer);
+        // Forgets the question also when the client goes away in between.
+        let _forget = Forget { shared: self, request };
+        tokio::time::timeout(limits::NODE_TIME, async {
+            self.to_node.send(FromGate::StatsWanted { request, agent }).await.ok()?;
+            answered.await.ok().flatten()
+        })
+        .await
+        .ok()
+        .flatten()
+    }
+
+    /// Node answered.
+    pub fn stats_came(&self, request: u64, stats: Option<Stats>) {
+        if let Some(asked) = self.pending().remove(&request) {
+            let _ = asked.send(stats);
+        }
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<Stats>>>> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Forget<'a> {
+    shared: &'a Shared,
+    request: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.pending().remove(&self.request);
+    }
+}
+
+/// Something is open on an agent for as long as this lives.
+pub struct InUse(Arc<Life>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

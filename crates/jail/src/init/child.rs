@@ -1,0 +1,268 @@
+//! What happens between `fork` and `execve`, and in workers: giving up everything that is init's.
+#![allow(unsafe_code)]
+
+use super::sys::check;
+use crate::layout::{AGENT_ID, INIT_CAPABILITY};
+use crate::spec::User;
+use std::ffi::{CString, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// CAP_SETPCAP: init needs it to drop the others from children, no child does.
+const CAP_SETPCAP: u8 = 8;
+
+/// Highest capability number that the interface can express.
+const CAP_MAX: u8 = 63;
+
+/// Where a child failed; one byte on the status pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Session, terminal, descriptors, signals, limits.
+    Setup = 1,
+    /// Ids and capabilities.
+    User = 2,
+    /// The working directory.
+    Directory = 3,
+    /// `execve`.
+    Exec = 4,
+}
+
+impl Stage {
+    /// Reads the byte.
+    pub fn from_byte(byte: u8) -> Self {
+        [Self::User, Self::Directory, Self::Exec]
+            .into_iter()
+            .find(|stage| *stage as u8 == byte)
+            .unwrap_or(Self::Setup)
+    }
+}
+
+/// Everything a child needs, made before the fork.
+#[derive(Debug)]
+pub struct Program {
+    /// Where to look, in this order: whole paths.
+    pub candidates: Vec<CString>,
+    /// Arguments, the first one as asked for.
+    pub argv: Vec<CString>,
+    /// `NAME=value`.
+    pub env: Vec<CString>,
+    /// Working directory.
+    pub cwd: CString,
+    /// Goes to `/` when `cwd` does not exist: only for a home that nobody asked for.
+    pub cwd_optional: bool,
+    /// Who it is.
+    pub user: User,
+    /// Open files, as before init raised its own.
+    pub open_files: libc::rlimit,
+}
+
+/// The child's three standard descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct Standard<'a> {
+    /// 0.
+    pub input: BorrowedFd<'a>,
+    /// 1.
+    pub output: BorrowedFd<'a>,
+    /// 2.
+    pub error: BorrowedFd<'a>,
+    /// Whether they are a terminal, to become the session's.
+    pub terminal: bool,
+}
+
+/// Becomes the program. Returns only on failure, having said nothing yet.
+pub fn become_program(
+    program: &Program,
+    standard: Standard<'_>,
+    status: BorrowedFd<'_>,
+) -> (Stage, io::Error) {
+    if let Err(error) = set_up(program, standard, status) {
+        return (Stage::Setup, error);
+    }
+    if let Err(error) = become_user(program.user) {
+        return (Stage::User, error);
+    }
+    if let Err(error) = change_directory(program) {
+        return (Stage::Directory, error);
+    }
+    (Stage::Exec, execute(program))
+}
+
+fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "0")?;
+    // SAFETY: none takes a pointer, but TIOCSCTTY's argument is a plain 0. The descriptors are init's, all above 4
+    // (below are the fixed ones), so that no dup2 overwrites a source; this process uses none of the closed ones.
+    unsafe {
+        check(libc::setsid())?;
+        if standard.terminal {
+            check(libc::ioctl(standard.input.as_raw_fd(), libc::TIOCSCTTY, 0))?;
+        }
+        check(libc::dup2(standard.input.as_raw_fd(), 0))?;
+        check(libc::dup2(standard.output.as_raw_fd(), 1))?;
+        check(libc::dup2(standard.error.as_raw_fd(), 2))?;
+        check(libc::dup3(status.as_raw_fd(), STATUS_FD, libc::O_CLOEXEC))?;
+        check(libc::close_range(STATUS_FD as libc::c_uint + 1, libc::c_uint::MAX, 0))?;
+        libc::umask(0o022);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &program.open_files))?;
+    }
+    reset_signals();
+    Ok(())
+}
+
+/// Where the status pipe is in the child.
+pub const STATUS_FD: libc::c_int = 3;
+
+fn reset_signals() {
+    // By the bare system call: glibc hides its own two signals, and they can be inherited as ignored like any other.
+    // All zero is SIG_DFL, and no more than the 32 bytes of the kernel's struct; its signal sets have 8.
+    let (default, none) = ([0u64; 4], 0u64);
+    let size: libc::size_t = 8;
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel reads both and writes nothing. It refuses SIGKILL and SIGSTOP, which changes nothing.
+    unsafe {
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size);
+        }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &none, nothing, size);
+    }
+}
+
+/// For a worker: keeps one descriptor besides the standard ones, becomes the user, takes default signals apart from
+/// SIGPIPE, which stays ignored.
+pub fn become_worker(user: User, keep: BorrowedFd<'_>) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "0")?;
+    let keep = keep.as_raw_fd() as libc::c_uint;
+    reset_signals();
+    // SAFETY: takes no pointers that outlive the call; the worker uses no descriptor but `keep` and the standard ones.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        check(libc::setsid())?;
+        if keep > 3 {
+            check(libc::close_range(3, keep - 1, 0))?;
+        }
+        check(libc::close_range(keep + 1, libc::c_uint::MAX, 0))?;
+        libc::umask(0o022);
+    }
+    become_user(user)
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`
+const CAP_VERSION: u32 = 0x2008_0522;
+
+fn capabilities() -> io::Result<[CapData; 2]> {
+    let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: both are laid out as capget(2) says for version 3, which writes two elements.
+    check(unsafe { libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) } as libc::c_int)?;
+    Ok(data)
+}
+
+fn set_capabilities(data: &[CapData; 2]) -> io::Result<()> {
+    let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
+    // SAFETY: both are laid out as capset(2) says for version 3, which reads two elements.
+    check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) } as libc::c_int)?;
+    Ok(())
+}
+
+/// Gives up what the user may not have, and proves it.
+fn become_user(user: User) -> io::Result<()> {
+    let zero: libc::c_ulong = 0;
+    // Root keeps its bounded set without what is init's; the agent keeps nothing, not even in the bounding set.
+    let kept =
+        |capability: u8| user == User::Root && capability != INIT_CAPABILITY && capability != CAP_SETPCAP;
+    for capability in (0..=CAP_MAX).filter(|capability| !kept(*capability)) {
+        let number = libc::c_ulong::from(capability);
+        // SAFETY: take no pointers. Reading tells whether the kernel knows the number, and whether it is set.
+        unsafe {
+            if libc::prctl(libc::PR_CAPBSET_READ, number, zero, zero, zero) == 1 {
+                check(libc::prctl(libc::PR_CAPBSET_DROP, number, zero, zero, zero))?;
+            }
+        }
+    }
+    let id = match user {
+        User::Agent => AGENT_ID,
+        User::Root => 0,
+    };
+    // SAFETY: setgroups reads one id; the others take no pointers. A kernel without ambient capabilities refuses the
+    // prctl, and then there are none.
+    unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, zero, zero, zero);
+        check(libc::setgroups(1, &id))?;
+        check(libc::setresgid(id, id, id))?;
+        check(libc::setresuid(id, id, id))?;
+    }
+    let mut data = capabilities()?;
+    for (half, data) in data.iter_mut().enumerate() {
+        let mask = (0..32)
+            .filter(|bit| kept(half as u8 * 32 + bit))
+            .fold(0u32, |mask, bit| mask | 1 << u32::from(bit));
+        data.permitted &= mask;
+        data.effective = data.permitted;
+        data.inheritable = 0;
+    }
+    set_capabilities(&data)?;
+    verify(user, id, &data)
+}
+
+fn verify(user: User, id: u32, expected: &[CapData; 2]) -> io::Result<()> {
+    let (mut uids, mut gids, mut groups) = ([u32::MAX; 3], [u32::MAX; 3], [u32::MAX; 2]);
+    // SAFETY: each pointer is to one id; getgroups writes at most the two that it is told of.
+    let count = unsafe {
+        let [real, effective, saved] = &mut uids;
+        check(libc::getresuid(real, effective, saved))?;
+        let [real, effective, saved] = &mut gids;
+        check(libc::getresgid(real, effective, saved))?;
+        check(libc::getgroups(2, groups.as_mut_ptr()))?
+    };
+    let none = [CapData::default(); 2];
+    let now = capabilities()?;
+    let capabilities_right = now == *expected && (user == User::Root || now == none);
+    if uids == [id; 3] && gids == [id; 3] && count == 1 && groups[0] == id && capabilities_right {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+}
+
+fn change_directory(program: &Program) -> io::Result<()> {
+    // SAFETY: the path is a C string that outlives the call.
+    match check(unsafe { libc::chdir(program.cwd.as_ptr()) }) {
+        // SAFETY: as above.
+        Err(_) if program.cwd_optional => check(unsafe { libc::chdir(c"/".as_ptr()) }).map(|_| ()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// Tries each candidate as `execvp` does, except that a text file without `#!` is not given to a shell.
+fn execute(program: &Program) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(&program.argv), pointers(&program.env));
+    let mut found = io::Error::from_raw_os_error(libc::ENOENT);
+    for candidate in &program.candidates {
+        // SAFETY: path, arguments and environment are C strings that live in `program`; both arrays end with null.
+        unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => found = error,
+            _ => return error,
+        }
+    }
+    found
+}

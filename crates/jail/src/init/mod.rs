@@ -1,0 +1,315 @@
+//! Init: pid 1 behind a boundary. It serves the channel, starts processes, collects them, and leaves a record.
+//!
+//! One thread, one epoll loop, nothing that blocks: what might (files, trees) is done by forked workers. Nothing
+//! that an agent does may end init, fill its memory or make it wait. It never opens a network connection but to the
+//! agent's own loopback, and accepts no descriptors.
+
+mod child;
+mod conn;
+mod errors;
+mod exec;
+mod files;
+mod logs;
+mod port;
+mod procs;
+mod reap;
+mod ring;
+mod slab;
+mod spawn;
+mod streams;
+mod sys;
+mod tar;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD};
+use crate::spec::{Ended, InitConfig, User};
+use channel::Kind;
+use conn::Conn;
+use exec::Exec;
+use logs::{Logs, Main};
+use reap::Worker;
+use serde::Serialize;
+use slab::{Key, Slab};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+use sys::Poll;
+
+/// A saved gid that no process of the agent has (KERNEL.md, "Init, adoption").
+const SAVED_GID: libc::gid_t = 65_534;
+
+/// How long clients may take to hear the rest when the agent is over.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Reads of the main process's last output: 4 MiB, more than any pipe holds.
+const MAIN_DRAIN: usize = 64;
+
+/// The grace of a SIGTERM from outside.
+const SIGTERM_GRACE: Duration = Duration::from_secs(10);
+
+/// When accepting failed for want of descriptors or memory.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// The longest configuration.
+const MAX_CONFIG: usize = 4 << 20;
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Tag {
+    Listener,
+    Signals,
+    MainOutput,
+    MainStatus,
+    Conn,
+    Tcp,
+    ExecOutput,
+    ExecError,
+    ExecInput,
+    ExecStatus,
+}
+
+impl Tag {
+    const ALL: [Self; 10] = [
+        Self::Listener,
+        Self::Signals,
+        Self::MainOutput,
+        Self::MainStatus,
+        Self::Conn,
+        Self::Tcp,
+        Self::ExecOutput,
+        Self::ExecError,
+        Self::ExecInput,
+        Self::ExecStatus,
+    ];
+}
+
+fn token(tag: Tag, key: Key) -> u64 {
+    (tag as u64) << 56 | key.to_bits()
+}
+
+/// Appends a message. Everything that init says is bounded, so this cannot fail; if it did, the client would miss
+/// the message and nothing else would happen.
+fn say<T: Serialize>(out: &mut Vec<u8>, kind: Kind, value: &T) {
+    let _ = channel::encode_json(kind, value, out);
+}
+
+/// Where the agent is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Normal.
+    Serving,
+    /// Everything was asked to end.
+    Stopping { kill_at: Instant },
+    /// The record is written; clients hear the rest.
+    Leaving { until: Instant },
+}
+
+#[derive(Debug)]
+struct Init {
+    poll: Poll,
+    listener: UnixListener,
+    /// When accepting is tried again, while it is not.
+    listener_paused: Option<Instant>,
+    signals: OwnedFd,
+    record: File,
+    config: InitConfig,
+    /// What children may have; init raised its own.
+    open_files: libc::rlimit,
+    phase: Phase,
+    main: Option<Main>,
+    logs: Logs,
+    execs: Slab<Exec>,
+    serial: u64,
+    conns: Slab<Conn>,
+    workers: Vec<Worker>,
+    more_to_reap: bool,
+    childless: bool,
+    /// One buffer for all reads. It is as large as what was last read into it needed.
+    scratch: Vec<u8>,
+}
+
+/// Runs as pid 1, with the descriptors that [`crate::layout`] names. Never returns: it ends when the agent does.
+pub fn run() -> ! {
+    // Init's own stderr goes nowhere that anybody reads, and formatting a panic costs memory.
+    std::panic::set_hook(Box::new(|_| {}));
+    if std::process::id() != 1 {
+        // Anywhere else "kill everything" would mean another machine's everything.
+        eprintln!("cofferdam-jail init runs as pid 1 of a boundary and is started by the zygote only");
+        sys::exit_now(2);
+    }
+    let mut record = sys::inherited(EXIT_RECORD_FD).ok().map(File::from);
+    let own = record.as_ref().and_then(|record| record.try_clone().ok());
+    let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(own) {
+        Ok(mut init) => init.serve(),
+        Err((step, error)) => format!("{step}: {error}"),
+    }));
+    let detail = attempt.unwrap_or_else(|_| "init has a fault".to_owned());
+    if let Some(record) = &mut record {
+        reap::write_record(record, Ended::InitFailed { detail });
+    }
+    sys::exit_now(1)
+}
+
+fn read_config() -> io::Result<InitConfig> {
+    let file = File::from(sys::inherited(CONFIG_FD)?);
+    let mut text = Vec::new();
+    loop {
+        let start = text.len();
+        text.resize(start + (16 << 10), 0);
+        let count = file.read_at(text.get_mut(start..).unwrap_or_default(), start as u64)?;
+        text.truncate(start + count);
+        if count == 0 {
+            break;
+        }
+        if text.len() > MAX_CONFIG {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+    }
+    Ok(serde_json::from_slice(&text)?)
+}
+
+impl Init {
+    fn new(record: Option<File>) -> Result<Self, (&'static str, io::Error)> {
+        fn step<T>(name: &'static str, result: io::Result<T>) -> Result<T, (&'static str, io::Error)> {
+            result.map_err(|error| (name, error))
+        }
+        sys::tune_allocator();
+        step("protecting init", sys::protect())?;
+        let config = step("reading the configuration", read_config())?;
+        let log = |fd| sys::inherited(fd).map(File::from);
+        let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));
+        let logs = step("opening the log", logs)?;
+        let record = step("opening the exit record", record.ok_or_else(|| io::ErrorKind::NotFound.into()))?;
+        let listener = step("taking the channel", sys::inherited(CHANNEL_FD).map(UnixListener::from))?;
+        step("taking the channel", listener.set_nonblocking(true))?;
+        let signals = step("watching signals", sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM]))?;
+        let open_files = step("reading limits", sys::open_files_limit())?;
+        let raised = libc::rlimit { rlim_cur: open_files.rlim_max, ..open_files };
+        step("raising limits", sys::set_open_files_limit(&raised))?;
+        step("entering /", std::env::set_current_dir("/"))?;
+        let poll = step("making the event loop", Poll::new())?;
+        let readable = libc::EPOLLIN as u32;
+        let watched = poll.add(listener.as_fd(), token(Tag::Listener, Key::NONE), readable);
+        step("watching the channel", watched)?;
+        let watched = poll.add(signals.as_fd(), token(Tag::Signals, Key::NONE), readable);
+        step("watching signals", watched)?;
+        Ok(Self {
+            poll,
+            listener,
+            listener_paused: None,
+            signals,
+            record,
+            config,
+            open_files,
+            phase: Phase::Serving,
+            main: None,
+            logs,
+            execs: Slab::new(),
+            serial: 0,
+            conns: Slab::new(),
+            workers: Vec::new(),
+            more_to_reap: false,
+            childless: true,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Returns only what made it impossible to go on.
+    fn serve(&mut self) -> String {
+        if let Some(main) = self.config.main.clone() {
+            self.start_main(&main);
+        }
+        let mut events = [sys::Event { events: 0, u64: 0 }; 64];
+        loop {
+            let timeout = self.timeout(Instant::now());
+            let happened = match self.poll.wait(&mut events, timeout) {
+                Ok(happened) => happened,
+                Err(error) => return format!("waiting for events: {error}"),
+            };
+            for event in happened {
+                let (bits, what) = (event.u64, event.events);
+                // A fault in one event costs that event.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.event(bits, what)));
+            }
+            if self.more_to_reap {
+                self.reap();
+            }
+            self.deadlines(Instant::now());
+            if self.listener_paused.is_some_and(|again| again <= Instant::now()) {
+                self.resume_listener();
+            }
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Option<i32> {
+        if self.more_to_reap {
+            return Some(0);
+        }
+        let phase = match self.phase {
+            Phase::Serving => None,
+            Phase::Stopping { kill_at } => Some(kill_at),
+            Phase::Leaving { until } => Some(until),
+        };
+        let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline()).min();
+        let next = [phase, execs, self.next_greeting(), self.listener_paused].into_iter().flatten().min()?;
+        // Rounded up, so that the deadline has passed when the wait ends.
+        let wait = next.saturating_duration_since(now).as_millis() + 1;
+        Some(i32::try_from(wait).unwrap_or(i32::MAX))
+    }
+
+    fn event(&mut self, bits: u64, what: u32) {
+        let Some(tag) = Tag::ALL.into_iter().find(|tag| *tag as u64 == bits >> 56) else { return };
+        let bits = bits & ((1 << 56) - 1);
+        let (conn, exec) = (self.conns.find(bits), self.execs.find(bits));
+        match (tag, conn, exec) {
+            (Tag::Listener, ..) => self.accept(),
+            (Tag::Signals, ..) => self.read_signals(),
+            (Tag::MainOutput, ..) => drop(self.main_readable()),
+            (Tag::MainStatus, ..) => self.main_started(),
+            (Tag::Conn, Some(key), _) => self.drive(key, what),
+            (Tag::Tcp, Some(key), _) => self.drive(key, 0),
+            (Tag::ExecOutput, _, Some(key)) => self.exec_readable(key, 0),
+            (Tag::ExecError, _, Some(key)) => self.exec_readable(key, 1),
+            (Tag::ExecInput, _, Some(key)) => self.exec_writable(key),
+            (Tag::ExecStatus, _, Some(key)) => self.exec_started(key),
+            // Removed by an earlier event of the same wait.
+            _ => {}
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Some((signal, sender)) = sys::read_signal(&self.signals) {
+            // Only from outside: an agent that wants to end ends its main process.
+            if signal == libc::SIGTERM && sender == 0 {
+                self.terminate(SIGTERM_GRACE);
+            }
+        }
+        self.reap();
+    }
+
+    fn user(&self, asked: Option<channel::User>) -> User {
+        match asked {
+            Some(channel::User::Agent) => User::Agent,
+            Some(channel::User::Root) => User::Root,
+            None => self.config.run_as,
+        }
+    }
+
+    fn pause_listener(&mut self) {
+        self.poll.remove(self.listener.as_fd());
+        self.listener_paused = Some(Instant::now() + ACCEPT_AGAIN);
+    }
+
+    fn resume_listener(&mut self) {
+        if self.listener_paused.take().is_some() && !matches!(self.phase, Phase::Leaving { .. }) {
+            let _ =
+                self.poll.add(self.listener.as_fd(), token(Tag::Listener, Key::NONE), libc::EPOLLIN as u32);
+        }
+    }
+}

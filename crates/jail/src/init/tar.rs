@@ -1,0 +1,147 @@
+//! Trees as tar archives, both ways. Runs in workers only.
+//!
+//! Out: regular files, directories and links (as links); sockets, FIFOs and devices are left out. In: the same, and
+//! an entry that would land outside of the target, or is none of these, refuses the rest of the archive.
+
+use super::errors::{of_io, refuse};
+use super::files::{absolute, open_regular};
+use super::worker::Link;
+use ::tar::{Archive, Builder, EntryType, Header};
+use channel::{ChannelError, ErrorKind, Kind, Reply};
+use std::fs::{self, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// [`channel::Request::TarOut`].
+pub fn pack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
+    let path = absolute(path)?;
+    let failed = |error: io::Error| of_io(&format!("could not pack {}", path.display()), &error);
+    // What is asked for by name is followed when it is a link, as cp does; what is beneath is not.
+    let path = &fs::canonicalize(path).map_err(failed)?;
+    let meta = fs::symlink_metadata(path).map_err(failed)?;
+    if !meta.is_dir() && !meta.is_file() {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file and no directory",
+        )));
+    }
+    link.say(Kind::Reply, &Reply::Streaming)?;
+    let mut builder = Builder::new(link.outgoing());
+    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let mut pending = vec![(path.clone(), name)];
+    while let Some((path, name)) = pending.pop() {
+        pack_one(&mut builder, &path, &name, &mut pending).map_err(|error| {
+            // The reader of half an archive must see that it is half.
+            of_io(&format!("could not pack {}", path.display()), &error)
+        })?;
+    }
+    builder.into_inner().and_then(|mut outgoing| outgoing.flush()).map_err(failed)?;
+    link.end()
+}
+
+fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_metadata(meta);
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header
+}
+
+fn pack_one<W: Write>(
+    builder: &mut Builder<W>,
+    path: &Path,
+    name: &Path,
+    pending: &mut Vec<(PathBuf, PathBuf)>,
+) -> io::Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    };
+    if meta.is_symlink() {
+        let target = fs::read_link(path)?;
+        return builder.append_link(&mut header(&meta, EntryType::Symlink, 0), name, target);
+    }
+    if meta.is_dir() {
+        builder.append_data(&mut header(&meta, EntryType::Directory, 0), name, io::empty())?;
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            // Other file systems are part of the tree (the home is one), but those of the kernel have no end.
+            if meta.dev() == entry.metadata()?.dev() || !is_kernels(&entry.path()) {
+                pending.push((entry.path(), name.join(entry.file_name())));
+            }
+        }
+        return Ok(());
+    }
+    if !meta.is_file() {
+        return Ok(());
+    }
+    let (file, meta) = open_regular(path, libc::O_NOFOLLOW)?;
+    // The file may change while it is read; the archive must have exactly as much as it said.
+    let size = meta.len();
+    let exact = file.take(size).chain(io::repeat(0)).take(size);
+    builder.append_data(&mut header(&meta, EntryType::Regular, size), name, exact)
+}
+
+fn is_kernels(path: &Path) -> bool {
+    ["/proc", "/sys", "/dev"].iter().any(|tree| path == Path::new(tree))
+}
+
+/// [`channel::Request::TarIn`].
+pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
+    let path = absolute(path)?;
+    let failed = |error: io::Error| {
+        let attempt = format!("could not unpack into {}", path.display());
+        // The library calls so what it cannot read as an archive.
+        if error.kind() == io::ErrorKind::Other {
+            return refuse(ErrorKind::Invalid, format!("{attempt}: {error}"));
+        }
+        of_io(&attempt, &error)
+    };
+    fs::create_dir_all(path).map_err(failed)?;
+    let mut incoming = link.incoming();
+    {
+        let mut archive = Archive::new(&mut incoming);
+        let mut directories = Vec::new();
+        for entry in archive.entries().map_err(failed)? {
+            let mut entry = entry.map_err(failed)?;
+            let name = entry.path().map_err(failed)?.into_owned();
+            check_name(&name)?;
+            match entry.header().entry_type() {
+                // Their modes come last, or a read-only one could not be filled.
+                EntryType::Directory => {
+                    fs::create_dir_all(path.join(&name)).map_err(failed)?;
+                    directories.push(entry);
+                    continue;
+                }
+                EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Symlink => {}
+                EntryType::Link => {
+                    check_name(&entry.link_name().map_err(failed)?.unwrap_or_default())?;
+                }
+                EntryType::XGlobalHeader => continue,
+                other => return Err(refused(&name, &format!("is of the kind {other:?}"))),
+            }
+            if !entry.unpack_in(path).map_err(failed)? {
+                return Err(refused(&name, "leads outside of the target"));
+            }
+        }
+        while let Some(mut directory) = directories.pop() {
+            directory.unpack_in(path).map_err(failed)?;
+        }
+    }
+    // Padding after the archive's end.
+    io::copy(&mut incoming, &mut io::sink()).map_err(failed)?;
+    link.done()
+}
+
+fn check_name(name: &Path) -> Result<(), ChannelError> {
+    if name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        Ok(())
+    } else {
+        Err(refused(name, "leads outside of the target"))
+    }
+}
+
+fn refused(name: &Path, why: &str) -> ChannelError {
+    refuse(ErrorKind::Invalid, format!("the archive is refused: its entry {} {why}", name.display()))
+}

@@ -1,0 +1,76 @@
+//! The parts that need no processes.
+
+use super::ring::{CAPACITY, Ring};
+use super::slab::Slab;
+
+fn all(ring: &Ring, from: u64) -> Vec<u8> {
+    let mut found = Vec::new();
+    let mut at = from.max(ring.start());
+    while !ring.piece(at).is_empty() {
+        let piece = ring.piece(at);
+        found.extend_from_slice(piece);
+        at += piece.len() as u64;
+    }
+    found
+}
+
+#[test]
+fn a_ring_keeps_the_end_and_counts_what_nobody_got() {
+    let mut ring = Ring::default();
+    let bytes: Vec<u8> = (0..CAPACITY + 1000).map(|n| (n % 251) as u8).collect();
+    for piece in bytes.chunks(4096) {
+        ring.push(piece);
+    }
+    assert_eq!((ring.start(), ring.end(), ring.len()), (1000, bytes.len() as u64, CAPACITY));
+    assert_eq!(all(&ring, 0), bytes[1000..]);
+    assert_eq!(all(&ring, 5000), bytes[5000..]);
+    assert_eq!(ring.take_lost(), 1000);
+    assert_eq!(ring.take_lost(), 0, "it is told once");
+}
+
+#[test]
+fn what_a_client_got_is_not_lost() {
+    let mut ring = Ring::default();
+    ring.push(&[1; 3000]);
+    ring.deliver(2000);
+    ring.push(&[2; CAPACITY]);
+    assert_eq!(ring.take_lost(), 1000);
+    ring.clear();
+    assert_eq!((ring.len(), ring.take_lost()), (0, CAPACITY as u64));
+}
+
+#[test]
+fn room_is_what_the_slowest_client_leaves() {
+    let mut ring = Ring::default();
+    ring.push(&[0; 1000]);
+    assert_eq!(ring.room(None), CAPACITY);
+    assert_eq!(ring.room(Some(0)), CAPACITY - 1000);
+    assert_eq!(ring.room(Some(1000)), CAPACITY);
+    ring.push(&[0; CAPACITY]);
+    assert_eq!(ring.room(Some(0)), 0, "a client from before the ring's start counts from there");
+}
+
+#[test]
+fn one_push_larger_than_the_ring_keeps_its_end() {
+    let mut ring = Ring::default();
+    ring.push(&[1; 10]);
+    ring.push(&vec![2; CAPACITY + 5]);
+    assert_eq!((ring.start(), ring.len(), ring.take_lost()), (15, CAPACITY, 15));
+}
+
+#[test]
+fn a_stale_key_finds_nothing() {
+    let mut slab = Slab::new();
+    let first = slab.insert("first");
+    assert_eq!(slab.find(first.to_bits()), Some(first));
+    assert_eq!(slab.remove(first), Some("first"));
+    let second = slab.insert("second");
+    assert_eq!((slab.get(first), slab.get(second)), (None, Some(&"second")));
+    assert_eq!(slab.find(first.to_bits()), None);
+
+    let taken = slab.take(second).expect("it is there");
+    assert_eq!((slab.get(second), slab.len()), (None, 1), "its slot is kept for it");
+    assert_ne!(slab.insert("third"), second);
+    slab.put(second, taken);
+    assert_eq!(slab.get(second), Some(&"second"));
+}

@@ -1,0 +1,47 @@
+//! Where things are behind a level-2 boundary: the descriptors that init is started with, the ids, the paths.
+
+/// Ids of one agent, uids and gids alike: 0 to 65,535 inside.
+pub const ID_COUNT: u32 = 65_536;
+
+/// uid and gid of the user `agent`.
+pub const AGENT_ID: u32 = 1000;
+
+/// Its home, on the volume.
+pub const HOME: &str = "/home/agent";
+
+/// The descriptors of [`crate::spec::Request`] arrive on this one in the zygote.
+pub const ZYGOTE_FD: i32 = 3;
+
+/// Init: the channel's listening socket.
+pub const CHANNEL_FD: i32 = 3;
+/// Init: where the exit record goes.
+pub const EXIT_RECORD_FD: i32 = 4;
+/// Init: the memfd with its configuration.
+pub const CONFIG_FD: i32 = 5;
+/// Init: first half of the main process's log, read and write.
+pub const LOG_A_FD: i32 = 6;
+/// Init: second half of it.
+pub const LOG_B_FD: i32 = 7;
+
+/// Where the kernel's resolver asks for names: an address of TEST-NET-1 (RFC 5737) that only the dry network answers.
+pub const NAMESERVER: &str = "192.0.2.53";
+
+/// Capabilities of root inside, by number (`linux/capability.h`): what package managers need, and nothing that reaches
+/// beyond files, ids and processes of the agent's own.
+pub const ROOT_CAPABILITIES: [u8; 11] = [
+    0,  // CAP_CHOWN
+    1,  // CAP_DAC_OVERRIDE
+    3,  // CAP_FOWNER
+    4,  // CAP_FSETID
+    5,  // CAP_KILL
+    6,  // CAP_SETGID
+    7,  // CAP_SETUID
+    8,  // CAP_SETPCAP: init and dpkg's maintainer scripts drop what they do not need
+    10, // CAP_NET_BIND_SERVICE
+    18, // CAP_SYS_CHROOT
+    31, // CAP_SETFCAP
+];
+
+/// `CAP_AUDIT_READ`, which init alone keeps. It opens nothing in a network namespace that the host owns; because the
+/// agent's processes lack it, the kernel refuses them ptrace and prlimit on init.
+pub const INIT_CAPABILITY: u8 = 37;

@@ -1,0 +1,22 @@
+//! `cofferdam-jail`: see the library.
+
+use std::ffi::OsStr;
+
+const USAGE: &str = "usage: cofferdam-jail zygote | confine OPTIONS -- PROGRAM ARGUMENTS (both are started by cofferdam itself)";
+
+fn main() {
+    let mut args = std::env::args_os();
+    // Init is executed with its name as the only argument; everybody else says what they want.
+    if args.next().as_deref() == Some(OsStr::new("init")) {
+        jail::init::run();
+    }
+    let code = match args.next().as_deref().and_then(OsStr::to_str) {
+        Some("zygote") => jail::zygote::run(),
+        Some("confine") => jail::confine::run(args),
+        _ => {
+            eprintln!("{USAGE}");
+            64
+        }
+    };
+    std::process::exit(code);
+}

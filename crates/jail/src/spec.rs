@@ -1,0 +1,263 @@
+//! What node and zygote say to each other, and what init is given and leaves behind.
+//!
+//! Node and zygote share a `SOCK_SEQPACKET` socket pair (descriptor 3 of the zygote): one message is one JSON
+//! document with the descriptors that belong to it ([`crate::wire`] sends and receives both). Init reads its
+//! [`InitConfig`] from a sealed memfd and writes one [`ExitRecord`] before it ends.
+//!
+//! Nothing here is a path of the host: what the zygote works on arrives as descriptors.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// From node to the zygote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Keeps an image at hand. Comes with one descriptor: its detached mount (from `fsmount`), not idmapped.
+    /// Adding it twice is fine. Answered by [`Reply::ImageAdded`] or [`Reply::ImageFailed`].
+    AddImage {
+        /// 64 lowercase hex digits.
+        digest: String,
+    },
+    /// Lets go of an image; running agents keep theirs. Not answered.
+    RemoveImage {
+        /// 64 lowercase hex digits.
+        digest: String,
+    },
+    /// Makes a boundary. Comes with the descriptors of [`LaunchFds`], in that order. Answered by
+    /// [`Reply::Launched`] or [`Reply::Failed`], in the order in which launches finish.
+    Launch(Box<Launch>),
+}
+
+/// One boundary to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Comes back in the reply.
+    pub request: u64,
+    /// The base32 part of the agent's id: for messages only.
+    pub agent: String,
+    /// Host name inside, at most 63 bytes of `[a-z0-9-]`.
+    pub hostname: String,
+    /// First id of the agent's range of [`crate::layout::ID_COUNT`], for uids and gids alike. Never below that count.
+    pub base_uid: u32,
+    /// An image that was added before.
+    pub image: String,
+    /// Whether the scratch layer over the image survives from the last start. The home always does.
+    pub keep_scratch: bool,
+    /// Size of the tmpfs on `/tmp`. Its pages are charged to the agent's memory.
+    pub tmp_bytes: u64,
+    /// Size of the tmpfs on `/dev/shm`, charged likewise.
+    pub shm_bytes: u64,
+    /// What cgroups do not bound.
+    pub limits: Limits,
+}
+
+/// Limits of one agent that are no cgroup's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open files of one process (`RLIMIT_NOFILE`, hard); lowered to what the zygote itself may have.
+    pub open_files: u64,
+    /// Queued signals of the whole agent (`RLIMIT_SIGPENDING`; the user namespace bounds the sum).
+    pub pending_signals: u64,
+    /// Locked memory in bytes of the whole agent (`RLIMIT_MEMLOCK`; likewise).
+    pub locked_memory: u64,
+    /// Inotify instances of the whole agent.
+    pub inotify_instances: u32,
+    /// Inotify watches of the whole agent.
+    pub inotify_watches: u32,
+    /// Pseudo terminals.
+    pub terminals: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            open_files: 65_536,
+            pending_signals: 4_096,
+            locked_memory: 8 << 20,
+            inotify_instances: 128,
+            inotify_watches: 65_536,
+            terminals: 64,
+        }
+    }
+}
+
+/// The descriptors of [`Request::Launch`], in the order in which they are sent.
+#[derive(Debug)]
+pub struct LaunchFds<F> {
+    /// The init binary, `O_RDONLY` or `O_PATH`: static, executable and readable for others (mode 0755), on a mount
+    /// that may be executed from. Were it unreadable, `/proc/PID` of init's children would be the host root's, and init
+    /// could not adjust them.
+    pub init: F,
+    /// Detached mount of the volume's ext4, writable, not idmapped. Its source is visible inside in
+    /// `/proc/self/mountinfo`: mount it by `/proc/self/fd/N`, which tells nothing.
+    pub volume: F,
+    /// The channel: a unix stream socket, bound and listening.
+    pub channel: F,
+    /// Where init writes its [`ExitRecord`]; opened for writing.
+    pub exit_record: F,
+    /// [`InitConfig`] as JSON in a sealed memfd; init reads it from offset 0 by `pread`.
+    pub config: F,
+    /// `cgroup.procs` files, opened for writing, of all the cgroups that the agent belongs in.
+    pub cgroups: Vec<F>,
+}
+
+/// How many descriptors come before the cgroups.
+pub const LAUNCH_FDS_FIXED: usize = 5;
+
+/// The kernel's own limit for one message (`SCM_MAX_FD` is 253) leaves room for many hierarchies; no host has more.
+pub const LAUNCH_FDS_MAX: usize = LAUNCH_FDS_FIXED + 16;
+
+impl<F> LaunchFds<F> {
+    /// In the order of the wire.
+    pub fn into_vec(self) -> Vec<F> {
+        let mut fds = vec![self.init, self.volume, self.channel, self.exit_record, self.config];
+        fds.extend(self.cgroups);
+        fds
+    }
+
+    /// From the order of the wire; `None` when some are missing.
+    pub fn from_vec(fds: Vec<F>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        Some(Self {
+            init: fds.next()?,
+            volume: fds.next()?,
+            channel: fds.next()?,
+            exit_record: fds.next()?,
+            config: fds.next()?,
+            cgroups: fds.collect(),
+        })
+    }
+}
+
+/// From the zygote to node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Reply {
+    /// Sent once, unasked: the zygote is set up.
+    Ready {
+        /// The ABI of the kernel's Landlock that boundaries will be under; 0 = this kernel has none.
+        landlock_abi: u32,
+    },
+    /// The image can be launched from.
+    ImageAdded {
+        /// Which.
+        digest: String,
+    },
+    /// The image could not be attached.
+    ImageFailed {
+        /// Which.
+        digest: String,
+        /// What was attempted.
+        step: String,
+        /// `errno`.
+        errno: i32,
+    },
+    /// Init runs, behind a boundary that is whole. Comes with one descriptor: its pidfd.
+    Launched {
+        /// Which launch.
+        request: u64,
+        /// Its pid as the zygote's pid namespace counts. It is a child of the zygote's parent, which reaps it.
+        pid: i32,
+        /// The ABI of Landlock that is in force around it; 0 = none.
+        landlock_abi: u32,
+    },
+    /// There is no boundary.
+    Failed {
+        /// Which launch.
+        request: u64,
+        /// What was attempted, as a phrase: `mounting the overlay`.
+        step: String,
+        /// `errno`, 0 where none fits.
+        errno: i32,
+        /// What the kernel or the zygote said on top of it; may be empty.
+        detail: String,
+        /// The process that failed, where there was one. It has ended or is about to, and must be reaped like any
+        /// other; its pidfd comes with the message.
+        pid: Option<i32>,
+    },
+}
+
+/// What init needs to know; node writes it, nobody inside can change it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    /// Host name, already set; for `HOSTNAME`.
+    pub hostname: String,
+    /// Environment of every process, beneath its own.
+    pub env: BTreeMap<String, String>,
+    /// Who processes are that do not say.
+    pub run_as: User,
+    /// The main process. Without one, init lives until it is told to end.
+    pub main: Option<ExecSpec>,
+}
+
+/// A user inside the boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum User {
+    /// `agent`, [`crate::layout::AGENT_ID`], without any capability.
+    #[default]
+    Agent,
+    /// root of the user namespace with the bounded capabilities; nobody outside.
+    Root,
+}
+
+/// A process to start inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSpec {
+    /// Program (looked up in `PATH`) and arguments.
+    pub argv: Vec<String>,
+    /// Added to [`InitConfig::env`].
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Absolute; the home without it.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// [`InitConfig::run_as`] without it.
+    #[serde(default)]
+    pub user: Option<User>,
+}
+
+/// The last thing that init says, as JSON, written at once to a file that node reads. It comes from inside: a reader
+/// bounds it by [`EXIT_RECORD_MAX`] and believes nothing but what it says of the agent itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitRecord {
+    /// Why the agent ended.
+    pub reason: Ended,
+}
+
+/// Longest exit record in bytes.
+pub const EXIT_RECORD_MAX: usize = 4096;
+
+/// Why an agent ended, as its init saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Ended {
+    /// The main process returned.
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// The main process died of a signal.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It was told to end.
+    Requested,
+    /// The main process could not be started.
+    NotStarted {
+        /// Why, in words.
+        detail: String,
+    },
+    /// Init itself cannot go on.
+    InitFailed {
+        /// Why, in words.
+        detail: String,
+    },
+}

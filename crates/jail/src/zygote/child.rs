@@ -1,0 +1,158 @@
+//! From a fresh process to init behind a whole boundary, in the one order that works.
+//!
+//! Until the user namespace is entered, this process is the host's root in new namespaces that the host's user
+//! namespace owns: nothing inside can ever change them. Whatever fails ends the process, and with it go its
+//! namespaces and every mount that was made.
+
+use super::{Report, Shared, kernelfs, network, rootfs, userns::UserNamespace, volume};
+use crate::landlock;
+use crate::layout::{
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD, ROOT_CAPABILITIES,
+};
+use crate::spec::{Launch, LaunchFds, Limits};
+use crate::step::{Step, StepError};
+use crate::sys::{self, mount, process};
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Above all numbers that init expects.
+const OUT_OF_THE_WAY: i32 = 64;
+
+/// Becomes init, or says why not and ends.
+pub fn run(launch: &Launch, fds: LaunchFds<OwnedFd>, shared: &Shared, report: OwnedFd) -> ! {
+    // Away from the numbers that init's descriptors get.
+    let error = match process::duplicate_above(report.as_fd(), OUT_OF_THE_WAY).step("keeping the report") {
+        Ok(kept) => {
+            drop(report);
+            let Err(error) = become_init(launch, fds, shared, kept.as_fd());
+            say(kept.as_fd(), &Report::Failed(error));
+            process::exit_now(1)
+        }
+        Err(error) => error,
+    };
+    say(report.as_fd(), &Report::Failed(error));
+    process::exit_now(1)
+}
+
+/// Tells the zygote. When it is gone there will be nobody to tell node of this process: then it must not live.
+fn say(report: BorrowedFd<'_>, what: &Report) {
+    let mut line = serde_json::to_vec(what).unwrap_or_default();
+    line.push(b'\n');
+    if sys::write_all(report, &line).is_err() {
+        process::exit_now(1);
+    }
+}
+
+fn become_init(
+    launch: &Launch,
+    fds: LaunchFds<OwnedFd>,
+    shared: &Shared,
+    report: BorrowedFd<'_>,
+) -> Result<Infallible, StepError> {
+    if !sys::is_readable_by_all(fds.init.as_fd()).step("examining init's binary")? {
+        return Err(StepError::new("examining init's binary", "it must be readable for all (mode 0755)"));
+    }
+    process::reset_signals().step("resetting signals")?;
+    process::set_umask(0);
+    process::new_session().step("making a session")?;
+
+    // First of all, so that everything that follows is charged to the agent.
+    for cgroup in &fds.cgroups {
+        sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
+    }
+    process::unshare(
+        libc::CLONE_NEWNS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP,
+    )
+    .step("making namespaces")?;
+    process::set_host_name(&launch.hostname, "").step("setting the host name")?;
+
+    // As root on the disk, before ids are mapped.
+    volume::prepare(fds.volume.as_fd(), launch.keep_scratch)?;
+
+    // The user namespace takes over these limits as bounds of the sum of what all its processes have.
+    limit(&launch.limits)?;
+    become_base(launch.base_uid)?;
+    let proc = kernelfs::new_proc()?;
+    let userns = UserNamespace::create(proc.as_fd(), launch.base_uid, &launch.limits)?;
+
+    let root = rootfs::mount_overlay(launch, &fds.volume, userns.fd.as_fd())?;
+    let logs = volume::open_logs(fds.volume.as_fd())?;
+    rootfs::furnish(root.as_fd(), launch)?;
+    kernelfs::attach_dev(root.as_fd(), launch)?;
+    network::prepare(proc.as_fd())?;
+    // The helper writes to /proc/sys, which is read-only from then on.
+    let userns = userns.finish()?;
+    kernelfs::attach_proc(root.as_fd(), proc.as_fd())?;
+    kernelfs::attach_sys(root.as_fd(), launch.base_uid)?;
+    volume::set_spare_aside(fds.volume.as_fd())?;
+    mount::enter_root(root.as_fd()).step("entering the agent's root")?;
+
+    process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
+    let init = place_descriptors(fds, logs)?;
+    restrict(shared, init.as_fd())?;
+    process::set_umask(0o022);
+    say(report, &Report::Ready);
+    Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
+}
+
+/// Limits that no cgroup knows.
+fn limit(limits: &Limits) -> Result<(), StepError> {
+    let set = |resource, soft: u64, hard| process::limit(resource, soft, hard).step("setting limits");
+    set(libc::RLIMIT_NOFILE, 1024, limits.open_files)?;
+    set(libc::RLIMIT_SIGPENDING, limits.pending_signals, limits.pending_signals)?;
+    set(libc::RLIMIT_MEMLOCK, limits.locked_memory, limits.locked_memory)?;
+    set(libc::RLIMIT_MSGQUEUE, 0, 0)?;
+    set(libc::RLIMIT_RTPRIO, 0, 0)?;
+    set(libc::RLIMIT_NICE, 0, 0)?;
+    // With 0 the kernel would still pipe cores into the host's `core_pattern` helper; with 1 it does neither (core(5)).
+    set(libc::RLIMIT_CORE, 1, 1)
+}
+
+/// Takes the agent's first ids as the effective ones and keeps all capabilities: user namespace, overlay and every file
+/// that is made from here on belong to them.
+fn become_base(base: u32) -> Result<(), StepError> {
+    let step = "taking the agent's ids";
+    process::control(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP as u64).step(step)?;
+    process::set_ids([None, Some(base), None], false).step(step)
+}
+
+/// Puts everything where init expects it, and marks the rest to be closed by exec. Returns init's binary.
+fn place_descriptors(fds: LaunchFds<OwnedFd>, [log_a, log_b]: [OwnedFd; 2]) -> Result<OwnedFd, StepError> {
+    let step = "placing init's descriptors";
+    let above = |fd: BorrowedFd<'_>| process::duplicate_above(fd, OUT_OF_THE_WAY).step(step);
+    let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
+    let wanted = [
+        (above(null.as_fd())?, 0),
+        (above(null.as_fd())?, 1),
+        (above(null.as_fd())?, 2),
+        (above(fds.channel.as_fd())?, CHANNEL_FD),
+        (above(fds.exit_record.as_fd())?, EXIT_RECORD_FD),
+        (above(fds.config.as_fd())?, CONFIG_FD),
+        (above(log_a.as_fd())?, LOG_A_FD),
+        (above(log_b.as_fd())?, LOG_B_FD),
+    ];
+    let init = above(fds.init.as_fd())?;
+    // While their numbers are still theirs: closed later, they would close what has been placed there.
+    drop((fds, log_a, log_b, null));
+    for (fd, number) in wanted {
+        process::place(fd, number).step(step)?;
+    }
+    process::close_on_exec_from(LOG_B_FD as u32 + 1).step(step)?;
+    Ok(init)
+}
+
+/// Gives up what init and the agent do not need. This process is in its user namespace already.
+fn restrict(shared: &Shared, init: BorrowedFd<'_>) -> Result<(), StepError> {
+    process::become_user(0, 0).step("becoming root inside")?;
+    let mut keep = ROOT_CAPABILITIES.to_vec();
+    keep.push(INIT_CAPABILITY);
+    process::bound_capabilities(&keep).step("bounding capabilities")?;
+    process::set_capabilities(&keep).step("dropping capabilities")?;
+    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
+    landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock")?;
+    shared.filter.load().step("loading the seccomp filter")
+}

@@ -1,0 +1,87 @@
+//! The zygote's own mount namespace: a tmpfs with nothing in it but images and empty places to mount on.
+//!
+//! Children start with a copy of it, build theirs on the empty places, and let go of all this with `pivot_root`. The
+//! names are short and mean nothing, because the overlay's options show them to the agent.
+
+use crate::step::{Step, StepError};
+use crate::sys::mount::{self, Change, DATA, Filesystem, PLAIN};
+use crate::sys::{self, process};
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Where images are, each under its digest.
+const IMAGES: &str = "/i";
+/// Where a child mounts the image it uses.
+pub const LOWER: &str = "/l";
+/// Where a child mounts the volume.
+pub const VOLUME: &str = "/v";
+/// Where a child mounts the new root.
+pub const NEW_ROOT: &str = "/n";
+/// Where a child mounts a sysfs to take parts of.
+pub const SYSFS: &str = "/s";
+/// Where a child mounts a tmpfs with an empty file and an empty directory.
+pub const EMPTY: &str = "/e";
+
+/// Leaves the host's mounts.
+pub fn enter() -> Result<(), StepError> {
+    let step = "leaving the host's mounts";
+    process::unshare(libc::CLONE_NEWNS).step(step)?;
+    let host = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).step(step)?;
+    mount::change(host.as_fd(), Change { private: true, recursive: true, ..Change::default() }).step(step)?;
+
+    let tmpfs =
+        Filesystem::new(c"tmpfs").and_then(|fs| fs.set(c"mode", "0700")?.set(c"size", "1m")?.mount(DATA));
+    let root = tmpfs.step("mounting the zygote's root")?;
+    for place in [IMAGES, LOWER, VOLUME, NEW_ROOT, SYSFS, EMPTY] {
+        let name = CString::new(&place[1..]).expect("no NUL in a constant");
+        sys::mkdir_at(root.as_fd(), &name, 0o700).step("making the zygote's directories")?;
+    }
+    // Any directory does; a machine without /proc cannot run this program.
+    let place = sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY).step(step)?;
+    mount::attach(root.as_fd(), place.as_fd()).step(step)?;
+    mount::enter_root(root.as_fd()).step(step)
+}
+
+/// Whether a text can be the name of an image.
+pub fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Where an image is attached.
+pub fn image_path(digest: &str) -> CString {
+    CString::new(format!("{IMAGES}/{digest}")).expect("digests have been checked")
+}
+
+/// Attaches the mount of an image.
+pub fn add_image(digest: &str, fds: Vec<OwnedFd>) -> Result<(), StepError> {
+    let step = "attaching the image";
+    if !is_digest(digest) {
+        return Err(StepError::new(step, "its digest must be 64 hex digits"));
+    }
+    let Ok([image]) = <[OwnedFd; 1]>::try_from(fds) else {
+        return Err(StepError::new(step, "it must come with one descriptor"));
+    };
+    let path = image_path(digest);
+    let here = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).step(step)?;
+    if !sys::ensure_dir(here.as_fd(), &path, 0o700).step(step)? {
+        return Ok(());
+    }
+    let attach = || {
+        mount::change(image.as_fd(), Change { set: PLAIN | mount::MOUNT_ATTR_RDONLY, ..Change::default() })?;
+        mount::attach(image.as_fd(), sys::open(&path, libc::O_PATH | libc::O_DIRECTORY)?.as_fd())
+    };
+    attach().step(step).inspect_err(|_| drop(sys::unlink_at(here.as_fd(), &path, libc::AT_REMOVEDIR)))
+}
+
+/// Lets go of an image; what is mounted from it stays.
+pub fn remove_image(digest: &str) {
+    if !is_digest(digest) {
+        return;
+    }
+    let path = image_path(digest);
+    // Not there is as good as removed.
+    let _ = mount::detach(&path);
+    if let Ok(here) = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY) {
+        let _ = sys::unlink_at(here.as_fd(), &path, libc::AT_REMOVEDIR);
+    }
+}

@@ -1,0 +1,260 @@
+//! The control API, `/v1`: what requests and answers carry.
+
+use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
+use crate::evidence::{Claim, Evidence};
+use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
+use crate::image::ImageConfig;
+use crate::name::Name;
+use crate::quantity::Span;
+use crate::resources::Resources;
+use crate::token::Scope;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// One page of a list.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// The items, newest first.
+    pub items: Vec<T>,
+    /// Pass as `cursor` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `POST /v1/agents`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateAgent {
+    /// Unique in the account; made up when absent.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Name or id of an image.
+    pub image: String,
+    /// How it is isolated.
+    #[serde(default)]
+    pub level: Level,
+    /// The main process; without one the agent is a place to exec in.
+    #[serde(default)]
+    pub main: Option<Command>,
+    /// Environment of every process in it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Labels: up to 64, keys of up to 63 and values of up to 255 printable characters.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Who its processes are.
+    #[serde(default)]
+    pub run_as: RunAs,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Whether the scratch layer survives a stop.
+    #[serde(default)]
+    pub keep_scratch: bool,
+    /// Destroyed this long after its creation.
+    #[serde(default)]
+    pub ttl: Option<Span>,
+    /// Stopped after this long without use of its workspace API.
+    #[serde(default)]
+    pub idle_timeout: Option<Span>,
+}
+
+/// An agent, as the control API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: Name,
+    /// Its account.
+    pub account: AccountId,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// Why it is not running, when the node said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ExitReason>,
+    /// How it is isolated.
+    pub level: Level,
+    /// What may be said of its isolation now; `none` unless it runs and was inspected.
+    pub claim: Claim,
+    /// What was observed of its boundary.
+    pub evidence: Vec<Evidence>,
+    /// The image.
+    pub image: ImageId,
+    /// The image's name when the agent was made.
+    pub image_name: Name,
+    /// The image's content, for life.
+    pub image_digest: String,
+    /// Its disk.
+    pub volume: VolumeId,
+    /// The node that it was placed on.
+    pub node: NodeId,
+    /// The main process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<Command>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Who its processes are.
+    pub run_as: RunAs,
+    /// Limits.
+    pub resources: Resources,
+    /// Whether the scratch layer survives a stop.
+    pub keep_scratch: bool,
+    /// Destroyed this long after its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
+    /// Stopped after this long without use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
+    /// Raised by every change of what it should be; the entity tag.
+    pub generation: u64,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+    /// When its state last changed.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub state_since: OffsetDateTime,
+}
+
+/// `POST /v1/agents/ID/token`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateWorkspaceToken {
+    /// What it is for.
+    pub scopes: Vec<Scope>,
+}
+
+/// A way to an agent: where, and with what.
+#[derive(Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WorkspaceToken {
+    /// The guard's origin.
+    pub url: String,
+    /// The token: in `Authorization: Bearer`, or as the WebSocket subprotocol `bearer.TOKEN`.
+    pub token: String,
+    /// When it ends.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: OffsetDateTime,
+}
+
+impl std::fmt::Debug for WorkspaceToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkspaceToken").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// `POST /v1/images`: makes an image known that lies in the content store of the nodes.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterImage {
+    /// Unique in the account. A name that is taken moves to the new content; running agents keep theirs.
+    pub name: Name,
+    /// Lowercase hex of the SHA-256 of the EROFS file.
+    pub digest: String,
+    /// Bytes of the EROFS file.
+    pub size: u64,
+    /// Defaults for the programs in it.
+    #[serde(default)]
+    pub config: ImageConfig,
+}
+
+/// An image, as the control API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Image {
+    /// Its id.
+    pub id: ImageId,
+    /// Its name.
+    pub name: Name,
+    /// Lowercase hex of the SHA-256 of the EROFS file.
+    pub digest: String,
+    /// Bytes of the EROFS file.
+    pub size: u64,
+    /// Defaults for the programs in it.
+    pub config: ImageConfig,
+    /// When it was registered.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+}
+
+/// A node, as the control API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// The account that it is dedicated to, or `shared`.
+    pub tenant: String,
+    /// Agents that it may hold.
+    pub slots: u32,
+    /// Agents that it holds.
+    pub used: u32,
+    /// When it last spoke.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen: Option<OffsetDateTime>,
+}
+
+/// `POST /v1/keys`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// What it is for.
+    pub name: Name,
+}
+
+/// An API key. The secret is shown once, in the answer to its creation.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// What it is for.
+    pub name: Name,
+    /// The key itself: only in the answer to its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiKey").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// An audit event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Event {
+    /// Its id.
+    pub id: EventId,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: OffsetDateTime,
+    /// What: `agent.created`, `agent.state`, `image.registered`, `key.created`, …
+    pub kind: String,
+    /// Who: an API key, a node, or `system`.
+    pub actor: String,
+    /// On what.
+    pub subject: String,
+    /// What was, what is.
+    pub detail: serde_json::Value,
+}
+
+/// `GET /v1/whoami`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WhoAmI {
+    /// The account that the key belongs to.
+    pub account: AccountId,
+    /// Its name.
+    pub account_name: Name,
+    /// The key.
+    pub key: KeyId,
+}

@@ -1,0 +1,29 @@
+//! The words of Cofferdam as types: ids, names, sizes, agent states, wire types, problems and claims.
+//!
+//! Everything here is plain data and pure functions. This crate never does IO, never reads a clock, and
+//! knows neither async nor SQL nor the kernel.
+
+pub mod agent;
+pub mod api;
+pub mod clock;
+pub mod evidence;
+pub mod gate_api;
+pub mod id;
+pub mod image;
+pub mod name;
+pub mod node_api;
+pub mod problem;
+pub mod quantity;
+pub mod resources;
+pub mod token;
+pub mod workspace;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
+pub use id::{AccountId, AgentId, EventId, ExecId, ImageId, KeyId, NodeId, UserId, VolumeId};
+pub use name::Name;
+pub use problem::{Code, Problem};
+pub use quantity::{ByteSize, Span};
+pub use resources::Resources;

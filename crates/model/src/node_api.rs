@@ -1,0 +1,124 @@
+//! The wire between node and control: desired state one way, observed state the other.
+
+use crate::agent::{AgentSpec, Desired, ExitReason, Observed};
+use crate::evidence::Evidence;
+use crate::id::{AgentId, NodeId};
+use crate::token::VerifyingKey;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// `POST /node/v1/enroll`: trades a bootstrap token, once, for a place in the installation.
+/// The bootstrap token goes in `Authorization: Bearer`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enroll {
+    /// The node's Ed25519 public key, base64url without padding.
+    pub public_key: String,
+    /// What the machine has.
+    pub capacity: Capacity,
+}
+
+/// What a machine has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Agents it may hold at once.
+    pub slots: u32,
+    /// Processor cores.
+    pub cpus: f64,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
+/// The answer to [`Enroll`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The node's id from now on.
+    pub node: NodeId,
+    /// The installation; the node refuses another from now on.
+    pub installation: String,
+}
+
+/// `POST /node/v1/token`: trades an assertion for a callback token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// A [`crate::token::NodeAssertion`], signed.
+    pub assertion: String,
+}
+
+/// A callback token, for `Authorization: Bearer` on every other node call.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CallbackToken {
+    /// Opaque.
+    pub token: String,
+    /// Seconds until it expires; the node renews at half of that.
+    pub expires_in: u64,
+}
+
+impl std::fmt::Debug for CallbackToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallbackToken").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+/// `GET /node/v1/desired?rev=N&wait=30`: all that this node should make true. Answered at once when `rev`
+/// is not the newest, else when something changes, else with the same `rev` after `wait` seconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// The installation that speaks.
+    pub installation: String,
+    /// Raised when the database was restored; a node refuses a lower one than it has seen.
+    pub database_epoch: u64,
+    /// Revision of this node's desired state.
+    pub rev: u64,
+    /// Every agent placed on this node that is not yet reported destroyed. An agent that is missing here
+    /// is not to be touched: absence is never an order.
+    pub agents: Vec<DesiredAgent>,
+    /// Keys that verify workspace tokens.
+    pub keys: Vec<VerifyingKey>,
+}
+
+/// One agent, as it should be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DesiredAgent {
+    /// What it is; never changes.
+    pub spec: AgentSpec,
+    /// What it should be now.
+    pub desired: Desired,
+    /// Raised with every change of `desired`.
+    pub generation: u64,
+    /// Workspace tokens of an older epoch are refused.
+    pub token_epoch: u64,
+}
+
+/// `POST /node/v1/observed`: what the node saw. Sent on every change, and in whole at the start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedState {
+    /// Agents that changed since the last report that was accepted.
+    pub agents: Vec<ObservedAgent>,
+    /// Agents that run here and that control does not know.
+    pub orphans: Vec<AgentId>,
+}
+
+/// One agent, as it was seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedAgent {
+    /// Which.
+    pub id: AgentId,
+    /// The generation that the node acted on. A report on an older one than control has is ignored, but
+    /// for `last_activity`.
+    pub generation: u64,
+    /// What it is now.
+    pub observed: Observed,
+    /// Why it is not running, if it is not.
+    pub reason: Option<ExitReason>,
+    /// What was seen of its boundary, when it runs.
+    pub evidence: Vec<Evidence>,
+    /// Where its workspace API answers: the guard's origin, such as `http://127.0.0.1:7701`.
+    pub workspace_url: Option<String>,
+    /// When its workspace API was last used, or it was started.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_activity: Option<OffsetDateTime>,
+}

@@ -1,0 +1,170 @@
+use crate::agent::{AgentState, Desired, Observed, Verb, apply_observed, apply_verb};
+use crate::evidence::{Claim, Control, Evidence, claim};
+use crate::{AgentId, ByteSize, Name, Resources, Span};
+use proptest::prelude::*;
+
+#[test]
+fn id_goes_round_and_sorts_by_time() {
+    let (first, second) = (AgentId::new(), AgentId::new());
+    assert_eq!(first.to_string().parse(), Ok(first));
+    assert_eq!(AgentId::from_base32(&first.base32()), Ok(first));
+    assert!(first.to_string() < second.to_string());
+}
+
+#[test]
+fn id_of_the_specification() {
+    // The TypeID specification's own example: valid.yml, `uuidv7`.
+    let text = "01h455vb4pex5vsknk084sn02q";
+    let id = AgentId::from_base32(text).unwrap();
+    assert_eq!(id.base32(), text);
+}
+
+#[test]
+fn id_refuses() {
+    for text in [
+        "",
+        "agt_",
+        "acc_01h455vb4pex5vsknk084sn02q",
+        "agt_81h455vb4pex5vsknk084sn02q",
+        "agt_01h455vb4pex5vsknk084sn02",
+    ] {
+        assert!(text.parse::<AgentId>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn names() {
+    for good in ["a", "worker-1", &"a".repeat(40)] {
+        assert!(good.parse::<Name>().is_ok(), "{good}");
+    }
+    for bad in ["", "A", "1a", "-a", "a_b", "a\n", "ä", &"a".repeat(41)] {
+        assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn sizes() {
+    let check = |text: &str, expected: Option<u64>| {
+        assert_eq!(text.parse::<ByteSize>().ok().map(|size| size.0), expected, "{text}");
+    };
+    check("1", Some(1));
+    check("1.5KiB", Some(1536));
+    check("2g", Some(2 << 30));
+    check("1 MiB", Some(1 << 20));
+    check("-1", None);
+    check("1e9", None);
+    check("", None);
+    check("9999999999TiB", None);
+}
+
+#[test]
+fn resources_are_bounded() {
+    let check = |resources: Resources, field: Option<&str>| {
+        assert_eq!(resources.validate().err().map(|error| error.field), field);
+    };
+    let default = Resources::default();
+    check(default, None);
+    check(Resources { cpus: f64::NAN, ..default }, Some("resources.cpus"));
+    check(Resources { cpus: -1.0, ..default }, Some("resources.cpus"));
+    check(Resources { memory: ByteSize(1), ..default }, Some("resources.memory"));
+    check(Resources { pids: 0, ..default }, Some("resources.pids"));
+    check(Resources { disk: ByteSize(u64::MAX), ..default }, Some("resources.disk"));
+}
+
+#[test]
+fn a_life() {
+    let mut state = AgentState::Provisioning;
+    let mut desired = Desired::Running;
+    state = apply_observed(state, desired, Observed::Running);
+    assert_eq!(state, AgentState::Running);
+    for (verb, during, observed, after) in [
+        (Verb::Pause, AgentState::Running, Observed::Paused, AgentState::Paused),
+        (Verb::Resume, AgentState::Paused, Observed::Running, AgentState::Running),
+        (Verb::Stop, AgentState::Stopping, Observed::Stopped, AgentState::Stopped),
+        (Verb::Start, AgentState::Starting, Observed::Running, AgentState::Running),
+        (Verb::Destroy, AgentState::Destroying, Observed::Destroyed, AgentState::Destroyed),
+    ] {
+        (state, desired) = apply_verb(state, verb).unwrap();
+        assert_eq!(state, during);
+        state = apply_observed(state, desired, observed);
+        assert_eq!(state, after);
+    }
+    for verb in [Verb::Pause, Verb::Resume, Verb::Stop, Verb::Start] {
+        assert!(apply_verb(state, verb).is_err());
+    }
+}
+
+fn states() -> impl Strategy<Value = AgentState> {
+    (0..AgentState::ALL.len()).prop_map(|index| AgentState::ALL[index])
+}
+
+fn desires() -> impl Strategy<Value = Desired> {
+    prop_oneof![
+        Just(Desired::Running),
+        Just(Desired::Paused),
+        Just(Desired::Stopped),
+        Just(Desired::Destroyed)
+    ]
+}
+
+fn sights() -> impl Strategy<Value = Observed> {
+    prop_oneof![
+        Just(Observed::Running),
+        Just(Observed::Paused),
+        Just(Observed::Stopped),
+        Just(Observed::Failed),
+        Just(Observed::Destroyed)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_destroyed_stay_destroyed(desired in desires(), observed in sights()) {
+        prop_assert_eq!(apply_observed(AgentState::Destroyed, desired, observed), AgentState::Destroyed);
+    }
+
+    #[test]
+    fn only_a_tombstone_destroys(state in states(), observed in sights(), desired in desires()) {
+        let next = apply_observed(state, desired, observed);
+        if next == AgentState::Destroyed && state != AgentState::Destroyed {
+            prop_assert_eq!(desired, Desired::Destroyed);
+        }
+    }
+
+    #[test]
+    fn seconds_go_round(seconds in 0u64..1 << 52) {
+        prop_assert_eq!(Span(seconds).to_string().parse(), Ok(Span(seconds)));
+        prop_assert_eq!(ByteSize(seconds).to_string().parse(), Ok(ByteSize(seconds)));
+    }
+
+    #[test]
+    fn less_evidence_never_raises_a_claim(seen in proptest::collection::vec(any::<(u8, bool)>(), 0..40), drop in any::<u64>()) {
+        let all: Vec<Evidence> = seen
+            .iter()
+            .map(|(index, observed)| Evidence {
+                control: Control::CONTAINER[usize::from(*index) % Control::CONTAINER.len()],
+                observed: *observed,
+                detail: String::new(),
+            })
+            .collect();
+        // Removing evidence *for* a control never helps; removing evidence against one is not a removal
+        // that an observer can make.
+        let fewer: Vec<Evidence> = all
+            .iter()
+            .enumerate()
+            .filter(|(index, found)| !found.observed || drop >> (index % 64) & 1 == 0)
+            .map(|(_, found)| found.clone())
+            .collect();
+        prop_assert!(claim(crate::agent::Level::Container, &fewer) <= claim(crate::agent::Level::Container, &all));
+    }
+}
+
+#[test]
+fn a_full_set_is_a_container() {
+    let all: Vec<Evidence> = Control::CONTAINER
+        .into_iter()
+        .map(|control| Evidence { control, observed: true, detail: String::new() })
+        .collect();
+    assert_eq!(claim(crate::agent::Level::Container, &all), Claim::Container);
+    assert_eq!(claim(crate::agent::Level::Container, &all[1..]), Claim::None);
+}

@@ -1,0 +1,68 @@
+//! What signed tokens carry. Signing and verifying is done where the keys are.
+
+use crate::id::{AccountId, AgentId, KeyId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// What a workspace token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Start, list, signal and attach to execs; read processes and usage.
+    Exec,
+    /// Read and write files.
+    Files,
+    /// Read logs.
+    Logs,
+    /// Connect to local TCP ports.
+    Ports,
+}
+
+/// Claims of a workspace token: an EdDSA JWT (RFC 7519, RFC 8037) that the guard verifies offline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceClaims {
+    /// The installation that signed it.
+    pub iss: String,
+    /// Who asked for it: a user or an API key.
+    pub sub: String,
+    /// The agent.
+    pub aud: AgentId,
+    /// The agent's account.
+    pub acc: AccountId,
+    /// What it allows.
+    pub scp: Vec<Scope>,
+    /// The agent's epoch; a token of an older epoch is refused.
+    pub epoch: u64,
+    /// Unique.
+    pub jti: String,
+    /// Issued at, seconds since 1970.
+    pub iat: i64,
+    /// Not valid after, seconds since 1970; at most an hour after `iat`.
+    pub exp: i64,
+}
+
+/// The longest life of a workspace token, in seconds.
+pub const WORKSPACE_TOKEN_LIFE: i64 = 3600;
+
+/// Claims of a node's assertion (RFC 7523): signed with the key it enrolled, traded for a callback token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAssertion {
+    /// The node.
+    pub iss: NodeId,
+    /// The installation.
+    pub aud: String,
+    /// Unique, so that one assertion is traded once.
+    pub jti: String,
+    /// Issued at.
+    pub iat: i64,
+    /// Not valid after; at most a minute after `iat`.
+    pub exp: i64,
+}
+
+/// A public key that verifies workspace tokens: Ed25519, base64url without padding (RFC 8037 `x`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyingKey {
+    /// The `kid` of the JWT header.
+    pub kid: KeyId,
+    /// The 32 bytes of the key.
+    pub x: String,
+}

@@ -1,0 +1,234 @@
+//! `node.toml`: one strict struct. Every fault is found before any is reported, each with its key.
+
+use model::ByteSize;
+use serde::Deserialize;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What a node is told by its owner. Every key has a default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Origin of control, without a path.
+    pub control: String,
+    /// Directory beneath which `node/`, `images/`, `volumes/` and `init/` lie.
+    pub data: PathBuf,
+    /// Directory for sockets and exit records; gone after a reboot.
+    pub run: PathBuf,
+    /// Where the first gate listens. Gates of more accounts get a free port of the same address.
+    pub guard: SocketAddr,
+    /// Name of the cgroup that is made in each hierarchy.
+    pub cgroup: String,
+    /// First uid of the ranges that agents get.
+    pub uid_first: u32,
+    /// How many ranges of 65,536 ids there are.
+    pub uid_ranges: u32,
+    /// First uid of the gates; each account with agents here takes one.
+    pub gate_uid_first: u32,
+    /// Agents that the node may hold at once.
+    pub slots: u32,
+    /// The jail binary; by default the `cofferdam-jail` beside this executable.
+    pub jail: Option<PathBuf>,
+    /// What any agent may have at most, whatever control says.
+    pub limits: Limits,
+}
+
+/// Caps on what a desired state may ask for one agent.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Processor cores.
+    pub cpus: f64,
+    /// Memory.
+    pub memory: ByteSize,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Size of the volume.
+    pub disk: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            control: "http://127.0.0.1:7700".into(),
+            data: "/var/lib/cofferdam".into(),
+            run: "/run/cofferdam".into(),
+            guard: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            cgroup: "cofferdam".into(),
+            uid_first: 0x7000_0000,
+            uid_ranges: 4095,
+            gate_uid_first: 0x7fff_0000,
+            slots: 200,
+            jail: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cpus: 512.0, memory: ByteSize(1 << 46), pids: 1_000_000, disk: ByteSize(1 << 46) }
+    }
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The key, such as `limits.memory`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub detail: String,
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the node's configuration is not usable")?;
+        for fault in &self.faults {
+            write!(f, "\n  {}: {}", fault.key, fault.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many ids one agent has.
+pub(crate) const RANGE_SIZE: u64 = 65_536;
+/// How many gates there may be.
+pub(crate) const GATE_UIDS: u32 = 4096;
+
+impl Config {
+    /// Reads `node.toml`. Unknown keys, wrong types and values out of bounds are all reported at once.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError {
+            faults: vec![Fault { key: "node.toml".into(), detail: error.message().to_owned() }],
+        })?;
+        // Each key alone over the defaults: so one bad key does not hide the next.
+        let mut faults: Vec<Fault> = flatten(&table)
+            .into_iter()
+            .filter_map(|(key, lone)| {
+                let error = Self::deserialize(toml::Value::Table(lone)).err()?;
+                Some(Fault { key, detail: error.message().trim().to_owned() })
+            })
+            .collect();
+        match Self::deserialize(toml::Value::Table(table)) {
+            Ok(config) => {
+                faults.extend(config.faults());
+                if faults.is_empty() { Ok(config) } else { Err(ConfigError { faults }) }
+            }
+            Err(error) => {
+                if faults.is_empty() {
+                    faults.push(Fault { key: "node.toml".into(), detail: error.message().trim().to_owned() });
+                }
+                Err(ConfigError { faults })
+            }
+        }
+    }
+
+    /// Checks the values, whichever way they came.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let faults = self.faults();
+        if faults.is_empty() { Ok(()) } else { Err(ConfigError { faults }) }
+    }
+
+    fn faults(&self) -> Vec<Fault> {
+        let agents =
+            u64::from(self.uid_first)..u64::from(self.uid_first) + u64::from(self.uid_ranges) * RANGE_SIZE;
+        let gates = u64::from(self.gate_uid_first)..u64::from(self.gate_uid_first) + u64::from(GATE_UIDS);
+        let checks = [
+            (
+                is_origin(&self.control),
+                "control",
+                "must be an origin such as http://127.0.0.1:7700, without a path",
+            ),
+            (is_plain(&self.data), "data", "must be an absolute path without `..`"),
+            (is_plain(&self.run), "run", "must be an absolute path without `..`"),
+            // A socket's path may have 107 bytes: the agent's socket beneath `run` takes 72 of them.
+            (
+                self.run.as_os_str().len() <= 40,
+                "run",
+                "must have at most 40 bytes, or socket paths do not fit",
+            ),
+            (
+                is_cgroup_name(&self.cgroup),
+                "cgroup",
+                "must have 1 to 64 characters of a-z, A-Z, 0-9, '-', '_' or '.', and not start with '.'",
+            ),
+            (
+                self.uid_first >= 65_536,
+                "uid_first",
+                "must be at least 65536: ids below belong to the machine",
+            ),
+            (
+                self.uid_ranges > 0 && agents.end <= u64::from(u32::MAX),
+                "uid_ranges",
+                "must be at least 1, and the last id must be below 4294967295",
+            ),
+            (
+                self.gate_uid_first >= 65_536 && gates.end <= u64::from(u32::MAX),
+                "gate_uid_first",
+                "must be between 65536 and 4294963199",
+            ),
+            (
+                gates.end <= agents.start || gates.start >= agents.end,
+                "gate_uid_first",
+                "must lie outside of the ids that agents get",
+            ),
+            ((1..=10_000).contains(&self.slots), "slots", "must be between 1 and 10000"),
+            (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
+            (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
+            (
+                self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,
+                "limits.cpus",
+                "must be a number of at least 0.05",
+            ),
+            (self.limits.memory.0 >= 32 << 20, "limits.memory", "must be at least 32MiB"),
+            (self.limits.pids >= 16, "limits.pids", "must be at least 16"),
+            (self.limits.disk.0 >= 64 << 20, "limits.disk", "must be at least 64MiB"),
+        ];
+        checks
+            .into_iter()
+            .filter(|(holds, ..)| !holds)
+            .map(|(_, key, detail)| Fault { key: key.into(), detail: detail.into() })
+            .collect()
+    }
+}
+
+/// Every key of the table (and of `limits`) with a table that holds nothing else.
+fn flatten(table: &toml::Table) -> Vec<(String, toml::Table)> {
+    let lone = |key: &str, value: &toml::Value| toml::Table::from_iter([(key.to_owned(), value.clone())]);
+    let mut keys = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) if key == "limits" => keys.extend(inner.iter().map(|(name, value)| {
+                (format!("{key}.{name}"), lone(key, &toml::Value::Table(lone(name, value))))
+            })),
+            value => keys.push((key.clone(), lone(key, value))),
+        }
+    }
+    keys
+}
+
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@'))
+    })
+}
+
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| matches!(part, std::path::Component::ParentDir))
+}
+
+fn is_cgroup_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}

@@ -1,0 +1,205 @@
+//! All agents of this node: one worker each, told what control wants, in parallel and none behind another.
+
+use crate::config::Config;
+use crate::gates::Gates;
+use crate::journal::Journal;
+use crate::lease::Leases;
+use crate::local::{Local, Phase};
+use crate::report::Reporter;
+use crate::worker::{self, Seen, Wish};
+use model::node_api::DesiredState;
+use model::{AgentId, VolumeId};
+use sandbox::Sandbox;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub config: Config,
+    pub sandbox: Sandbox,
+    pub journal: Arc<Journal>,
+    pub leases: Mutex<Leases>,
+    pub gates: Arc<Gates>,
+    pub reporter: Arc<Reporter>,
+    /// How many agents are worked on at once.
+    pub permits: Semaphore,
+    pub boot_id: String,
+    /// Agents that live and that the journal does not know.
+    pub strangers: BTreeSet<AgentId>,
+    /// Which agent a volume belongs to: the first that was heard of with it.
+    volumes: Mutex<BTreeMap<VolumeId, AgentId>>,
+}
+
+impl Shared {
+    /// Collects what workers share.
+    #[allow(clippy::too_many_arguments, reason = "one call, in one place")]
+    pub(crate) fn new(
+        config: Config,
+        sandbox: Sandbox,
+        journal: Arc<Journal>,
+        leases: Leases,
+        gates: Arc<Gates>,
+        reporter: Arc<Reporter>,
+        boot_id: String,
+        strangers: BTreeSet<AgentId>,
+    ) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Arc::new(Self {
+            config,
+            sandbox,
+            journal,
+            leases: Mutex::new(leases),
+            gates,
+            reporter,
+            permits: Semaphore::new((2 * cores).clamp(4, 32)),
+            boot_id,
+            strangers,
+            volumes: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Makes the volume the agent's, if it is nobody's. Whether it is the agent's now.
+    pub(crate) fn claim(&self, volume: VolumeId, agent: AgentId) -> bool {
+        *lock(&self.volumes).entry(volume).or_insert(agent) == agent
+    }
+
+    /// The agent is gone for good.
+    pub(crate) fn disclaim(&self, agent: AgentId) {
+        lock(&self.volumes).retain(|_, holder| *holder != agent);
+    }
+}
+
+/// A lock whose holder panicked guards plain data that is still whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The workers.
+pub(crate) struct Fleet {
+    shared: Arc<Shared>,
+    workers: Mutex<BTreeMap<AgentId, Handle>>,
+}
+
+struct Handle {
+    seen: watch::Sender<Seen>,
+    park: mpsc::Sender<oneshot::Sender<()>>,
+    /// Only its tombstone is left.
+    buried: Arc<AtomicBool>,
+}
+
+impl Fleet {
+    /// Takes up the journal's agents. Returns when each was found again, or found dead.
+    pub(crate) async fn adopt(shared: Arc<Shared>, records: BTreeMap<AgentId, Local>) -> Self {
+        for (agent, record) in &records {
+            if !shared.claim(record.desired.spec.volume, *agent) {
+                tracing::error!(%agent, "the journal gives its volume to another agent too");
+            }
+        }
+        let fleet = Self { shared, workers: Mutex::default() };
+        let adopted: Vec<_> = records
+            .into_iter()
+            .map(|(agent, record)| {
+                let (done, adopted) = oneshot::channel();
+                fleet.start(agent, Some(record), Seen::default(), Some(done));
+                adopted
+            })
+            .collect();
+        for adopted in adopted {
+            let _ = adopted.await;
+        }
+        fleet
+    }
+
+    /// Tells every worker what control wants, and makes workers for agents that are new. An agent that is not
+    /// listed is left alone; returns those.
+    pub(crate) fn apply(&self, state: DesiredState) -> Vec<AgentId> {
+        let mut workers = lock(&self.workers);
+        workers.retain(|_, handle| !handle.seen.is_closed());
+        let mut listed = BTreeSet::new();
+        for desired in state.agents {
+            let agent = desired.spec.id;
+            if !listed.insert(agent) {
+                tracing::error!(%agent, "control lists this agent twice; the first is acted on");
+                continue;
+            }
+            let seen = Seen::Listed(Box::new(Wish { desired, database_epoch: state.database_epoch }));
+            match workers.get(&agent) {
+                Some(handle) => {
+                    handle.seen.send_if_modified(|before| {
+                        let changed = *before != seen;
+                        *before = seen;
+                        changed
+                    });
+                }
+                None => {
+                    let handle = self.spawn(agent, None, seen, None);
+                    workers.insert(agent, handle);
+                }
+            }
+        }
+        let mut orphans: Vec<AgentId> =
+            self.shared.strangers.iter().filter(|agent| !listed.contains(agent)).copied().collect();
+        for (agent, handle) in workers.iter().filter(|(agent, _)| !listed.contains(agent)) {
+            handle.seen.send_if_modified(|seen| {
+                let changed = *seen != Seen::Unlisted;
+                *seen = Seen::Unlisted;
+                changed
+            });
+            let gone = handle.seen.is_closed() || handle.buried.load(Ordering::Relaxed);
+            if !gone && !orphans.contains(agent) {
+                orphans.push(*agent);
+            }
+        }
+        orphans.sort_unstable();
+        orphans
+    }
+
+    /// Agents that there are workers for.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.workers).values().filter(|handle| !handle.seen.is_closed()).count()
+    }
+
+    /// Ends every boundary; each starts again when a node starts next. Returns when all are gone.
+    pub(crate) async fn park(&self) {
+        let asked: Vec<_> = lock(&self.workers)
+            .values()
+            .map(|handle| {
+                let (done, parked) = oneshot::channel();
+                // One place in the queue, and only this asks.
+                let _ = handle.park.try_send(done);
+                parked
+            })
+            .collect();
+        for parked in asked {
+            let _ = parked.await;
+        }
+    }
+
+    fn start(&self, agent: AgentId, record: Option<Local>, seen: Seen, adopted: Option<oneshot::Sender<()>>) {
+        let handle = self.spawn(agent, record, seen, adopted);
+        lock(&self.workers).insert(agent, handle);
+    }
+
+    fn spawn(
+        &self,
+        agent: AgentId,
+        record: Option<Local>,
+        seen: Seen,
+        adopted: Option<oneshot::Sender<()>>,
+    ) -> Handle {
+        let (wishes, seen) = watch::channel(seen);
+        let (park, parking) = mpsc::channel(1);
+        let worker = worker::Worker::new(self.shared.clone(), agent, record, seen, parking);
+        let buried = worker.buried();
+        tokio::spawn(worker.run(adopted));
+        Handle { seen: wishes, park, buried }
+    }
+}
+
+/// The agents of the journal that a sweep must leave alone: all that may still have something.
+pub(crate) fn kept(records: &BTreeMap<AgentId, Local>) -> Vec<AgentId> {
+    let has_something = |record: &&Local| !matches!(record.phase, Phase::Destroyed);
+    records.values().filter(has_something).map(|record| record.desired.spec.id).collect()
+}

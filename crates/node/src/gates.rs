@@ -1,0 +1,303 @@
+//! The gates: one process per account that has agents here, what each should know, and the sockets that outlive
+//! them.
+//!
+//! Node makes each gate's listening socket and keeps it: while a gate is being replaced, connections wait in its
+//! queue. A gate is told whole states and is believed nothing but that an agent of its own account was used.
+
+mod process;
+mod stale;
+
+use crate::config::GATE_UIDS;
+use crate::journal::{Journal, JournalError};
+use crate::report::Reporter;
+use model::gate_api::{GateAgent, ToGate};
+use model::token::VerifyingKey;
+use model::{AccountId, AgentId};
+use sandbox::Boundary;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A gate without agents goes after this long; until then the next agent finds it running.
+const LINGER: Duration = Duration::from_secs(10);
+/// The record of who has which uid and port.
+const RECORD: &str = "gates.json";
+
+/// What is needed to start a gate.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `RUN/gates`.
+    pub directory: PathBuf,
+    /// Where the first listens.
+    pub guard: SocketAddr,
+    /// First of their uids.
+    pub uid_first: u32,
+    /// The jail binary.
+    pub jail: PathBuf,
+    /// The binary whose `gate` is run.
+    pub program: PathBuf,
+}
+
+/// All gates of this node.
+pub(crate) struct Gates {
+    settings: Settings,
+    journal: Arc<Journal>,
+    reporter: Arc<Reporter>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    installation: String,
+    keys: Vec<VerifyingKey>,
+    /// The socket at the guard's address, when no gate has it.
+    spare: Option<Arc<TcpListener>>,
+    /// Who has which uid and port, also before its gate was started.
+    places: BTreeMap<AccountId, Place>,
+    running: BTreeMap<AccountId, Running>,
+}
+
+/// What an account's gate keeps across restarts: sockets of living agents belong to its gid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    uid: u32,
+    port: u16,
+}
+
+struct Running {
+    uid: u32,
+    url: String,
+    agents: BTreeMap<AgentId, Known>,
+    /// Raised with every change of what the gate should know.
+    revision: watch::Sender<u64>,
+}
+
+struct Known {
+    agent: GateAgent,
+    boundary: Option<Arc<Boundary>>,
+}
+
+/// Where an account's agents meet their gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GateAddress {
+    /// Group of the channels' sockets.
+    pub gid: u32,
+    /// Origin of the workspace API.
+    pub url: String,
+    /// Directory of the channels' sockets.
+    pub directory: PathBuf,
+}
+
+/// Why an account has no gate.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The address is taken.
+    #[error("cannot listen on {address} for the gate; end what listens there, or set `guard` in node.toml")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No uid is free.
+    #[error("all {GATE_UIDS} user ids for gates are in use")]
+    NoUid,
+    /// The directory for sockets.
+    #[error("could not make {path} for the gate's sockets")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Gates {
+    /// Ends gates that a dead node left, and takes the guard's address, so that a port that is taken is known at the
+    /// start. No gate runs yet.
+    pub(crate) fn open(
+        settings: Settings,
+        journal: Arc<Journal>,
+        reporter: Arc<Reporter>,
+    ) -> Result<Arc<Self>, GateError> {
+        stale::end_all(settings.uid_first);
+        let listener = listen(settings.guard)?;
+        let guard = listener.local_addr().unwrap_or(settings.guard);
+        let settings = Settings { guard, ..settings };
+        let places = journal.read_own(RECORD)?.unwrap_or_default();
+        make_directory(&settings.directory, 0o711, None)?;
+        let inner = Inner {
+            installation: String::new(),
+            keys: Vec::new(),
+            spare: Some(Arc::new(listener)),
+            places,
+            running: BTreeMap::new(),
+        };
+        Ok(Arc::new(Self { settings, journal, reporter, inner: Mutex::new(inner) }))
+    }
+
+    /// The account's gate; started if it does not run.
+    pub(crate) fn ensure(self: &Arc<Self>, account: AccountId) -> Result<GateAddress, GateError> {
+        let mut inner = self.lock();
+        let directory = self.directory(account);
+        if let Some(running) = inner.running.get(&account) {
+            return Ok(GateAddress { gid: running.uid, url: running.url.clone(), directory });
+        }
+        let uid = match inner.places.get(&account) {
+            Some(place) => place.uid,
+            None => self.free_uid(&inner)?,
+        };
+        make_directory(&directory, 0o750, Some(uid))?;
+        let wanted = inner.places.get(&account).map(|place| place.port);
+        let listener = self.listener(&mut inner, wanted)?;
+        let address = listener.local_addr().unwrap_or(self.settings.guard);
+        let place = Place { uid, port: address.port() };
+        if inner.places.insert(account, place) != Some(place) {
+            self.journal.write_own(RECORD, &inner.places)?;
+        }
+        let url = format!("http://{address}");
+        let (revision, changes) = watch::channel(0);
+        let running = Running { uid, url: url.clone(), agents: BTreeMap::new(), revision };
+        inner.running.insert(account, running);
+        drop(inner);
+        tokio::spawn(process::supervise(self.clone(), account, uid, listener, changes));
+        Ok(GateAddress { gid: uid, url, directory })
+    }
+
+    /// Where the sockets of the account's agents are.
+    pub(crate) fn directory(&self, account: AccountId) -> PathBuf {
+        self.settings.directory.join(account.base32())
+    }
+
+    /// Tells the account's gate how an agent is.
+    pub(crate) fn set(&self, account: AccountId, agent: GateAgent, boundary: Option<Arc<Boundary>>) {
+        let mut inner = self.lock();
+        let Some(running) = inner.running.get_mut(&account) else { return };
+        let id = agent.id;
+        let before = running.agents.insert(id, Known { agent, boundary });
+        if before.is_none_or(|before| before.agent != running.agents[&id].agent) {
+            running.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// The agent is gone. When it was the account's last, its gate goes too, in a while.
+    pub(crate) fn remove(self: &Arc<Self>, account: AccountId, agent: AgentId) {
+        let mut inner = self.lock();
+        let Some(running) = inner.running.get_mut(&account) else { return };
+        if running.agents.remove(&agent).is_none() {
+            return;
+        }
+        running.revision.send_modify(|revision| *revision += 1);
+        if running.agents.is_empty() {
+            let revision = *running.revision.borrow();
+            let gates = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LINGER).await;
+                gates.release(account, revision);
+            });
+        }
+    }
+
+    /// What every gate should accept.
+    pub(crate) fn set_keys(&self, installation: &str, keys: &[VerifyingKey]) {
+        let mut inner = self.lock();
+        if inner.installation == installation && inner.keys == keys {
+            return;
+        }
+        inner.installation = installation.to_owned();
+        inner.keys = keys.to_vec();
+        inner.running.values().for_each(|running| running.revision.send_modify(|revision| *revision += 1));
+    }
+
+    /// Ends a gate that nothing was asked of since the revision. Its task sees its channel close.
+    fn release(&self, account: AccountId, revision: u64) {
+        let mut inner = self.lock();
+        let unused = |running: &Running| running.agents.is_empty() && *running.revision.borrow() == revision;
+        if !inner.running.get(&account).is_some_and(unused) {
+            return;
+        }
+        inner.running.remove(&account);
+    }
+
+    /// The gate's process is gone: its uid and its socket may be given to another account.
+    fn released(&self, account: AccountId, listener: Arc<TcpListener>) {
+        let mut inner = self.lock();
+        if listener.local_addr().is_ok_and(|address| address == self.settings.guard) {
+            inner.spare = Some(listener);
+        }
+        // The account came back meanwhile: the uid is its own again.
+        if inner.running.contains_key(&account) {
+            return;
+        }
+        inner.places.remove(&account);
+        if let Err(error) = self.journal.write_own(RECORD, &inner.places) {
+            tracing::error!(error = %crate::chain(&error), "could not forget a gate");
+        }
+        let _ = fs::remove_dir(self.directory(account));
+    }
+
+    /// What the account's gate should know now.
+    fn state(&self, account: AccountId) -> ToGate {
+        let inner = self.lock();
+        let known = inner.running.get(&account).into_iter().flat_map(|running| running.agents.values());
+        ToGate::State {
+            installation: inner.installation.clone(),
+            account,
+            keys: inner.keys.clone(),
+            agents: known.map(|known| known.agent.clone()).collect(),
+        }
+    }
+
+    /// The agent's boundary, if it is this account's and has one. The outer `None`: it is not this account's.
+    fn boundary(&self, account: AccountId, agent: AgentId) -> Option<Option<Arc<Boundary>>> {
+        self.lock().running.get(&account)?.agents.get(&agent).map(|known| known.boundary.clone())
+    }
+
+    fn free_uid(&self, inner: &Inner) -> Result<u32, GateError> {
+        (self.settings.uid_first..self.settings.uid_first + GATE_UIDS)
+            .find(|uid| !inner.places.values().any(|place| place.uid == *uid))
+            .ok_or(GateError::NoUid)
+    }
+
+    /// The socket for one more gate: the port it had, else the guard's, else any that is free.
+    fn listener(&self, inner: &mut Inner, wanted: Option<u16>) -> Result<Arc<TcpListener>, GateError> {
+        let guard = self.settings.guard;
+        if wanted.is_none_or(|port| port == guard.port())
+            && let Some(spare) = inner.spare.take()
+        {
+            return Ok(spare);
+        }
+        let at = |port| listen(SocketAddr::new(guard.ip(), port)).map(Arc::new);
+        match wanted {
+            Some(port) if port != guard.port() => at(port).or_else(|_| at(0)),
+            _ => at(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, GateError> {
+    TcpListener::bind(address).map_err(|source| GateError::Listen { address, source })
+}
+
+fn make_directory(path: &Path, mode: u32, gid: Option<u32>) -> Result<(), GateError> {
+    let failed = |source| GateError::Directory { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    if gid.is_some() {
+        std::os::unix::fs::chown(path, None, gid).map_err(failed)?;
+    }
+    // Only when the group is right: before, the directory is root's alone.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
+}

@@ -1,0 +1,217 @@
+//! One gate's process: started confined, spoken to by lines of JSON, started again when it ends.
+//!
+//! What a gate says is hostile once it was taken over: lines are bounded, and an agent of another account is
+//! none of its business.
+
+use super::{Gates, Settings};
+use crate::backoff::Backoff;
+use command_fds::{CommandFdExt, FdMapping};
+use model::AccountId;
+use model::gate_api::{FromGate, ToGate};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Child;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+/// The longest line of a gate.
+const MAX_LINE: u64 = 64 << 10;
+/// Questions of a gate that are answered at once.
+const QUESTIONS: usize = 8;
+/// A gate that ran this long is started again at once.
+const STEADY: Duration = Duration::from_secs(10);
+/// What a gate may take to end after its socket was closed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Keeps the account's gate running until it is released.
+pub(super) async fn supervise(
+    gates: Arc<Gates>,
+    account: AccountId,
+    uid: u32,
+    listener: Arc<TcpListener>,
+    mut changes: watch::Receiver<u64>,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let started = Instant::now();
+        match start(&gates.settings, account, uid, &listener) {
+            Ok((child, stream)) => {
+                tracing::info!(%account, uid, pid = child.id(), "gate started");
+                match serve(&gates, account, child, stream, changes.clone()).await {
+                    Ended::Released => break,
+                    Ended::Died(how) => tracing::warn!(%account, how, "the gate ended; it is started again"),
+                }
+            }
+            Err(error) => tracing::error!(%account, %error, "the gate could not be started"),
+        }
+        if started.elapsed() >= STEADY {
+            backoff.reset();
+        }
+        // Closed: the account has no gate any more. A change alone does not cut the wait short.
+        let wait = tokio::time::sleep(backoff.delay());
+        let released = async { while changes.changed().await.is_ok() {} };
+        tokio::select! {
+            () = wait => {}
+            () = released => break,
+        }
+    }
+    tracing::info!(%account, "gate released");
+    gates.released(account, listener);
+}
+
+enum Ended {
+    Released,
+    Died(String),
+}
+
+/// Starts the process, confined: its own uid, no capability, and in sight nothing but libraries, itself and the
+/// directory of its account's sockets.
+fn start(
+    settings: &Settings,
+    account: AccountId,
+    uid: u32,
+    listener: &TcpListener,
+) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let sockets = settings.directory.join(account.base32());
+    let mut command = std::process::Command::new(&settings.jail);
+    command.arg("confine").args(["--uid", &uid.to_string(), "--gid", &uid.to_string(), "--net"]);
+    for library in ["/usr", "/lib", "/lib64"] {
+        if Path::new(library).exists() {
+            command.args(["--ro", library]);
+        }
+    }
+    command.arg("--ro").arg(&settings.program).arg("--ro").arg(&sockets);
+    command.args(["--keep-fds", "2", "--"]).arg(&settings.program);
+    command.arg("gate").arg("--sockets").arg(&sockets);
+    // Nothing of node's environment but how much to log.
+    command.env_clear();
+    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .fd_mappings(vec![
+            FdMapping { parent_fd: theirs.into(), child_fd: 3 },
+            FdMapping { parent_fd: listener.try_clone()?.into(), child_fd: 4 },
+        ])
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    Ok((child, UnixStream::from_std(ours)?))
+}
+
+async fn serve(
+    gates: &Arc<Gates>,
+    account: AccountId,
+    mut child: Child,
+    stream: UnixStream,
+    changes: watch::Receiver<u64>,
+) -> Ended {
+    let (reading, writing) = stream.into_split();
+    let (answers, queue) = mpsc::channel(QUESTIONS);
+    let mut writer = tokio::spawn(write(gates.clone(), account, writing, changes, queue));
+    let said = tokio::select! {
+        status = child.wait() => Some(match status {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }),
+        error = read(gates, account, reading, answers) => Some(error.to_string()),
+        released = &mut writer => match released {
+            Ok(Wrote::Released) => None,
+            _ => Some("it does not read".to_owned()),
+        },
+    };
+    // Both halves are closed now, or with this: a gate ends at end of file.
+    writer.abort();
+    let _ = writer.await;
+    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+    said.map_or(Ended::Released, Ended::Died)
+}
+
+enum Wrote {
+    Released,
+    Broken,
+}
+
+/// Sends the state at first and whenever it changed, and answers.
+async fn write(
+    gates: Arc<Gates>,
+    account: AccountId,
+    mut stream: OwnedWriteHalf,
+    mut changes: watch::Receiver<u64>,
+    mut answers: mpsc::Receiver<ToGate>,
+) -> Wrote {
+    let mut message = gates.state(account);
+    changes.mark_unchanged();
+    loop {
+        let Ok(mut line) = serde_json::to_vec(&message) else { return Wrote::Broken };
+        line.push(b'\n');
+        if stream.write_all(&line).await.is_err() {
+            return Wrote::Broken;
+        }
+        message = tokio::select! {
+            changed = changes.changed() => match changed {
+                Ok(()) => gates.state(account),
+                Err(_) => return Wrote::Released,
+            },
+            Some(answer) = answers.recv() => answer,
+        };
+    }
+}
+
+/// Reads what the gate says, until it says something wrong or nothing more.
+async fn read(
+    gates: &Arc<Gates>,
+    account: AccountId,
+    stream: OwnedReadHalf,
+    answers: mpsc::Sender<ToGate>,
+) -> io::Error {
+    let questions = Arc::new(Semaphore::new(QUESTIONS));
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut lines).take(MAX_LINE).read_until(b'\n', &mut line).await {
+            Err(error) => return error,
+            Ok(_) if line.last() != Some(&b'\n') => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+        }
+        match serde_json::from_slice(&line) {
+            Ok(FromGate::Ready) => tracing::debug!(%account, "gate serves"),
+            Ok(FromGate::Activity { agent }) => {
+                if gates.boundary(account, agent).is_some() {
+                    gates.reporter.touch(agent, OffsetDateTime::now_utc());
+                }
+            }
+            Ok(FromGate::StatsWanted { request, agent }) => {
+                // More questions at once than this: the gate waits, and so do those behind it.
+                let Ok(permit) = questions.clone().acquire_owned().await else { continue };
+                let boundary = gates.boundary(account, agent).flatten();
+                let answers = answers.clone();
+                tokio::spawn(async move {
+                    let stats = match boundary {
+                        Some(boundary) => tokio::task::spawn_blocking(move || boundary.stats()).await.ok(),
+                        None => None,
+                    };
+                    let _ = answers.send(ToGate::Stats { request, stats }).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => return io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}

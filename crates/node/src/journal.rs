@@ -1,0 +1,192 @@
+//! The journal: one JSON file per agent, and one for the node itself.
+//!
+//! A file is replaced in one step: written beside, synced, renamed, and the directory synced. So after a crash
+//! each file is whole, the old one or the new one; what is left beside is removed when the journal is opened.
+
+use crate::local::Local;
+use model::AgentId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Records beneath `DATA/node`.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    root: PathBuf,
+    agents: PathBuf,
+    /// Held for as long as the journal is open, so that two nodes never act on one state.
+    _lock: File,
+}
+
+/// Why the journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another node has it.
+    #[error("another node runs on {0}; stop it first, or give this one another `data` in node.toml")]
+    Locked(PathBuf),
+    /// A record is not one.
+    #[error("the record {path} cannot be read; move it away if its agent is gone: {source}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// The disk.
+    #[error("could not {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> JournalError + 'a {
+    move |source| JournalError::Io { action, path: path.to_owned(), source }
+}
+
+const TEMPORARY: &str = "new";
+
+impl Journal {
+    /// Opens the journal in the directory and makes it if need be. Only one process can have it open.
+    pub(crate) fn open(root: &Path) -> Result<Self, JournalError> {
+        let agents = root.join("agents");
+        for directory in [root, &agents] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(failed("make", directory))?;
+        }
+        let path = root.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+            match errno {
+                rustix::io::Errno::WOULDBLOCK => JournalError::Locked(root.to_owned()),
+                errno => failed("lock", &path)(errno.into()),
+            }
+        })?;
+        let journal = Self { root: root.to_owned(), agents, _lock: lock };
+        journal.remove_torn()?;
+        Ok(journal)
+    }
+
+    /// Every agent's record.
+    pub(crate) fn load(&self) -> Result<BTreeMap<AgentId, Local>, JournalError> {
+        let mut records = BTreeMap::new();
+        for path in list(&self.agents)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(agent) = name.strip_suffix(".json").and_then(|id| AgentId::from_base32(id).ok()) else {
+                tracing::warn!(path = %path.display(), "this file in the journal is not a record; left alone");
+                continue;
+            };
+            let record: Local = read(&path)?
+                .ok_or_else(|| failed("read", &path)(io::Error::from(io::ErrorKind::NotFound)))?;
+            if record.desired.spec.id != agent {
+                let error = <serde_json::Error as serde::de::Error>::custom("it is about another agent");
+                return Err(JournalError::Damaged { path, source: error });
+            }
+            records.insert(agent, record);
+        }
+        Ok(records)
+    }
+
+    /// Writes an agent's record. On disk when this returns.
+    pub(crate) fn save(&self, record: &Local) -> Result<(), JournalError> {
+        write(&self.agents, &format!("{}.json", record.desired.spec.id.base32()), record)
+    }
+
+    /// Removes an agent's record.
+    pub(crate) fn remove(&self, agent: AgentId) -> Result<(), JournalError> {
+        let path = self.agents.join(format!("{}.json", agent.base32()));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => sync(&self.agents),
+        }
+    }
+
+    /// Reads one of the node's own records.
+    pub(crate) fn read_own<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
+        read(&self.root.join(name))
+    }
+
+    /// Writes one of the node's own records.
+    pub(crate) fn write_own<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
+        write(&self.root, name, value)
+    }
+
+    /// Where the node's own files are.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn remove_torn(&self) -> Result<(), JournalError> {
+        for directory in [&self.root, &self.agents] {
+            for path in list(directory)? {
+                if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .map_err(failed("list", directory))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, JournalError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| JournalError::Damaged { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn write<T: Serialize>(directory: &Path, name: &str, value: &T) -> Result<(), JournalError> {
+    let path = directory.join(name);
+    let bytes = serde_json::to_vec(value).map_err(|error| failed("encode", &path)(error.into()))?;
+    replace(directory, name, &bytes)
+}
+
+/// Replaces a file in one step. It is readable by root alone.
+pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+    let path = directory.join(name);
+    let beside = directory.join(format!("{name}.{TEMPORARY}"));
+    let written = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&beside, &path));
+    if let Err(error) = written {
+        // A full disk: the old record stands, and nothing is left beside it.
+        let _ = fs::remove_file(&beside);
+        return Err(failed("write", &path)(error));
+    }
+    sync(directory)
+}
+
+fn sync(directory: &Path) -> Result<(), JournalError> {
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync", directory))
+}

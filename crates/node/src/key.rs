@@ -1,0 +1,118 @@
+//! The node's key pair: made at the first start, never leaves the machine, proves who calls.
+
+use crate::journal::{JournalError, replace};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use model::NodeId;
+use model::token::NodeAssertion;
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+/// An Ed25519 key pair, in `key.pem` as PKCS #8 (RFC 8410), readable by root alone.
+pub(crate) struct NodeKey {
+    public: String,
+    signing: EncodingKey,
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file is not a key.
+    #[error("{0} is not an Ed25519 private key; restore it, or enrol the node anew")]
+    Damaged(PathBuf),
+    /// The file cannot be read.
+    #[error("could not read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] JournalError),
+    /// The library refused.
+    #[error("could not make a key pair")]
+    Make,
+    /// The library refused.
+    #[error("could not sign")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+}
+
+const FILE: &str = "key.pem";
+const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const END: &str = "-----END PRIVATE KEY-----";
+
+/// How long an assertion is good for, in seconds. Control accepts a minute at most; clocks differ a little.
+const ASSERTION_LIFE: i64 = 50;
+
+impl NodeKey {
+    /// Reads the key in the directory, and makes it if there is none.
+    pub(crate) fn load_or_make(root: &Path) -> Result<Self, KeyError> {
+        let path = root.join(FILE);
+        let damaged = || KeyError::Damaged(path.clone());
+        let der = match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(pem) => decode(&pem).ok_or_else(damaged)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let document =
+                    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Make)?;
+                let der = Zeroizing::new(document.as_ref().to_vec());
+                replace(root, FILE, encode(&der).as_bytes())?;
+                der
+            }
+            Err(source) => return Err(KeyError::Read { path, source }),
+        };
+        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| damaged())?;
+        Ok(Self {
+            public: URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()),
+            signing: EncodingKey::from_ed_der(&der),
+        })
+    }
+
+    /// The public half, base64url without padding.
+    pub(crate) fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// A signed statement of who calls, good for one exchange.
+    pub(crate) fn assertion(
+        &self,
+        node: NodeId,
+        installation: &str,
+        now: OffsetDateTime,
+    ) -> Result<String, KeyError> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| KeyError::Make)?;
+        let issued = now.unix_timestamp();
+        let claims = NodeAssertion {
+            iss: node,
+            aud: installation.to_owned(),
+            jti: URL_SAFE_NO_PAD.encode(random),
+            iat: issued,
+            exp: issued + ASSERTION_LIFE,
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.signing).map_err(KeyError::Sign)
+    }
+}
+
+fn encode(der: &[u8]) -> Zeroizing<String> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut pem = Zeroizing::new(format!("{BEGIN}\n"));
+    for start in (0..body.len()).step_by(64) {
+        pem.push_str(&body[start..body.len().min(start + 64)]);
+        pem.push('\n');
+    }
+    pem.push_str(END);
+    pem.push('\n');
+    pem
+}
+
+fn decode(pem: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let body = pem.trim().strip_prefix(BEGIN)?.strip_suffix(END)?;
+    let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+    STANDARD.decode(body.as_bytes()).ok().map(Zeroizing::new)
+}

@@ -1,0 +1,253 @@
+//! The node: makes boundaries match what control wants, and says what it saw.
+//!
+//! It is root and small. It pulls desired state, plans purely, executes idempotently, journals before it acts,
+//! and supervises one gate per account. It never runs a command that control sent on the host, never opens a path
+//! that control named, and never takes an agent's absence from a list for an order. Agents outlive it.
+
+mod admin;
+mod backoff;
+mod config;
+mod control;
+mod fleet;
+mod gates;
+mod journal;
+mod key;
+mod lease;
+mod local;
+mod machine;
+mod plan;
+mod report;
+mod session;
+mod terminate;
+mod validate;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, ConfigError, Fault, Limits};
+pub use control::{CallError, EnrollError};
+pub use gates::GateError;
+pub use journal::JournalError;
+pub use key::KeyError;
+
+use crate::fleet::{Fleet, Shared};
+use crate::gates::Gates;
+use crate::journal::Journal;
+use crate::key::NodeKey;
+use crate::lease::Leases;
+use crate::report::Reporter;
+use crate::session::{ENROLLED, Session};
+use sandbox::Sandbox;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// Removed volumes can be had back for this long.
+const TRASH_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// How often the trash is looked at.
+const TRASH_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// Why a node could not start or go on. Agents are left as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is not usable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The machine cannot make boundaries.
+    #[error("this machine cannot make boundaries; `cofferdam doctor` says what is missing")]
+    Sandbox(#[from] sandbox::StartError),
+    /// The node's own records.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The node's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The gates' address.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// No place in an installation.
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
+    /// No HTTP client.
+    #[error("could not prepare calls to control")]
+    Http(#[source] reqwest::Error),
+    /// Something of the machine that is always there was not.
+    #[error("could not {action}")]
+    Machine {
+        /// What was attempted.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn machine(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Machine { action, source }
+}
+
+/// Runs the node until SIGTERM or SIGINT, which leave agents alone, or a `shutdown` on its admin socket, which
+/// ends them until a node runs again.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    config.validate()?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
+    let journal = Arc::new(Journal::open(&config.data.join("node"))?);
+    let key = NodeKey::load_or_make(journal.root())?;
+    let boot_id = machine::boot_id().map_err(machine("read the machine's boot id"))?;
+    let http = control::client().map_err(RunError::Http)?;
+    let program = std::env::current_exe().map_err(machine("find this executable"))?;
+    let jail = config.jail.clone().unwrap_or_else(|| program.with_file_name("cofferdam-jail"));
+
+    let directories = directories(&config, jail.clone());
+    let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
+    let records = journal.load()?;
+    let (leases, strangers) = take_stock(&config, &sandbox, &records);
+    let reporter = Arc::new(Reporter::default());
+    let settings = gates::Settings {
+        directory: config.run.join("gates"),
+        guard: config.guard,
+        uid_first: config.gate_uid_first,
+        jail,
+        program,
+    };
+    let (opened, told) = (journal.clone(), reporter.clone());
+    let gates = blocking("open the gates", move || Gates::open(settings, opened, told)).await??;
+    let standing: Option<control::Standing> = journal.read_own(ENROLLED)?;
+    if let Some(standing) = &standing {
+        gates.set_keys(&standing.installation, &standing.keys);
+    }
+
+    let mut kept = fleet::kept(&records);
+    kept.extend(&strangers);
+    let sweeper = sandbox.clone();
+    for line in blocking("sweep", move || sweeper.sweep(&kept)).await? {
+        tracing::info!(line, "swept");
+    }
+    let shared = Shared::new(
+        config.clone(),
+        sandbox.clone(),
+        journal.clone(),
+        leases,
+        gates.clone(),
+        reporter.clone(),
+        boot_id,
+        strangers,
+    );
+    let fleet = Arc::new(Fleet::adopt(shared, records).await);
+    let admin =
+        admin::Admin::listen(&config.run.join("node.sock")).map_err(machine("listen on node.sock"))?;
+    let (attempted, attempt) = oneshot::channel();
+    let session = Session {
+        journal,
+        gates,
+        reporter,
+        apply: Box::new({
+            let fleet = fleet.clone();
+            move |state| fleet.apply(state)
+        }),
+        http,
+        origin: config.control.clone(),
+        capacity: machine::capacity(config.slots),
+        attempted: Some(attempted),
+    };
+    tokio::spawn(async move {
+        if attempt.await.is_ok() {
+            machine::notify_ready();
+        }
+    });
+    let trash = tokio::spawn(empty_trash(sandbox));
+    let (shutdowns, mut shutdown) = mpsc::channel(1);
+    // Whatever ends this ends the session: from then on nothing that control says is acted on.
+    let ended = tokio::select! {
+        _ = terminated.recv() => Ok(None),
+        _ = interrupted.recv() => Ok(None),
+        Some(asked) = shutdown.recv() => Ok(Some(asked)),
+        () = admin.serve(fleet.clone(), shutdowns) => Ok(None),
+        ended = session.run(key, standing) => ended.map(|()| None),
+    };
+    trash.abort();
+    if let Some(asked) = ended? {
+        tracing::info!("shutting down: agents are ended, and start again with the next node");
+        fleet.park().await;
+        let _ = asked.parked.send(());
+        let _ = tokio::time::timeout(Duration::from_secs(5), asked.answered).await;
+    }
+    tracing::info!("node ends");
+    Ok(())
+}
+
+/// Who has which ids, and who lives that the journal does not know.
+fn take_stock(
+    config: &Config,
+    sandbox: &Sandbox,
+    records: &std::collections::BTreeMap<model::AgentId, local::Local>,
+) -> (Leases, BTreeSet<model::AgentId>) {
+    let mut leases = Leases::new(config.uid_first, config.uid_ranges, config.slots);
+    let strangers: BTreeSet<_> =
+        sandbox.living().into_iter().filter(|agent| !records.contains_key(agent)).collect();
+    let journaled = records.iter().filter_map(|(agent, record)| Some((*agent, record.lease?)));
+    let found = strangers.iter().filter_map(|agent| {
+        tracing::warn!(%agent, "it lives, and the journal does not know it; left alone until control says what it is");
+        Some((*agent, sandbox::UidRange { base: sandbox.find(*agent)?.base_uid }))
+    });
+    for (agent, range) in journaled.chain(found) {
+        if let Err(error) = leases.restore(agent, range) {
+            tracing::error!(%error, "two agents have the same user ids");
+        }
+    }
+    (leases, strangers)
+}
+
+fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
+    sandbox::Config {
+        run: config.run.clone(),
+        images: config.data.join("images"),
+        volumes: config.data.join("volumes"),
+        init_store: config.data.join("init"),
+        cgroup: config.cgroup.clone(),
+        jail,
+    }
+}
+
+async fn empty_trash(sandbox: Sandbox) {
+    let mut ticks = tokio::time::interval(TRASH_EVERY);
+    loop {
+        ticks.tick().await;
+        let sandbox = sandbox.clone();
+        let emptied = blocking("empty the trash", move || sandbox.empty_trash(TRASH_KEPT)).await;
+        for result in emptied.unwrap_or_default() {
+            match result {
+                Ok(volume) => tracing::info!(%volume, "deleted from the trash"),
+                Err(error) => tracing::error!(error = %chain(&error), "could not delete from the trash"),
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| machine(action)(io::Error::other(error)))
+}
+
+/// An error with all that caused it, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,195 @@
+//! What control is told: changes at once, the whole at the start, each until it was accepted.
+
+use crate::backoff::Backoff;
+use crate::control::{CallError, Caller};
+use model::AgentId;
+use model::node_api::{ObservedAgent, ObservedState};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// An agent's mere activity is reported at most this often.
+pub(crate) const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
+/// Agents in one report, so that a report stays small.
+const BATCH: usize = 50;
+
+/// Holds the newest state of each agent until control has it.
+#[derive(Debug, Default)]
+pub(crate) struct Reporter {
+    entries: Mutex<Entries>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    agents: BTreeMap<AgentId, Entry>,
+    orphans: Vec<AgentId>,
+    orphans_due: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: ObservedAgent,
+    due: bool,
+    /// Used since the last report.
+    touched: bool,
+    reported: Option<Instant>,
+}
+
+impl Reporter {
+    /// This is how the agent is now.
+    pub(crate) fn set(&self, mut state: ObservedAgent) {
+        let mut entries = self.lock();
+        match entries.agents.get_mut(&state.id) {
+            Some(entry) => {
+                state.last_activity = state.last_activity.max(entry.state.last_activity);
+                let same = ObservedAgent { last_activity: entry.state.last_activity, ..state.clone() };
+                entry.due |= same != entry.state;
+                entry.state = state;
+            }
+            None => {
+                let entry = Entry { due: true, touched: false, reported: None, state };
+                entries.agents.insert(entry.state.id, entry);
+            }
+        }
+        drop(entries);
+        self.wake.notify_one();
+    }
+
+    /// The agent's workspace API was used.
+    pub(crate) fn touch(&self, agent: AgentId, at: OffsetDateTime) {
+        if let Some(entry) = self.lock().agents.get_mut(&agent) {
+            entry.state.last_activity = entry.state.last_activity.max(Some(at));
+            entry.touched = true;
+        }
+        self.wake.notify_one();
+    }
+
+    /// When the agent was last used, as far as was seen.
+    pub(crate) fn last_activity(&self, agent: AgentId) -> Option<OffsetDateTime> {
+        self.lock().agents.get(&agent).and_then(|entry| entry.state.last_activity)
+    }
+
+    /// The agent is gone, and control knows.
+    pub(crate) fn forget(&self, agent: AgentId) {
+        self.lock().agents.remove(&agent);
+    }
+
+    /// These run here and control does not know them.
+    pub(crate) fn set_orphans(&self, orphans: Vec<AgentId>) {
+        let mut entries = self.lock();
+        if entries.orphans != orphans {
+            entries.orphans = orphans;
+            entries.orphans_due = true;
+            drop(entries);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Control may have forgotten something: everything is due again.
+    pub(crate) fn repeat_all(&self) {
+        let mut entries = self.lock();
+        entries.orphans_due = true;
+        entries.agents.values_mut().for_each(|entry| entry.due = true);
+        drop(entries);
+        self.wake.notify_one();
+    }
+
+    /// What is due now, or else when something will be.
+    pub(crate) fn take(&self, now: Instant) -> Due {
+        let mut entries = self.lock();
+        let mut report = ObservedState { agents: Vec::new(), orphans: entries.orphans.clone() };
+        let mut next: Option<Instant> = None;
+        for entry in entries.agents.values_mut() {
+            let quiet_until = entry.reported.map(|reported| reported + ACTIVITY_EVERY);
+            let activity_due = entry.touched && quiet_until.is_none_or(|until| until <= now);
+            if !entry.due && !activity_due {
+                if entry.touched {
+                    next = [next, quiet_until].into_iter().flatten().min();
+                }
+                continue;
+            }
+            if report.agents.len() == BATCH {
+                next = Some(now);
+                break;
+            }
+            (entry.due, entry.touched, entry.reported) = (false, false, Some(now));
+            report.agents.push(entry.state.clone());
+        }
+        if report.agents.is_empty() && !entries.orphans_due {
+            return Due::Later(next);
+        }
+        entries.orphans_due = false;
+        Due::Now(report)
+    }
+
+    /// A report was not accepted: what it said is due again, unless it changed meanwhile anyway.
+    pub(crate) fn give_back(&self, report: &ObservedState) {
+        let mut entries = self.lock();
+        entries.orphans_due = true;
+        for state in &report.agents {
+            if let Some(entry) = entries.agents.get_mut(&state.id) {
+                entry.due = true;
+            }
+        }
+    }
+
+    /// Sends what is due, for ever.
+    pub(crate) async fn run(&self, caller: &Caller) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        loop {
+            match self.take(Instant::now()) {
+                Due::Later(None) => self.wake.notified().await,
+                Due::Later(Some(at)) => {
+                    let _ = tokio::time::timeout_at(at, self.wake.notified()).await;
+                }
+                Due::Now(report) => match send(caller, &report).await {
+                    Ok(()) => backoff.reset(),
+                    Err(error) => {
+                        self.give_back(&report);
+                        tracing::debug!(error = %crate::chain(&error), "control did not take a report");
+                        tokio::time::sleep(backoff.delay()).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What a reporter has to send.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// This, now.
+    Now(ObservedState),
+    /// Nothing until then, or until something changes.
+    Later(Option<Instant>),
+}
+
+/// One agent's report that control refuses must not keep the others from it.
+async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> {
+    match caller.report(report).await {
+        Err(error) if error.is_refusal() && report.agents.len() > 1 => {}
+        other => return other.or_else(give_up),
+    }
+    for state in &report.agents {
+        let alone = ObservedState { agents: vec![state.clone()], orphans: report.orphans.clone() };
+        caller.report(&alone).await.or_else(give_up)?;
+    }
+    Ok(())
+}
+
+/// What control will never take is not sent again until it changes.
+fn give_up(error: CallError) -> Result<(), CallError> {
+    if !error.is_refusal() {
+        return Err(error);
+    }
+    tracing::error!(error = %crate::chain(&error), "control refuses a report");
+    Ok(())
+}

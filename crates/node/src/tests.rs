@@ -1,0 +1,37 @@
+//! Tests of the node without root and without a kernel: what needs those is in `testkit`.
+
+mod config;
+mod control;
+mod gates;
+mod journal;
+mod lease;
+mod plan;
+mod report;
+mod validate;
+
+use model::agent::{Level, RunAs};
+use model::node_api::DesiredAgent;
+use model::{AccountId, AgentId, AgentSpec, Desired, ImageId, Resources, VolumeId};
+
+fn spec() -> AgentSpec {
+    AgentSpec {
+        id: AgentId::new(),
+        name: "worker-1".parse().unwrap(),
+        account: AccountId::new(),
+        level: Level::Container,
+        image: ImageId::new(),
+        image_digest: "0a".repeat(32),
+        volume: VolumeId::new(),
+        run_as: RunAs::Agent,
+        main: None,
+        env: Default::default(),
+        resources: Resources::default(),
+        keep_scratch: false,
+        ttl: None,
+        idle_timeout: None,
+    }
+}
+
+fn wish(desired: Desired, generation: u64) -> DesiredAgent {
+    DesiredAgent { spec: spec(), desired, generation, token_epoch: 1 }
+}

@@ -1,0 +1,66 @@
+use crate::Config;
+
+fn keys(text: &str) -> Vec<String> {
+    match Config::from_toml(text) {
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            let said = error.to_string();
+            assert!(error.faults.iter().all(|fault| said.contains(&fault.key)), "{said}");
+            error.faults.into_iter().map(|fault| fault.key).collect()
+        }
+    }
+}
+
+#[test]
+fn nothing_is_needed() {
+    assert_eq!(Config::from_toml("").unwrap(), Config::default());
+    assert_eq!(Config::default().validate(), Ok(()));
+    let config = Config::from_toml("slots = 3\n[limits]\nmemory = \"2GiB\"").unwrap();
+    assert_eq!((config.slots, config.limits.memory.0, config.limits.cpus), (3, 2 << 30, 512.0));
+}
+
+#[test]
+fn every_fault_is_named_at_once() {
+    let text = r#"
+        control = "http://127.0.0.1:7700/v1"
+        guard = "here"
+        slot = 3
+        slots = -1
+        cgroup = "../system.slice"
+        [limits]
+        cpus = "many"
+        memory = "1 potato"
+        discs = 1
+    "#;
+    let mut named = keys(text);
+    named.sort_unstable();
+    // What is out of bounds shows when the types are right.
+    assert_eq!(named, ["guard", "limits.cpus", "limits.discs", "limits.memory", "slot", "slots"]);
+    let text = r#"
+        control = "http://127.0.0.1:7700/v1"
+        data = "relative"
+        run = "/run/../etc"
+        cgroup = "../system.slice"
+        uid_first = 1000
+        slots = 0
+        [limits]
+        cpus = nan
+        memory = 1
+    "#;
+    assert_eq!(
+        keys(text),
+        ["control", "data", "run", "cgroup", "uid_first", "slots", "limits.cpus", "limits.memory"]
+    );
+}
+
+#[test]
+fn ids_do_not_overlap_or_overflow() {
+    assert_eq!(keys("gate_uid_first = 1879048200"), ["gate_uid_first"]);
+    assert_eq!(keys("uid_first = 4294900000\nuid_ranges = 2\nslots = 2"), ["uid_ranges"]);
+    assert_eq!(keys("uid_ranges = 10"), ["slots"]);
+}
+
+#[test]
+fn text_that_is_not_toml() {
+    assert_eq!(keys("slots = "), ["node.toml"]);
+}

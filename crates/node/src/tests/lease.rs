@@ -1,0 +1,57 @@
+use crate::lease::{LeaseError, Leases};
+use model::AgentId;
+use proptest::prelude::*;
+use sandbox::UidRange;
+use std::collections::BTreeMap;
+
+const FIRST: u32 = 0x7000_0000;
+
+#[test]
+fn ranges_are_held_once_and_used_again() {
+    let mut leases = Leases::new(FIRST, 2, 2);
+    let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
+    assert_eq!(leases.take(a), Ok(UidRange { base: FIRST }));
+    assert_eq!(leases.take(a), Ok(UidRange { base: FIRST }), "asking again changes nothing");
+    assert_eq!(leases.take(b), Ok(UidRange { base: FIRST + 65_536 }));
+    assert_eq!(leases.take(c), Err(LeaseError::Full(2)));
+    leases.free(a);
+    assert_eq!(leases.take(c), Ok(UidRange { base: FIRST }));
+}
+
+#[test]
+fn restored_ranges_are_respected_wherever_they_lie() {
+    let mut leases = Leases::new(FIRST, 3, 10);
+    let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
+    // Made when `uid_first` was another: it covers the end of our first range and the start of our second.
+    let odd = UidRange { base: FIRST + 1000 };
+    assert_eq!(leases.restore(a, odd), Ok(()));
+    assert_eq!(leases.restore(a, odd), Ok(()), "restoring again changes nothing");
+    assert!(matches!(leases.restore(b, UidRange { base: FIRST }), Err(LeaseError::Twice { .. })));
+    assert_eq!(leases.take(b), Ok(UidRange { base: FIRST + 2 * 65_536 }));
+    assert_eq!(leases.take(c), Err(LeaseError::Exhausted(3)));
+}
+
+proptest! {
+    #[test]
+    fn no_id_is_ever_held_twice(moves in proptest::collection::vec((0usize..12, any::<bool>()), 0..200)) {
+        let agents: Vec<AgentId> = (0..12).map(|_| AgentId::new()).collect();
+        let mut leases = Leases::new(FIRST, 8, 10);
+        let mut held: BTreeMap<AgentId, UidRange> = BTreeMap::new();
+        for (index, take) in moves {
+            let agent = agents[index];
+            if take {
+                if let Ok(range) = leases.take(agent) {
+                    held.insert(agent, range);
+                } else {
+                    prop_assert!(held.len() >= 8);
+                }
+            } else {
+                leases.free(agent);
+                held.remove(&agent);
+            }
+            let mut bases: Vec<u32> = held.values().map(|range| range.base).collect();
+            bases.sort_unstable();
+            prop_assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= UidRange::COUNT));
+        }
+    }
+}

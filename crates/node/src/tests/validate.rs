@@ -1,0 +1,42 @@
+use super::spec;
+use crate::Limits;
+use crate::validate::check;
+use model::agent::Command;
+use model::{AgentSpec, ByteSize};
+
+fn refused(change: impl FnOnce(&mut AgentSpec), word: &str) {
+    let mut spec = spec();
+    change(&mut spec);
+    let detail = check(&spec, &Limits { memory: ByteSize(2 << 30), ..Limits::default() }).unwrap_err();
+    assert!(detail.contains(word), "{detail}");
+}
+
+fn main(argv: &[&str]) -> Option<Command> {
+    let argv = argv.iter().map(|&argument| argument.to_owned()).collect();
+    Some(Command { argv, env: Default::default(), cwd: None, user: None })
+}
+
+#[test]
+fn what_a_node_takes() {
+    assert_eq!(check(&spec(), &Limits::default()), Ok(()));
+}
+
+#[test]
+fn what_a_node_refuses() {
+    refused(|spec| spec.image_digest = "../../etc/shadow".into(), "digest");
+    refused(|spec| spec.image_digest = "0A".repeat(32), "digest");
+    refused(|spec| spec.resources.memory = ByteSize(4 << 30), "limits.memory");
+    refused(|spec| spec.resources.cpus = f64::NAN, "resources.cpus");
+    refused(|spec| spec.main = main(&[]), "program");
+    refused(|spec| spec.main = main(&["sh", "a\0b"]), "NUL");
+    refused(|spec| spec.main = main(&["sh", &"x".repeat(200 << 10)]), "more than");
+    refused(|spec| spec.main = main(&["x"; 5000]), "more than");
+    refused(|spec| spec.main = main(&["x".repeat(100 << 10).as_str(); 12]), "together");
+    refused(
+        |spec| {
+            spec.main = main(&["sh"]).map(|command| Command { cwd: Some("relative".into()), ..command });
+        },
+        "absolute",
+    );
+    refused(|spec| drop(spec.env.insert("A=B".into(), String::new())), "'='");
+}

@@ -1,0 +1,97 @@
+//! What a node accepts of a desired state. Control is trusted to say what should run, not to be right: a
+//! control that was taken over must not gain more on its nodes than agents within their owner's caps.
+
+use crate::config::Limits;
+use model::AgentSpec;
+use model::agent::Command;
+use std::collections::BTreeMap;
+
+/// One argument, value or path may have this many bytes: the kernel's own limit of a string of execve(2).
+const MAX_STRING: usize = 128 << 10;
+/// All arguments and environment together, well below the kernel's limit with an 8 MiB stack.
+const MAX_TOTAL: usize = 1 << 20;
+/// Arguments or variables.
+const MAX_ITEMS: usize = 4096;
+
+/// Why a spec is not acted on, in words for the agent's owner.
+pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
+    if !is_digest(&spec.image_digest) {
+        return Err("the image's digest is not 64 lowercase hexadecimal digits".into());
+    }
+    spec.resources.validate().map_err(|error| error.to_string())?;
+    let resources = &spec.resources;
+    let over = |what: &str, asked: String, cap: String| {
+        Err(format!(
+            "this node gives an agent at most {cap} {what}, and {asked} was asked for; lower the agent's {what}, or raise limits.{what} in node.toml"
+        ))
+    };
+    if resources.cpus > limits.cpus {
+        return over("cpus", resources.cpus.to_string(), limits.cpus.to_string());
+    }
+    if resources.memory > limits.memory {
+        return over("memory", resources.memory.to_string(), limits.memory.to_string());
+    }
+    if resources.pids > limits.pids {
+        return over("pids", resources.pids.to_string(), limits.pids.to_string());
+    }
+    if resources.disk > limits.disk {
+        return over("disk", resources.disk.to_string(), limits.disk.to_string());
+    }
+    let mut total = environment(&spec.env)?;
+    if let Some(main) = &spec.main {
+        total += command(main)?;
+    }
+    if total > MAX_TOTAL {
+        return Err(format!("arguments and environment have more than {MAX_TOTAL} bytes together"));
+    }
+    Ok(())
+}
+
+/// Whether a text is a lowercase SHA-256 in hexadecimal, and so safe as a file's name.
+pub(crate) fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn command(command: &Command) -> Result<usize, String> {
+    if command.argv.first().is_none_or(String::is_empty) {
+        return Err("the main process has no program".into());
+    }
+    if command.argv.len() > MAX_ITEMS {
+        return Err(format!("the main process has more than {MAX_ITEMS} arguments"));
+    }
+    let mut total = environment(&command.env)?;
+    for argument in &command.argv {
+        total += string("an argument of the main process", argument)?;
+    }
+    if let Some(cwd) = &command.cwd {
+        total += string("the working directory", cwd)?;
+        if !cwd.starts_with('/') {
+            return Err("the working directory is not an absolute path".into());
+        }
+    }
+    Ok(total)
+}
+
+fn environment(env: &BTreeMap<String, String>) -> Result<usize, String> {
+    if env.len() > MAX_ITEMS {
+        return Err(format!("the environment has more than {MAX_ITEMS} variables"));
+    }
+    let mut total = 0;
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err("a variable of the environment has no name, or one with '='".into());
+        }
+        total += string("the name of a variable", name)? + string("the value of a variable", value)?;
+    }
+    Ok(total)
+}
+
+fn string(what: &str, text: &str) -> Result<usize, String> {
+    if text.contains('\0') {
+        return Err(format!("{what} holds a NUL byte"));
+    }
+    if text.len() > MAX_STRING {
+        return Err(format!("{what} has more than {MAX_STRING} bytes"));
+    }
+    Ok(text.len() + 1)
+}

@@ -1,0 +1,321 @@
+//! One agent's worker: brings what is to what should be, one step at a time, and watches its boundary.
+
+mod steps;
+
+use crate::backoff::Backoff;
+use crate::fleet::Shared;
+use crate::journal::JournalError;
+use crate::local::{Local, Motion, Phase};
+use crate::plan::plan;
+use model::agent::Observed;
+use model::evidence::Evidence;
+use model::gate_api::{Condition, GateAgent};
+use model::node_api::{DesiredAgent, ObservedAgent};
+use model::{AgentId, Desired};
+use sandbox::Boundary;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Plans in a row. A life needs a handful; more means that a step claims to be done and is not.
+const MAX_ROUNDS: u32 = 50;
+
+/// What control says of the agent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) enum Seen {
+    /// Control was not heard since the node started.
+    #[default]
+    Nothing,
+    /// It is in the list.
+    Listed(Box<Wish>),
+    /// There was a list, without it.
+    Unlisted,
+}
+
+/// What control wants.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wish {
+    /// The agent, as it should be.
+    pub desired: DesiredAgent,
+    /// In which count of generations.
+    pub database_epoch: u64,
+}
+
+/// Why a step could not be done now. It is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Stuck {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("could not {what}: {detail}")]
+    Step { what: &'static str, detail: String },
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    agent: AgentId,
+    local: Option<Local>,
+    /// The record in memory is newer than the one on disk.
+    unsaved: bool,
+    boundary: Option<Held>,
+    /// Nobody looked yet whether the journaled boundary lives.
+    unadopted: bool,
+    evidence: Vec<Evidence>,
+    workspace_url: Option<String>,
+    seen: watch::Receiver<Seen>,
+    parking: mpsc::Receiver<oneshot::Sender<()>>,
+    parked: bool,
+    /// Steps that failed for good, so far.
+    failures: u64,
+    /// Only the tombstone is left.
+    buried: Arc<AtomicBool>,
+    /// The last refusal that was logged.
+    refused: Option<String>,
+}
+
+/// A live boundary and the descriptor that becomes readable when its init ends.
+struct Held {
+    boundary: Arc<Boundary>,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Held {
+    // `register_with_interest` asks its caller to keep the descriptor open: an `OwnedFd` that nobody takes out does.
+    #[allow(deprecated, reason = "its replacement is unsafe, which this crate has none of")]
+    fn new(boundary: Boundary) -> std::io::Result<Self> {
+        let pidfd = boundary.as_fd().try_clone_to_owned()?;
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Self { boundary: Arc::new(boundary), pidfd })
+    }
+
+    /// Returns when init has ended.
+    async fn exited(&self) {
+        if self.pidfd.readable().await.is_err() {
+            // Only when the runtime shuts down.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn has_exited(&self) -> bool {
+        let mut polled = [rustix::event::PollFd::new(self.pidfd.get_ref(), rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        agent: AgentId,
+        local: Option<Local>,
+        seen: watch::Receiver<Seen>,
+        parking: mpsc::Receiver<oneshot::Sender<()>>,
+    ) -> Self {
+        Self {
+            shared,
+            agent,
+            unadopted: local.as_ref().is_some_and(|local| matches!(local.phase, Phase::Live(_))),
+            local,
+            unsaved: false,
+            boundary: None,
+            evidence: Vec::new(),
+            workspace_url: None,
+            seen,
+            parking,
+            parked: false,
+            failures: 0,
+            buried: Arc::default(),
+            refused: None,
+        }
+    }
+
+    /// Set once only the tombstone is left.
+    pub(crate) fn buried(&self) -> Arc<AtomicBool> {
+        self.buried.clone()
+    }
+
+    /// Works until the agent is gone for good, or the node ends. `adopted` is told after the first look.
+    pub(crate) async fn run(mut self, adopted: Option<oneshot::Sender<()>>) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        if let Some(adopted) = adopted {
+            if let Err(error) = self.look().await {
+                tracing::error!(agent = %self.agent, %error, "not adopted yet");
+            }
+            let _ = adopted.send(());
+        }
+        loop {
+            let retry = match self.converge().await {
+                Ok(()) => {
+                    backoff.reset();
+                    None
+                }
+                Err(error) => {
+                    let delay = backoff.delay();
+                    tracing::error!(agent = %self.agent, %error, ?delay, "tried again later");
+                    Some(delay)
+                }
+            };
+            self.publish();
+            if retry.is_none() && self.is_forgotten() {
+                match self.forget() {
+                    Ok(()) => return,
+                    Err(error) => tracing::error!(agent = %self.agent, %error, "could not forget it"),
+                }
+            }
+            let again = async {
+                match retry {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let exited = async {
+                match &self.boundary {
+                    Some(held) => held.exited().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.seen.changed() => if changed.is_err() { return },
+                () = exited => {}
+                () = again => {}
+                Some(done) = self.parking.recv() => {
+                    self.park().await;
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Does steps until none is left. The plan is made anew whenever the world may have changed under it.
+    async fn converge(&mut self) -> Result<(), Stuck> {
+        let mut rounds = 0;
+        'planning: while !self.parked {
+            rounds += 1;
+            if rounds > MAX_ROUNDS {
+                return Err(Stuck::Step { what: "settle", detail: "its steps lead nowhere".to_owned() });
+            }
+            self.look().await?;
+            let Some(desired) = self.wish() else { break };
+            let steps = plan(&desired, self.local.as_ref());
+            if steps.is_empty() {
+                break;
+            }
+            for step in steps {
+                tracing::debug!(agent = %self.agent, generation = desired.generation, ?step, "step");
+                let failures = self.failures;
+                self.execute(step, &desired).await?;
+                let ended = self.boundary.as_ref().is_some_and(Held::has_exited);
+                if ended || self.failures != failures || self.seen.has_changed().unwrap_or(false) {
+                    continue 'planning;
+                }
+            }
+        }
+        self.save()
+    }
+
+    /// The wish to act on: control's newest, or when that may not be acted on the one that was.
+    fn wish(&mut self) -> Option<DesiredAgent> {
+        let seen = self.seen.borrow_and_update().clone();
+        let Some(local) = &mut self.local else {
+            return match seen {
+                Seen::Listed(wish) => Some(wish.desired),
+                Seen::Nothing | Seen::Unlisted => None,
+            };
+        };
+        let Seen::Listed(wish) = seen else { return Some(local.desired.clone()) };
+        if wish.database_epoch > local.database_epoch {
+            local.rebase(wish.database_epoch, &wish.desired);
+            self.unsaved = true;
+        }
+        match local.check(&wish.desired) {
+            Ok(()) => Some(wish.desired),
+            Err(refusal) => {
+                let refusal = refusal.to_string();
+                if self.refused.as_ref() != Some(&refusal) {
+                    tracing::warn!(agent = %self.agent, refusal, "control's wish is not acted on");
+                    self.refused = Some(refusal);
+                }
+                Some(local.desired.clone())
+            }
+        }
+    }
+
+    /// Writes the record, if it changed.
+    fn save(&mut self) -> Result<(), Stuck> {
+        if let Some(local) = self.local.as_mut().filter(|_| self.unsaved) {
+            local.last_activity = local.last_activity.max(self.shared.reporter.last_activity(self.agent));
+            self.shared.journal.save(local)?;
+            self.unsaved = false;
+        }
+        Ok(())
+    }
+
+    /// Tells the gate and control how it is.
+    fn publish(&mut self) {
+        let Some(local) = &self.local else { return };
+        let account = local.desired.spec.account;
+        self.buried.store(local.phase == Phase::Destroyed, Ordering::Relaxed);
+        if local.phase == Phase::Destroyed {
+            self.shared.gates.remove(account, self.agent);
+        } else {
+            match self.shared.gates.ensure(account) {
+                Ok(address) => {
+                    let condition = match local.phase {
+                        Phase::Live(Motion::Frozen) => Condition::Paused,
+                        Phase::Live(_) => Condition::Running,
+                        _ => Condition::Stopped,
+                    };
+                    let agent = GateAgent {
+                        id: self.agent,
+                        channel: channel(&address.directory, self.agent).display().to_string(),
+                        token_epoch: local.desired.token_epoch,
+                        condition,
+                    };
+                    self.workspace_url = Some(address.url);
+                    let boundary = self.boundary.as_ref().map(|held| held.boundary.clone());
+                    self.shared.gates.set(account, agent, boundary);
+                }
+                Err(error) => {
+                    tracing::error!(agent = %self.agent, error = %crate::chain(&error), "it has no gate");
+                }
+            }
+        }
+        let Some(observed) = local.observed() else { return };
+        let lives = matches!(observed, Observed::Running | Observed::Paused);
+        self.shared.reporter.set(ObservedAgent {
+            id: self.agent,
+            generation: local.desired.generation,
+            observed,
+            reason: local.reason.clone().filter(|_| !lives),
+            evidence: if lives { self.evidence.clone() } else { Vec::new() },
+            workspace_url: self.workspace_url.clone().filter(|_| observed != Observed::Destroyed),
+            last_activity: local.last_activity,
+        });
+    }
+
+    /// Whether only the tombstone is left, and control does not ask for it any more.
+    fn is_forgotten(&self) -> bool {
+        let buried = self.local.as_ref().is_none_or(|local| local.phase == Phase::Destroyed);
+        buried && *self.seen.borrow() == Seen::Unlisted
+    }
+
+    fn forget(&mut self) -> Result<(), Stuck> {
+        self.shared.journal.remove(self.agent)?;
+        self.shared.reporter.forget(self.agent);
+        self.shared.disclaim(self.agent);
+        Ok(())
+    }
+}
+
+/// Whether control wants the agent gone.
+fn is_condemned(seen: &Seen) -> bool {
+    matches!(seen, Seen::Listed(wish) if wish.desired.desired == Desired::Destroyed)
+}
+
+/// Where an agent's channel listens.
+fn channel(directory: &std::path::Path, agent: AgentId) -> std::path::PathBuf {
+    directory.join(format!("{}.sock", agent.base32()))
+}

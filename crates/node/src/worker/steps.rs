@@ -1,0 +1,429 @@
+//! The steps, done. Each may be done again after it was done, half done, or done by a node that died.
+//!
+//! The record is on disk before anything outside of it changes. What cannot be done uses its generation up
+//! (`failed`) when trying again would not help, and is tried again (`Stuck`) when it would.
+
+use super::{Held, Stuck, Worker, channel};
+use crate::fleet::lock;
+use crate::gates::GateError;
+use crate::local::{After, Local, Motion, Phase};
+use crate::plan::Step;
+use crate::{terminate, validate};
+use model::node_api::DesiredAgent;
+use model::{Desired, ExitReason};
+use sandbox::{Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, UidRange};
+use std::error::Error;
+use time::OffsetDateTime;
+
+/// Attempts at one launch when the zygote dies under it.
+const ATTEMPTS: usize = 3;
+
+impl Worker {
+    pub(super) async fn execute(&mut self, step: Step, desired: &DesiredAgent) -> Result<(), Stuck> {
+        match step {
+            Step::Accept => self.accept(desired),
+            Step::Admit => self.admit(),
+            Step::Lease => self.lease(),
+            Step::Volume => self.volume().await?,
+            Step::Launch => self.launch().await?,
+            Step::Recover => self.recover().await?,
+            Step::Freeze => self.set_motion(Motion::Frozen).await?,
+            Step::Thaw => self.set_motion(Motion::Running).await?,
+            Step::Terminate => self.terminate(After::Ended).await?,
+            Step::Kill => self.kill().await?,
+            Step::Clean => self.clean().await?,
+            Step::Settle => self.change(|local| {
+                local.phase = Phase::Ended;
+                local.reason = Some(ExitReason::Requested);
+            }),
+            Step::Trash => self.trash().await?,
+            Step::Bury => {
+                self.change(|local| {
+                    local.phase = Phase::Destroyed;
+                    local.reason = Some(ExitReason::Requested);
+                });
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the journaled boundary again, and takes note when its init has ended.
+    pub(super) async fn look(&mut self) -> Result<(), Stuck> {
+        let lives = matches!(self.local.as_ref().map(|local| local.phase), Some(Phase::Live(_)));
+        if self.unadopted || (lives && self.boundary.is_none()) {
+            self.adopt().await?;
+            self.unadopted = false;
+        }
+        let ended = self.boundary.take_if(|held| held.has_exited());
+        if let Some(held) = ended {
+            let boundary = held.boundary.clone();
+            let found = self.blocking("read the end", move |_| boundary.exit_reason()).await;
+            let reason = match found {
+                Ok(reason) => reason,
+                Err(error) => {
+                    self.boundary = Some(held);
+                    return Err(error);
+                }
+            };
+            tracing::info!(agent = %self.agent, %reason, "ended");
+            self.change(|local| local.ended(After::Ended, reason));
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    async fn adopt(&mut self) -> Result<(), Stuck> {
+        let Some(record) = self.local.as_ref().and_then(|local| local.boundary.clone()) else {
+            // A live phase without a record: find it as after a launch that was cut short.
+            self.change(|local| local.phase = Phase::Launching);
+            return Ok(());
+        };
+        let rebooted = record.boot_id != self.shared.boot_id;
+        let found = self
+            .blocking("adopt", move |sandbox| match sandbox.adopt(&record) {
+                Ok(Some(boundary)) => Ok(Ok(boundary)),
+                Ok(None) => Ok(Err(sandbox.remains(&record).exit_reason())),
+                Err(error) => Err(error),
+            })
+            .await?;
+        match found.map_err(|error| stuck("adopt it", &error))? {
+            Ok(boundary) => {
+                tracing::info!(agent = %self.agent, pid = boundary.record().pid, "adopted");
+                self.hold(boundary, Motion::Unknown).await?;
+            }
+            Err(reason) => {
+                let after = if rebooted { After::Parked } else { After::Ended };
+                tracing::info!(agent = %self.agent, %reason, ?after, "ended while no node ran");
+                self.change(|local| local.ended(after, reason));
+                self.save()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, desired: &DesiredAgent) {
+        let known = self.local.is_some();
+        if !known {
+            let epoch = match &*self.seen.borrow() {
+                super::Seen::Listed(wish) => wish.database_epoch,
+                super::Seen::Nothing | super::Seen::Unlisted => 0,
+            };
+            let mut local = Local::new(desired.clone(), epoch);
+            if self.shared.strangers.contains(&self.agent) {
+                // It lives, and the journal was lost: it is found again before anything else.
+                local.phase = Phase::Launching;
+                local.served = Some(desired.generation);
+            }
+            self.local = Some(local);
+        }
+        self.unsaved = true;
+        let agent = self.agent;
+        if let Some(local) = &mut self.local {
+            if known && local.desired.spec != desired.spec {
+                tracing::error!(%agent, "control changed what the agent is; it stays as it was first seen");
+            }
+            local.accept(desired);
+            self.shared.claim(local.desired.spec.volume, agent);
+        }
+    }
+
+    fn admit(&mut self) {
+        let Some(local) = &self.local else { return };
+        let spec = &local.desired.spec;
+        let fault = validate::check(spec, &self.shared.config.limits).err().or_else(|| {
+            let claimed = self.shared.claim(spec.volume, self.agent);
+            (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
+        });
+        match fault {
+            Some(detail) => self.fail(detail),
+            // Its gate comes up while the volume is made. When it does not, the launch says so.
+            None => drop(self.shared.gates.ensure(spec.account)),
+        }
+    }
+
+    fn lease(&mut self) {
+        let taken = lock(&self.shared.leases).take(self.agent);
+        match taken {
+            Ok(range) => self.change(|local| local.lease = Some(range)),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    async fn volume(&mut self) -> Result<(), Stuck> {
+        self.save()?;
+        let Some(local) = &self.local else { return Ok(()) };
+        let (volume, size) = (local.desired.spec.volume, local.desired.spec.resources.disk);
+        let made = self.heavy("make the volume", move |sandbox| sandbox.create_volume(volume, size)).await?;
+        if let Err(error) = made {
+            self.fail(crate::chain(&error));
+        }
+        Ok(())
+    }
+
+    async fn launch(&mut self) -> Result<(), Stuck> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let spec = local.desired.spec.clone();
+        let Some(lease) = local.lease else { return Ok(()) };
+        let address = match self.shared.gates.ensure(spec.account) {
+            Ok(address) => address,
+            Err(error @ (GateError::Journal(_) | GateError::Directory { .. })) => {
+                return Err(stuck("start its gate", &error));
+            }
+            Err(error) => {
+                self.fail(crate::chain(&error));
+                return Ok(());
+            }
+        };
+        self.change(Local::launching);
+        self.save()?;
+        let path = channel(&address.directory, self.agent);
+        let launched = self
+            .heavy("launch", move |sandbox| {
+                let mut attempts = 1;
+                loop {
+                    match sandbox.launch(&spec, lease, address.gid, &path) {
+                        Err(error) if error.is_transient() && attempts < ATTEMPTS => attempts += 1,
+                        result => return result,
+                    }
+                }
+            })
+            .await?;
+        match launched {
+            Ok(boundary) => {
+                tracing::info!(agent = %self.agent, pid = boundary.record().pid, "launched");
+                let now = OffsetDateTime::now_utc();
+                self.change(|local| local.last_activity = Some(now));
+                self.hold(boundary, Motion::Running).await
+            }
+            // It is there: left by a node whose journal was lost.
+            Err(LaunchError::AlreadyRunning { .. }) => self.recover().await,
+            Err(error) => {
+                let detail = crate::chain(&error);
+                tracing::warn!(agent = %self.agent, detail, "not launched");
+                self.fail(detail);
+                self.save()
+            }
+        }
+    }
+
+    /// A launch was cut short, or the journal was lost. What it made may live.
+    async fn recover(&mut self) -> Result<(), Stuck> {
+        let agent = self.agent;
+        let found = self
+            .blocking("recover", move |sandbox| {
+                let Some(record) = sandbox.find(agent) else { return Ok(None) };
+                Ok(Some(match sandbox.adopt(&record)? {
+                    Some(boundary) => Ok(boundary),
+                    None => Err((sandbox.remains(&record).exit_reason(), record)),
+                }))
+            })
+            .await?;
+        match found.map_err(|error: BoundaryError| stuck("recover it", &error))? {
+            Some(Ok(boundary)) => {
+                tracing::info!(%agent, pid = boundary.record().pid, "found after a launch that was cut short");
+                self.hold(boundary, Motion::Unknown).await
+            }
+            Some(Err((reason, record))) => {
+                // It ran and ended by itself: that was its one start. Else it never really ran.
+                let after =
+                    if matches!(reason, ExitReason::Lost { .. }) { After::Parked } else { After::Ended };
+                self.change(|local| {
+                    local.boundary = Some(record);
+                    local.ended(after, reason);
+                });
+                self.save()
+            }
+            None => {
+                let detail = "the node ended while it was being made".to_owned();
+                self.change(|local| local.ended(After::Parked, ExitReason::Lost { detail }));
+                self.save()
+            }
+        }
+    }
+
+    /// Takes a live boundary in hand, and looks at what is around it.
+    async fn hold(&mut self, boundary: Boundary, motion: Motion) -> Result<(), Stuck> {
+        let record = boundary.record().clone();
+        let held = Held::new(boundary).map_err(|error| stuck("watch it", &error))?;
+        let lease = UidRange { base: record.base_uid };
+        if let Err(error) = lock(&self.shared.leases).restore(self.agent, lease) {
+            tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
+        }
+        let boundary = held.boundary.clone();
+        self.boundary = Some(held);
+        self.change(|local| {
+            local.lease = Some(lease);
+            local.boundary = Some(record);
+            local.phase = Phase::Live(motion);
+            local.served = Some(local.desired.generation);
+            local.reason = None;
+        });
+        self.save()?;
+        self.evidence = self.blocking("inspect", move |_| boundary.inspect()).await?;
+        Ok(())
+    }
+
+    async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
+        let Some(held) = &self.boundary else { return Ok(()) };
+        let boundary = held.boundary.clone();
+        // Frozen is what is recorded last, and running first: a node that dies in between looks again anyway.
+        let done = self
+            .blocking("freeze or thaw", move |_| match motion {
+                Motion::Frozen => boundary.freeze(),
+                Motion::Running | Motion::Unknown => match boundary.thaw() {
+                    // What cannot be frozen is not frozen.
+                    Err(BoundaryError::NoFreezer) => Ok(()),
+                    thawed => thawed,
+                },
+            })
+            .await?;
+        done.map_err(|error| stuck("freeze or thaw it", &error))?;
+        self.change(|local| local.phase = Phase::Live(motion));
+        self.save()
+    }
+
+    /// Asks it to end, waits for the grace, then ends it.
+    async fn terminate(&mut self, after: After) -> Result<(), Stuck> {
+        let Some(held) = &self.boundary else { return Ok(()) };
+        let path = held.boundary.record().channel.clone();
+        let mut seen = self.seen.clone();
+        let condemned = async {
+            while seen.changed().await.is_ok() {
+                if super::is_condemned(&seen.borrow()) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = terminate::ask_and_wait(&path, held.exited()) => {}
+            // The grace is for work that somebody may still want.
+            () = condemned => {}
+        }
+        self.end(after).await
+    }
+
+    async fn kill(&mut self) -> Result<(), Stuck> {
+        self.end(After::Ended).await
+    }
+
+    async fn end(&mut self, after: After) -> Result<(), Stuck> {
+        let Some(held) = &self.boundary else { return Ok(()) };
+        let boundary = held.boundary.clone();
+        // The reason is asked for all the same: that collects init.
+        let killed = self.heavy("end it", move |_| boundary.kill().map(|()| boundary.exit_reason())).await?;
+        let reason = killed.map_err(|error| stuck("end it", &error))?;
+        tracing::info!(agent = %self.agent, %reason, "ended on request");
+        self.boundary = None;
+        self.change(|local| local.ended(after, ExitReason::Requested));
+        self.save()
+    }
+
+    /// Removes what is left, then frees the ids: first on disk, then for others to take.
+    async fn clean(&mut self) -> Result<(), Stuck> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let record = local.boundary.clone().unwrap_or_else(|| self.nameless(local));
+        let cleaned = self.heavy("clean up", move |sandbox| sandbox.remains(&record).cleanup()).await?;
+        cleaned.map_err(|error| stuck("clean up after it", &error))?;
+        self.evidence.clear();
+        self.change(Local::cleaned);
+        self.save()?;
+        lock(&self.shared.leases).free(self.agent);
+        Ok(())
+    }
+
+    /// The record of a boundary of which nothing is known but whose it is: enough to clean up by.
+    fn nameless(&self, local: &Local) -> BoundaryRecord {
+        let spec = &local.desired.spec;
+        let directory = self.shared.gates.directory(spec.account);
+        BoundaryRecord {
+            agent: self.agent,
+            pid: 0,
+            start_time: 0,
+            boot_id: self.shared.boot_id.clone(),
+            base_uid: local.lease.map_or(0, |lease| lease.base),
+            init_digest: String::new(),
+            image_digest: spec.image_digest.clone(),
+            volume: spec.volume,
+            channel: channel(&directory, self.agent),
+            landlock_abi: 0,
+        }
+    }
+
+    async fn trash(&mut self) -> Result<(), Stuck> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let volume = local.desired.spec.volume;
+        if !self.shared.claim(volume, self.agent) {
+            tracing::error!(agent = %self.agent, %volume, "its volume belongs to another agent; left alone");
+            return Ok(());
+        }
+        let trashed = self.heavy("trash the volume", move |sandbox| sandbox.trash_volume(volume)).await?;
+        trashed.map_err(|error| stuck("move its volume to the trash", &error))
+    }
+
+    /// Ends the boundary so that the next node starts it again.
+    pub(super) async fn park(&mut self) {
+        let lives = matches!(self.local.as_ref().map(|local| local.phase), Some(Phase::Live(_)));
+        let wanted = self
+            .local
+            .as_ref()
+            .is_some_and(|local| matches!(local.desired.desired, Desired::Running | Desired::Paused));
+        self.parked = true;
+        if !lives {
+            return;
+        }
+        let after = if wanted { After::Parked } else { After::Ended };
+        let ended = async {
+            self.look().await?;
+            if self.boundary.is_some() {
+                // A frozen process takes no signal.
+                self.set_motion(Motion::Running).await?;
+                self.terminate(after).await?;
+            }
+            self.clean().await
+        };
+        if let Err(error) = ended.await {
+            tracing::error!(agent = %self.agent, %error, "not ended cleanly; the next node sees to it");
+        }
+    }
+
+    /// What the agent's owner is told, and does not change by trying again.
+    fn fail(&mut self, detail: String) {
+        self.failures += 1;
+        self.change(|local| local.failed(ExitReason::Boundary { detail }));
+    }
+
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Local)) {
+        if let Some(local) = &mut self.local {
+            change(local);
+            self.unsaved = true;
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Sandbox) -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        let sandbox = self.shared.sandbox.clone();
+        tokio::task::spawn_blocking(move || work(&sandbox))
+            .await
+            .map_err(|error| Stuck::Step { what, detail: error.to_string() })
+    }
+
+    /// The same, but only so many at once.
+    async fn heavy<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Sandbox) -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        // Never closed.
+        let _permit = self.shared.permits.acquire().await;
+        self.blocking(what, work).await
+    }
+}
+
+fn stuck(what: &'static str, error: &dyn Error) -> Stuck {
+    Stuck::Step { what, detail: crate::chain(error) }
+}

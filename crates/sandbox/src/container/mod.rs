@@ -1,0 +1,120 @@
+//! Level 2: launching a boundary, taking it over, pausing, ending and clearing it away.
+
+mod boundary;
+mod launch;
+
+pub use boundary::Boundary;
+pub(crate) use launch::launch;
+
+use crate::error::{BoundaryError, StartError};
+use crate::files::{self, InitBinary};
+use crate::{Config, Shared, cgroup, procfs, volume, zygote};
+use model::{AgentId, VolumeId};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long freezing, thawing and ending may take. They take milliseconds, unless the disk hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Names below `RUN/agents/ID/`.
+const EXIT_RECORD: &str = "exit";
+const RECORD: &str = "boundary.json";
+
+/// What tells one boundary from every other: node journals it, and can take the boundary over with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundaryRecord {
+    /// Whose it is.
+    pub agent: AgentId,
+    /// Its init.
+    pub pid: u32,
+    /// When init started, in clock ticks since boot: with `boot_id` it tells init from a later process
+    /// with the same pid.
+    pub start_time: u64,
+    /// The boot of the machine it was launched in.
+    pub boot_id: String,
+    /// Root inside, as the host counts.
+    pub base_uid: u32,
+    /// SHA-256 of the init binary that it runs.
+    pub init_digest: String,
+    /// The image it runs from.
+    pub image_digest: String,
+    /// Its disk.
+    pub volume: VolumeId,
+    /// Where its channel listens.
+    pub channel: PathBuf,
+    /// The Landlock ABI in force around it; 0 = none.
+    pub landlock_abi: u32,
+}
+
+pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(StartError::NotRoot);
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if config.cgroup.is_empty() || config.cgroup.starts_with('.') || !config.cgroup.bytes().all(plain) {
+        return Err(StartError::CgroupName(config.cgroup));
+    }
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::Directory { path, source }
+    };
+    files::directory(&config.run, 0o711).map_err(failed(&config.run))?;
+    let agents = config.run.join("agents");
+    files::directory(&agents, 0o711).map_err(failed(&agents))?;
+    let volumes = volume::Store::open(&config.volumes).map_err(failed(&config.volumes))?;
+    let init = InitBinary::store(&config.jail, &config.init_store)
+        .map_err(|source| StartError::Init { path: config.jail.clone(), source })?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| StartError::Subreaper(error.into()))?;
+    let cgroups = cgroup::Tree::open(&config.cgroup)?;
+    // The stored copy: replacing the installed binary changes nothing for this node until it restarts.
+    let zygote = zygote::Keeper::start(&init.path, &config.images)?;
+    Ok(Shared { config, cgroups, volumes, zygote, init })
+}
+
+pub(crate) fn agent_dir(config: &Config, agent: AgentId) -> PathBuf {
+    config.run.join("agents").join(agent.base32())
+}
+
+pub(crate) fn remains(shared: &Shared, record: &BoundaryRecord) -> Boundary {
+    // A caller that is wrong about its being dead must not end it by clearing away.
+    let written = find(shared, record.agent);
+    let alive = [Some(record), written.as_ref()]
+        .into_iter()
+        .flatten()
+        .find_map(|candidate| adopt(shared, candidate).ok().flatten());
+    alive.unwrap_or_else(|| Boundary::new(shared, record.clone(), None))
+}
+
+pub(crate) fn find(shared: &Shared, agent: AgentId) -> Option<BoundaryRecord> {
+    let json = fs::read(agent_dir(&shared.config, agent).join(RECORD)).ok()?;
+    let record: BoundaryRecord = serde_json::from_slice(&json).ok()?;
+    (record.agent == agent).then_some(record)
+}
+
+pub(crate) fn adopt(shared: &Shared, record: &BoundaryRecord) -> Result<Option<Boundary>, BoundaryError> {
+    let failed = |what: &'static str| {
+        let agent = record.agent;
+        move |source| BoundaryError::Process { agent, what, source }
+    };
+    if procfs::boot_id().map_err(failed("find"))? != record.boot_id {
+        return Ok(None);
+    }
+    let Some(pid) = i32::try_from(record.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(error) => return Err(failed("open the init of")(error.into())),
+    };
+    // Read with the descriptor held: a pid that was given to another process meanwhile shows here.
+    let same = match procfs::process_start_time(record.pid) {
+        Ok(start_time) => start_time == record.start_time,
+        Err(_) => false,
+    };
+    let found = Boundary::new(shared, record.clone(), Some(pidfd));
+    Ok((same && found.is_alive()).then_some(found))
+}

@@ -1,0 +1,432 @@
+//! What this host can enforce, found out by trying it small, with the remedy for each gap.
+//!
+//! Everything that is made for a try is nameless or removed again: a namespace, a 64 MiB sparse filesystem, a
+//! tiny image, an empty cgroup. Version strings are not believed.
+
+use crate::cgroup::{Controller, Layout};
+use crate::host::loop_device::{self, Access};
+use crate::host::{mount, namespace};
+use crate::{Config, image};
+use rustix::mount::MountAttrFlags;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Whether a level can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// Without it there is no boundary of this level.
+    Required,
+    /// It adds something, or a later part needs it.
+    Optional,
+}
+
+/// One thing that a level is made of, as this host has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The level it is for.
+    pub level: u8,
+    /// What it is.
+    pub control: String,
+    /// Whether the level can do without.
+    pub need: Need,
+    /// Whether it is here and works.
+    pub ok: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What to type or to change, if it does not work.
+    pub remedy: Option<String>,
+}
+
+/// Whether boundaries of a level can be made here.
+pub fn passes(checks: &[Check], level: u8) -> bool {
+    checks.iter().all(|check| check.ok || check.level > level || check.need == Need::Optional)
+}
+
+/// What was seen, or what was seen and what helps.
+type Seen = Result<String, (String, String)>;
+
+const TOOLS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Any range will do for a try; it lies beyond what distributions hand out.
+const TRY_BASE: u32 = 0x6FFF_0000;
+
+const NEWER_KERNEL: &str = "run a kernel of 6.1 or newer (Debian 12 and later)";
+
+/// Tries everything. Takes a fraction of a second.
+pub fn checks(config: &Config) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut add = |level, need, control: &str, seen: Seen| {
+        let (ok, detail, remedy) = match seen {
+            Ok(detail) => (true, detail, None),
+            Err((detail, remedy)) => (false, detail, Some(remedy)),
+        };
+        checks.push(Check { level, control: control.to_owned(), need, ok, detail, remedy });
+    };
+    let root = rustix::process::geteuid().is_root();
+    let as_root = |seen: &dyn Fn() -> Seen| match root {
+        true => seen(),
+        false => {
+            Err(("not tried without root".to_owned(), "run it as root: sudo cofferdam doctor".to_owned()))
+        }
+    };
+    add(2, Need::Required, "root", as_root(&|| Ok("running as root".to_owned())));
+    add(2, Need::Required, "kernel", kernel());
+    add(2, Need::Required, "namespaces", namespaces());
+    let user = as_root(&user_namespace);
+    add(2, Need::Required, "user namespace", user);
+    for (tool, package, need) in [
+        ("mkfs.ext4", "e2fsprogs", Need::Required),
+        ("mkfs.erofs", "erofs-utils", Need::Required),
+        ("mmdebstrap", "mmdebstrap", Need::Optional),
+    ] {
+        add(2, need, tool, tool_there(tool, package));
+    }
+    add(2, Need::Required, "jail binary", jail_binary(&config.jail));
+    let workshop = Workshop::new();
+    let workshop = |seen: &dyn Fn(&Path) -> Seen| match &workshop {
+        Ok(workshop) => as_root(&|| seen(&workshop.0)),
+        Err(error) => {
+            Err((format!("cannot make a directory for trying: {error}"), "free space in /tmp".to_owned()))
+        }
+    };
+    add(2, Need::Required, "volumes (loop, ext4, idmapped)", workshop(&volume));
+    add(2, Need::Required, "images (EROFS, idmapped)", workshop(&erofs));
+    add(2, Need::Required, "overlayfs", workshop(&overlay));
+    add(2, Need::Required, "seccomp", seccomp());
+    add(2, Need::Optional, "Landlock", landlock());
+    let layout = Layout::detect();
+    for controller in Controller::ALL {
+        let seen = match &layout {
+            Ok(layout) => as_root(&|| cgroup_controller(layout, controller)),
+            Err(error) => Err((error.to_string(), "mount /proc".to_owned())),
+        };
+        add(2, Need::Required, &format!("cgroup {}", controller.name()), seen);
+    }
+    if let Ok(layout) = &layout {
+        add(2, Need::Required, "pause and kill (cgroup v2)", as_root(&|| freezer(layout)));
+    }
+    add(2, Need::Optional, "AppArmor", apparmor());
+    add(2, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));
+    add(2, Need::Optional, "disk space", disk_space(&config.volumes));
+    add(3, Need::Required, "KVM", kvm());
+    checks
+}
+
+fn gap<T>(detail: impl Into<String>, remedy: impl Into<String>) -> Result<T, (String, String)> {
+    Err((detail.into(), remedy.into()))
+}
+
+/// A directory for tries that is gone again afterwards.
+struct Workshop(PathBuf);
+
+impl Workshop {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("cofferdam-doctor-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).map(|()| Self(path))
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn kernel() -> Seen {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // The only version that is looked at: below it idmapped overlay layers are known to be missing, and the
+    // tries below cannot show every trap.
+    if version < (5, 19) {
+        return gap(format!("Linux {release}"), NEWER_KERNEL);
+    }
+    Ok(format!("Linux {release}"))
+}
+
+fn namespaces() -> Seen {
+    let missing: Vec<&str> = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"]
+        .into_iter()
+        .filter(|kind| !Path::new("/proc/self/ns").join(kind).exists())
+        .collect();
+    match missing.is_empty() {
+        true => Ok("user, pid, mnt, net, ipc, uts, cgroup".to_owned()),
+        false => gap(format!("the kernel lacks {}", missing.join(", ")), NEWER_KERNEL),
+    }
+}
+
+fn user_namespace() -> Seen {
+    let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    match namespace::make_user_namespace(TRY_BASE) {
+        Ok(_) => Ok("made one, with a range of 65536 ids".to_owned()),
+        Err(error) if limit.trim() == "0" => {
+            gap(format!("cannot make one: {error}"), "sysctl -w user.max_user_namespaces=15000")
+        }
+        Err(error) => gap(format!("cannot make one: {error}"), NEWER_KERNEL),
+    }
+}
+
+/// Where a tool is.
+fn tool(name: &str) -> Option<PathBuf> {
+    TOOLS.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+fn tool_there(name: &str, package: &str) -> Seen {
+    match tool(name) {
+        Some(path) => Ok(path.display().to_string()),
+        None => gap(format!("{name} is not installed"), format!("apt-get install {package}")),
+    }
+}
+
+fn jail_binary(path: &Path) -> Seen {
+    match path.is_file() {
+        true => Ok(path.display().to_string()),
+        false => gap(format!("{} is missing", path.display()), "cargo xtask build"),
+    }
+}
+
+fn run(program: &str, package: &str, args: &[&std::ffi::OsStr]) -> Result<(), (String, String)> {
+    let remedy = || format!("apt-get install {package}");
+    let Some(path) = tool(program) else { return gap(format!("{program} is not installed"), remedy()) };
+    match Command::new(path).args(args).env_clear().env("PATH", TOOLS).stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => gap(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()), remedy()),
+        Err(error) => gap(format!("{program}: {error}"), remedy()),
+    }
+}
+
+/// A 64 MiB volume, mounted at no place.
+fn try_volume(dir: &Path) -> Result<OwnedFd, (String, String)> {
+    let path = dir.join("volume.ext4");
+    let file = File::create_new(&path)
+        .and_then(|_| OpenOptions::new().read(true).write(true).open(&path))
+        .and_then(|file| file.set_len(crate::MINIMUM_VOLUME.0).map(|()| file))
+        .map_err(|error| {
+            (format!("cannot write {}: {error}", path.display()), "free space in /tmp".to_owned())
+        })?;
+    let flags = ["-q", "-F", "-O", "encrypt", "-E", "lazy_itable_init=1,lazy_journal_init=1"];
+    let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(std::ffi::OsStr::new).collect();
+    args.push(path.as_os_str());
+    run("mkfs.ext4", "e2fsprogs", &args)?;
+    let device = loop_device::attach(file.as_fd(), Access::ReadWrite).map_err(|error| {
+        (
+            format!("cannot attach a loop device: {error}"),
+            "modprobe loop; in a container, pass /dev/loop-control".into(),
+        )
+    })?;
+    let source = format!("/proc/self/fd/{}", device.fd().as_raw_fd());
+    mount::detached("ext4", &source, &[("noinit_itable", "")], MountAttrFlags::MOUNT_ATTR_NODEV)
+        .map_err(|error| (format!("{error}: {}", error.source), "modprobe ext4".to_owned()))
+}
+
+fn try_idmap(mount: &OwnedFd, what: &str) -> Result<(), (String, String)> {
+    let user = namespace::make_user_namespace(TRY_BASE)
+        .map_err(|error| (format!("no user namespace to map to: {error}"), NEWER_KERNEL.to_owned()))?;
+    mount::idmap(mount.as_fd(), user.as_fd())
+        .map_err(|error| (format!("{what} mounts cannot be idmapped: {error}"), NEWER_KERNEL.to_owned()))
+}
+
+fn volume(dir: &Path) -> Seen {
+    let mount = try_volume(dir)?;
+    try_idmap(&mount, "ext4")?;
+    Ok("mounted a 64 MiB ext4 over a loop device, idmapped".to_owned())
+}
+
+fn erofs(dir: &Path) -> Seen {
+    let (tree, path) = (dir.join("tree"), dir.join("image.erofs"));
+    fs::create_dir(&tree).and_then(|()| fs::write(tree.join("file"), "try")).map_err(|error| {
+        (format!("cannot write {}: {error}", tree.display()), "free space in /tmp".to_owned())
+    })?;
+    run("mkfs.erofs", "erofs-utils", &["--quiet".as_ref(), path.as_os_str(), tree.as_os_str()])
+        .or_else(|_| run("mkfs.erofs", "erofs-utils", &[path.as_os_str(), tree.as_os_str()]))?;
+    let remedy = || "modprobe erofs, or run a kernel with CONFIG_EROFS_FS".to_owned();
+    let file = File::open(&path).map_err(|error| (error.to_string(), remedy()))?;
+    let (mount, how) = image::mount_file(&file, "try").map_err(|error| (format!("{error}"), remedy()))?;
+    try_idmap(&mount, "EROFS")?;
+    Ok(format!("mounted an EROFS image {how}, idmapped"))
+}
+
+fn overlay(dir: &Path) -> Seen {
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| dir.join("overlay").join(name));
+    for path in [&lower, &upper, &work] {
+        fs::create_dir_all(path).map_err(|error| (error.to_string(), "free space in /tmp".to_owned()))?;
+    }
+    let text = |path: &Path| path.display().to_string();
+    let (lower, upper, work) = (text(&lower), text(&upper), text(&work));
+    let options = [
+        ("lowerdir", lower.as_str()),
+        ("upperdir", upper.as_str()),
+        ("workdir", work.as_str()),
+        ("redirect_dir", "on"),
+        ("metacopy", "on"),
+    ];
+    let mount =
+        mount::detached("overlay", "overlay", &options, MountAttrFlags::empty()).map_err(|error| {
+            let remedy =
+                "modprobe overlay; if /tmp is itself an overlay, set TMPDIR to a directory on a disk";
+            (format!("{error}: {}", error.source), remedy.to_owned())
+        })?;
+    match rustix::fs::fstatvfs(&mount) {
+        Ok(stat) if !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => {
+            Ok("mounted one, writable, with redirect_dir and metacopy".to_owned())
+        }
+        Ok(_) => gap("an overlay came up read-only", "set TMPDIR to a directory on ext4 or XFS"),
+        Err(error) => gap(format!("cannot read an overlay: {error}"), NEWER_KERNEL),
+    }
+}
+
+fn seccomp() -> Seen {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    match actions.split_whitespace().any(|action| action == "errno") {
+        true => Ok(format!("filters, with the actions {}", actions.trim())),
+        false => gap("the kernel has no seccomp filters", "run a kernel with CONFIG_SECCOMP_FILTER"),
+    }
+}
+
+fn landlock() -> Seen {
+    match jail::landlock::abi() {
+        abi @ 1.. => Ok(format!("ABI {abi}")),
+        0 => gap(
+            "the kernel has none, or it is switched off",
+            "add landlock to the kernel's lsm= parameter, or run a kernel with CONFIG_SECURITY_LANDLOCK",
+        ),
+    }
+}
+
+/// A directory in a hierarchy, made for a try.
+fn try_cgroup<T>(mount: &Path, look: impl FnOnce(&Path) -> T) -> io::Result<T> {
+    let path = mount.join(format!("cofferdam-doctor-{}", std::process::id()));
+    fs::create_dir(&path)?;
+    let seen = look(&path);
+    fs::remove_dir(&path)?;
+    Ok(seen)
+}
+
+fn cgroup_controller(layout: &Layout, controller: Controller) -> Seen {
+    let name = controller.name();
+    let Some((hierarchy, v2)) = layout.home(controller) else {
+        let remedy = match controller {
+            Controller::Memory => {
+                "start the kernel with cgroup_enable=memory, and mount cgroup v2 at /sys/fs/cgroup"
+            }
+            _ => "mount cgroup v2: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        };
+        return gap(format!("no {name} controller (cgroups: {})", layout.mode()), remedy);
+    };
+    let limit = match (controller, v2) {
+        (Controller::Memory, true) => "memory.max",
+        (Controller::Memory, false) => "memory.kmem.tcp.limit_in_bytes",
+        (Controller::Cpu, true) => "cpu.max",
+        (Controller::Cpu, false) => "cpu.cfs_quota_us",
+        (Controller::Pids, _) => "pids.max",
+    };
+    let version = if v2 { "v2" } else { "v1" };
+    let where_ = format!("{version} at {}, cgroups: {}", hierarchy.mount.display(), layout.mode());
+    if v2 {
+        // Its file shows in children only once it is handed down, which `up` does.
+        let enabled = fs::read_to_string(hierarchy.mount.join("cgroup.subtree_control")).unwrap_or_default();
+        if !enabled.split_whitespace().any(|found| found == name) {
+            return match try_cgroup(&hierarchy.mount, |_| ()) {
+                Ok(()) => Ok(format!("{where_}, to be enabled")),
+                Err(error) => {
+                    gap(format!("{where_}: {error}"), "run it outside of a container, or with Delegate=yes")
+                }
+            };
+        }
+    }
+    match try_cgroup(&hierarchy.mount, |path| path.join(limit).exists()) {
+        Ok(true) => Ok(where_),
+        Ok(false) => {
+            gap(format!("{where_}: {limit} is missing"), "use cgroup v2 (systemd.unified_cgroup_hierarchy=1)")
+        }
+        Err(error) => gap(format!("{where_}: {error}"), "remount the cgroup hierarchy writable"),
+    }
+}
+
+fn freezer(layout: &Layout) -> Seen {
+    let remedy = "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified (a kernel of 5.14 or newer)";
+    let Some(unified) = &layout.unified else { return gap("no cgroup v2 hierarchy", remedy) };
+    let look = |path: &Path| path.join("cgroup.freeze").exists() && path.join("cgroup.kill").exists();
+    match try_cgroup(&unified.mount, look) {
+        Ok(true) => Ok(format!("cgroup.freeze and cgroup.kill at {}", unified.mount.display())),
+        Ok(false) => gap("cgroup.freeze or cgroup.kill is missing", remedy),
+        Err(error) => gap(format!("cannot make a cgroup: {error}"), remedy),
+    }
+}
+
+fn apparmor() -> Seen {
+    match fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
+        Ok(enabled) if enabled.trim() == "Y" => Ok("enabled".to_owned()),
+        _ => gap(
+            "absent; boundaries do without it",
+            "nothing needs it; to have it, start the kernel with apparmor=1 security=apparmor",
+        ),
+    }
+}
+
+/// The rules of the dry network, loaded into a network namespace that goes with the process.
+fn nftables() -> Seen {
+    let Some(nft) = tool("nft") else {
+        return gap("nft is not installed; agents reach nothing either way", "apt-get install nftables");
+    };
+    let Some(unshare) = tool("unshare") else {
+        return gap("unshare is not installed", "apt-get install util-linux");
+    };
+    let rules = "table inet dry {\nchain pre {\ntype filter hook prerouting priority mangle\n\
+                 meta l4proto tcp tproxy to :15001\n}\n}\n";
+    let child = Command::new(unshare)
+        .arg("--net")
+        .arg(nft)
+        .args(["-f", "-"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let output = child.and_then(|mut child| {
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(rules.as_bytes())?;
+        }
+        child.wait_with_output()
+    });
+    let remedy = "modprobe nft_tproxy; or run a kernel with CONFIG_NFT_TPROXY";
+    match output {
+        Ok(output) if output.status.success() => {
+            Ok("loaded a TPROXY rule in a namespace of its own".to_owned())
+        }
+        Ok(output) => gap(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "), remedy),
+        Err(error) => gap(error.to_string(), remedy),
+    }
+}
+
+fn disk_space(volumes: &Path) -> Seen {
+    let there = volumes.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(there) {
+        Ok(stat) => {
+            let free = stat.f_bavail * stat.f_frsize;
+            let detail = format!("{} MiB free below {}", free >> 20, there.display());
+            match free >= 2 << 30 {
+                true => Ok(detail),
+                false => gap(detail, "free at least 2 GiB, or move the data elsewhere (COFFERDAM_DATA)"),
+            }
+        }
+        Err(error) => gap(error.to_string(), "check the disk"),
+    }
+}
+
+fn kvm() -> Seen {
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok("/dev/kvm opens; whether a guest boots on it shows only by booting one".to_owned()),
+        Err(error) => gap(
+            format!("cannot open /dev/kvm: {error}"),
+            "enable virtualisation in the firmware (or nested virtualisation), then modprobe kvm_intel or kvm_amd",
+        ),
+    }
+}

@@ -1,0 +1,81 @@
+//! Who a namespace belongs to (ioctl_ns(2)), and a user namespace made for the proof that one can be.
+
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const NS_GET_USERNS: Opcode = 0xB701;
+const NS_GET_OWNER_UID: Opcode = 0xB704;
+
+/// `NS_GET_USERNS` answers with a new descriptor as its return value.
+struct GetUserNamespace;
+
+// SAFETY: the request takes no argument and writes nothing; its result is a descriptor that we own.
+unsafe impl Ioctl for GetUserNamespace {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        NS_GET_USERNS
+    }
+
+    fn as_ptr(&mut self) -> *mut libc::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut libc::c_void) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: the kernel made the descriptor for this call alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(output) })
+    }
+}
+
+/// The user namespace that owns a namespace.
+pub(crate) fn owner(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request is defined for namespace files and fails with ENOTTY on any other.
+    unsafe { ioctl(namespace, GetUserNamespace) }.map_err(io::Error::from)
+}
+
+/// The uid that made a user namespace.
+pub(crate) fn owner_uid(namespace: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: the request writes one uid_t.
+    let getter = unsafe { rustix::ioctl::Getter::<NS_GET_OWNER_UID, u32>::new() };
+    // SAFETY: as for `owner`.
+    unsafe { ioctl(namespace, getter) }.map_err(io::Error::from)
+}
+
+/// Makes a user namespace whose ids 0–65535 are `base`… of ours, and ends the process that made it.
+pub(crate) fn make_user_namespace(base: u32) -> io::Result<OwnedFd> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is a fork: the child has a copy of this thread alone, on a copy of its
+    // stack. It makes nothing but raw system calls on descriptors that it holds, and ends with _exit, so no
+    // lock or allocator that another thread held at the fork is touched.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match child {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            let mut byte = 0u8;
+            // SAFETY: see above; the buffer is one byte on this stack. The read ends when the parent closes.
+            unsafe {
+                libc::close(write.as_raw_fd());
+                libc::read(read.as_raw_fd(), (&raw mut byte).cast(), 1);
+                libc::_exit(0)
+            }
+        }
+        _ => {}
+    }
+    let proc = format!("/proc/{child}");
+    let map = format!("0 {base} {}\n", crate::UidRange::COUNT);
+    let made = File::open(format!("{proc}/ns/user")).and_then(|namespace| {
+        std::fs::write(format!("{proc}/uid_map"), &map)?;
+        std::fs::write(format!("{proc}/gid_map"), &map)?;
+        Ok(OwnedFd::from(namespace))
+    });
+    drop(write);
+    let pid = rustix::process::Pid::from_raw(child as i32);
+    while let Err(rustix::io::Errno::INTR) =
+        rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())
+    {}
+    made
+}

@@ -1,0 +1,224 @@
+//! Evidence: what the kernel says of a running init. Reads `/proc` and asks namespaces who owns them; starts
+//! no process, enters no namespace, resolves no path inside the agent.
+
+use crate::cgroup::{Controller, Group};
+use crate::container::BoundaryRecord;
+use crate::host::namespace;
+use crate::{UidRange, procfs};
+use jail::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES};
+use model::evidence::{Control, Evidence};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Observed with a line on how, or missing with a line on why.
+type Finding = Result<String, String>;
+
+/// What a filesystem holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Disk {
+    pub(crate) used: u64,
+    pub(crate) size: u64,
+}
+
+/// The agent's disk. Its root is an overlay that answers with its upper layer's filesystem, the volume; no
+/// name inside is resolved for it.
+pub(crate) fn disk(pid: u32) -> Option<Disk> {
+    let stat = rustix::fs::statvfs(format!("/proc/{pid}/root")).ok()?;
+    let (size, free) = (stat.f_blocks * stat.f_frsize, stat.f_bfree * stat.f_frsize);
+    Some(Disk { used: size.saturating_sub(free), size })
+}
+
+pub(crate) fn inspect(
+    record: &BoundaryRecord,
+    group: &Group,
+    volume: &Path,
+    is_alive: impl Fn() -> bool,
+) -> Vec<Evidence> {
+    let pid = record.pid;
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{file}"))
+            .map_err(|error| format!("cannot read {file}: {error}"))
+    };
+    let status = read("status");
+    let membership = read("cgroup");
+    let limit =
+        |controller| group.observed_limit(controller, membership.as_deref().map_err(|why| why.clone())?);
+    let word = |key: &str| {
+        let status = status.as_deref().map_err(|why| why.clone())?;
+        procfs::status_value(status, key).map(str::to_owned).ok_or(format!("{key} is not in status"))
+    };
+    let find = |control| match control {
+        Control::UserNamespace => user_namespace(record),
+        Control::PidNamespace => host_owned(pid, "pid"),
+        Control::MountNamespace => host_owned(pid, "mnt"),
+        Control::NetworkNamespace => network_namespace(pid, &read("net/dev")?),
+        Control::IpcNamespace => host_owned(pid, "ipc"),
+        Control::UtsNamespace => host_owned(pid, "uts"),
+        Control::CgroupNamespace => host_owned(pid, "cgroup"),
+        Control::NoNewPrivs => expect("NoNewPrivs", &word("NoNewPrivs")?, "1"),
+        Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
+        Control::Capabilities => capabilities(&word("CapBnd")?),
+        Control::RootFilesystem => {
+            let host = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+            root_filesystem(&read("mountinfo")?, &host)
+        }
+        Control::MemoryLimit => limit(Controller::Memory),
+        Control::CpuLimit => limit(Controller::Cpu),
+        Control::PidsLimit => limit(Controller::Pids),
+        Control::DiskLimit => disk_limit(pid, volume),
+    };
+    let mut evidence: Vec<Evidence> = Control::CONTAINER
+        .into_iter()
+        .map(|control| match find(control) {
+            Ok(detail) => Evidence { control, observed: true, detail },
+            Err(detail) => Evidence { control, observed: false, detail },
+        })
+        .collect();
+    // Asked last: the pid named this very init the whole time, or nothing above counts.
+    if !is_alive() {
+        for found in &mut evidence {
+            *found = Evidence { control: found.control, observed: false, detail: "init is gone".to_owned() };
+        }
+    }
+    evidence
+}
+
+fn expect(key: &str, is: &str, wanted: &str) -> Finding {
+    if is == wanted { Ok(format!("{key} {is}")) } else { Err(format!("{key} is {is}, not {wanted}")) }
+}
+
+/// A namespace file of a process, or of ours for pid `None`.
+fn open_namespace(pid: Option<u32>, kind: &str) -> Result<File, String> {
+    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    File::open(format!("/proc/{process}/ns/{kind}"))
+        .map_err(|error| format!("cannot open the {kind} namespace: {error}"))
+}
+
+/// What tells namespaces apart (namespaces(7)).
+fn identity(namespace: &File) -> Result<(u64, u64), String> {
+    namespace.metadata().map(|found| (found.dev(), found.ino())).map_err(|error| error.to_string())
+}
+
+/// The process's namespace, when it is not ours.
+fn own_namespace(pid: u32, kind: &str) -> Result<(File, u64), String> {
+    let namespace = open_namespace(Some(pid), kind)?;
+    let is = identity(&namespace)?;
+    if is == identity(&open_namespace(None, kind)?)? {
+        return Err(format!("it is in the host's {kind} namespace"));
+    }
+    Ok((namespace, is.1))
+}
+
+fn host_owned(pid: u32, kind: &str) -> Finding {
+    let (namespace, inode) = own_namespace(pid, kind)?;
+    let owner = namespace::owner(namespace.as_fd())
+        .map_err(|error| format!("cannot tell who owns {kind}:[{inode}]: {error}"))?;
+    if identity(&File::from(owner))? != identity(&open_namespace(None, "user")?)? {
+        return Err(format!("{kind}:[{inode}] is not owned by the host"));
+    }
+    Ok(format!("{kind}:[{inode}], owned by the host"))
+}
+
+fn user_namespace(record: &BoundaryRecord) -> Finding {
+    let (namespace, inode) = own_namespace(record.pid, "user")?;
+    let wanted = ["0".to_owned(), record.base_uid.to_string(), UidRange::COUNT.to_string()];
+    for map in ["uid_map", "gid_map"] {
+        let text = fs::read_to_string(format!("/proc/{}/{map}", record.pid))
+            .map_err(|error| format!("cannot read {map}: {error}"))?;
+        if !text.split_whitespace().eq(wanted.iter().map(String::as_str)) {
+            return Err(format!("{map} is {:?}, not {:?}", text.trim(), wanted.join(" ")));
+        }
+    }
+    let owner =
+        namespace::owner_uid(namespace.as_fd()).map_err(|error| format!("cannot tell its owner: {error}"))?;
+    if owner != record.base_uid {
+        // Its limits are counted per creator: they would be shared with others of the same creator.
+        return Err(format!("user:[{inode}] was made by uid {owner}, not {}", record.base_uid));
+    }
+    let last = record.base_uid + (UidRange::COUNT - 1);
+    Ok(format!("user:[{inode}], ids 0-65535 are {owner}-{last}, made by uid {owner}"))
+}
+
+fn network_namespace(pid: u32, devices: &str) -> Finding {
+    let owned = host_owned(pid, "net")?;
+    // Two lines of heading, then `name: counters`.
+    let names: Vec<&str> = devices
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim())
+        .collect();
+    if names == ["lo"] {
+        Ok(format!("{owned}, devices: lo"))
+    } else {
+        Err(format!("its network namespace has the devices {}", names.join(", ")))
+    }
+}
+
+fn seccomp(mode: &str, filters: Option<&str>) -> Finding {
+    if mode != "2" {
+        return Err(format!("Seccomp is {mode}, not 2 (filter)"));
+    }
+    // Kernels before 5.9 do not count the filters.
+    match filters {
+        None => Ok("Seccomp 2 (filter)".to_owned()),
+        Some("0") => Err("no seccomp filter is loaded".to_owned()),
+        Some(count) => Ok(format!("Seccomp 2 (filter), filters: {count}")),
+    }
+}
+
+fn capabilities(bounding: &str) -> Finding {
+    let is = u64::from_str_radix(bounding, 16).map_err(|_| format!("CapBnd is {bounding}"))?;
+    let allowed =
+        ROOT_CAPABILITIES.into_iter().chain([INIT_CAPABILITY]).fold(0u64, |mask, bit| mask | 1 << bit);
+    match is & !allowed {
+        0 => Ok(format!("CapBnd {bounding}, {} capabilities", is.count_ones())),
+        extra => Err(format!("CapBnd {bounding} holds {extra:#x} too much")),
+    }
+}
+
+/// Device nodes that are the same for everybody, so showing the host's shows nothing.
+const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
+
+fn root_filesystem(mounts: &str, host: &str) -> Finding {
+    let mounts = procfs::mounts(mounts);
+    // A later mount on the same place covers the earlier.
+    let root = mounts.iter().rev().find(|mount| mount.target == "/").ok_or("it has no root mount")?;
+    if root.kind != "overlay" {
+        return Err(format!("its root is {}, not an overlay", root.kind));
+    }
+    let has = |options: &str, wanted: &str| options.split(',').any(|option| option == wanted);
+    // An overlay whose upper layer could not be used comes up read-only without a word.
+    for options in [&root.options, &root.super_options] {
+        if !has(options, "rw") {
+            return Err("its root overlay is read-only".to_owned());
+        }
+    }
+    for wanted in ["redirect_dir=on", "metacopy=on"] {
+        if !has(&root.super_options, wanted) {
+            return Err(format!("its root overlay lacks {wanted}"));
+        }
+    }
+    let hosts: HashSet<String> = procfs::mounts(host).into_iter().map(|mount| mount.device).collect();
+    let is_node = |root: &str| SHARED_NODES.contains(&root);
+    if let Some(found) = mounts.iter().find(|mount| hosts.contains(&mount.device) && !is_node(&mount.root)) {
+        return Err(format!("a mount of the host ({}) is visible at {}", found.kind, found.target));
+    }
+    Ok(format!("overlay, rw, redirect_dir=on, metacopy=on; {} mounts, none of the host", mounts.len()))
+}
+
+fn disk_limit(pid: u32, volume: &Path) -> Finding {
+    let disk = disk(pid).ok_or("cannot read the size of its root")?;
+    let file = fs::metadata(volume).map_err(|error| format!("cannot read its volume: {error}"))?.len();
+    // ext4's own structures make it a little smaller than its file; the host's disk would be another size.
+    match disk.size {
+        0 => Err("its root has no size".to_owned()),
+        size if size > file || size < file / 2 => {
+            Err(format!("its root has {size} bytes, its volume {file}"))
+        }
+        size => Ok(format!("a volume of {file} bytes, of which {size} are for files")),
+    }
+}

@@ -1,0 +1,169 @@
+//! The ladder of boundaries, seen from the host: volumes, image mounts, cgroups, the zygote, and what is
+//! observed of a running agent.
+//!
+//! This is a blocking library. It acts on what it is told and keeps no journal: the node does. Everything a
+//! launch makes is either nameless (detached mounts, loop devices that clear themselves) or is found again by
+//! the agent's id, so that [`Sandbox::sweep`] can remove what a dead node left behind. It never ends a
+//! process but by a pidfd or by `cgroup.kill` of the agent's own cgroup, and it never looks inside a volume.
+
+mod cgroup;
+mod children;
+mod container;
+pub mod doctor;
+mod error;
+mod files;
+mod host;
+mod image;
+mod inspect;
+mod procfs;
+mod sweep;
+mod volume;
+mod zygote;
+
+#[cfg(test)]
+mod tests;
+
+pub use cgroup::CgroupError;
+pub use container::{Boundary, BoundaryRecord};
+pub use error::{BoundaryError, LaunchError, StartError};
+pub use image::ImageError;
+pub use volume::{MINIMUM_VOLUME, VolumeError};
+pub use zygote::ZygoteError;
+
+use model::{AgentId, ByteSize, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where things are. All directories are made when missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Runtime directory, such as `/run/cofferdam`; agents are below `agents/`.
+    pub run: PathBuf,
+    /// Images: `SHA256.erofs`.
+    pub images: PathBuf,
+    /// Volumes: `ID.ext4`, with `.trash/` and `.template/` beside them.
+    pub volumes: PathBuf,
+    /// Copies of the jail binary, each by the SHA-256 of its content: running agents pin theirs.
+    pub init_store: PathBuf,
+    /// Name of the cgroup made in each hierarchy; agents are below it. One path component.
+    pub cgroup: String,
+    /// The `cofferdam-jail` binary.
+    pub jail: PathBuf,
+}
+
+/// A range of 65,536 host uids and gids, leased to one agent while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UidRange {
+    /// The first id: root inside.
+    pub base: u32,
+}
+
+impl UidRange {
+    /// Ids in every range.
+    pub const COUNT: u32 = 65_536;
+}
+
+/// Makes and finds boundaries. Shared freely between threads.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    cgroups: cgroup::Tree,
+    volumes: volume::Store,
+    zygote: zygote::Keeper,
+    init: files::InitBinary,
+}
+
+impl Sandbox {
+    /// Makes the directories and the parent cgroups, stores the init binary by its content, becomes the
+    /// child subreaper and starts the zygote.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        container::start(config).map(|shared| Self { shared: Arc::new(shared) })
+    }
+
+    /// Makes an empty volume. Doing it again with the same size changes nothing.
+    pub fn create_volume(&self, id: VolumeId, size: ByteSize) -> Result<(), VolumeError> {
+        self.shared.volumes.create(id, size)
+    }
+
+    /// Whether the volume is there (and not in the trash).
+    pub fn has_volume(&self, id: VolumeId) -> bool {
+        self.shared.volumes.path(id).exists()
+    }
+
+    /// Moves a volume to the trash. One that is not there is fine: it was moved before.
+    pub fn trash_volume(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.shared.volumes.trash(id)
+    }
+
+    /// Deletes what has been in the trash for longer than `older_than`, each on its own, and says what it
+    /// deleted and what it could not.
+    pub fn empty_trash(&self, older_than: Duration) -> Vec<Result<VolumeId, VolumeError>> {
+        self.shared.volumes.empty_trash(older_than)
+    }
+
+    /// Whether the image's file is in the store.
+    pub fn has_image(&self, digest: &str) -> bool {
+        image::path(&self.shared.config.images, digest).is_ok_and(|path| path.exists())
+    }
+
+    /// Makes the boundary of an agent and starts its init. The volume must have been created.
+    ///
+    /// `channel` is where the agent's channel listens: its directory must exist; the socket is made 0660
+    /// `root:channel_owner_gid`. On failure nothing is left behind.
+    pub fn launch(
+        &self,
+        spec: &model::AgentSpec,
+        lease: UidRange,
+        channel_owner_gid: u32,
+        channel: &Path,
+    ) -> Result<Boundary, LaunchError> {
+        container::launch(&self.shared, spec, lease, channel_owner_gid, channel)
+    }
+
+    /// Takes over a boundary that an earlier process launched; `None` if its init is gone.
+    pub fn adopt(&self, record: &BoundaryRecord) -> Result<Option<Boundary>, BoundaryError> {
+        container::adopt(&self.shared, record)
+    }
+
+    /// A boundary whose init is gone, for [`Boundary::exit_reason`] and [`Boundary::cleanup`] alone. If it lives
+    /// after all, it is taken over, and `cleanup` refuses. Whatever else is in the agent's cgroup, such as a launch
+    /// that nobody finished, `cleanup` ends.
+    pub fn remains(&self, record: &BoundaryRecord) -> Boundary {
+        container::remains(&self.shared, record)
+    }
+
+    /// The record of the agent's last launch, as it was written beside the agent's runtime files: for a
+    /// node that died between the launch and its own journal.
+    pub fn find(&self, agent: AgentId) -> Option<BoundaryRecord> {
+        container::find(&self.shared, agent)
+    }
+
+    /// Agents that have live processes under our cgroup, whether anybody knows them or not.
+    pub fn living(&self) -> Vec<AgentId> {
+        sweep::living(&self.shared)
+    }
+
+    /// Removes what is left of agents that are dead and not in `keep`: cgroups, runtime files, sockets; and
+    /// half-made volumes. Says, one line each, what was removed or could not be. Living agents are never
+    /// touched.
+    pub fn sweep(&self, keep: &[AgentId]) -> Vec<String> {
+        sweep::sweep(&self.shared, keep)
+    }
+
+    /// The zygote's process id, if it lives: for tests and status.
+    pub fn zygote_pid(&self) -> Option<u32> {
+        self.shared.zygote.pid()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+}

@@ -1,0 +1,80 @@
+//! What `/proc` says, parsed. Pure but for the small readers at the end.
+
+use std::fs;
+use std::io;
+
+/// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// `major:minor` of the filesystem.
+    pub(crate) device: String,
+    /// The directory of the filesystem that is mounted.
+    pub(crate) root: String,
+    /// Where, seen from the process's root.
+    pub(crate) target: String,
+    /// Options of the mount.
+    pub(crate) options: String,
+    /// Type of the filesystem.
+    pub(crate) kind: String,
+    /// What is mounted, as the filesystem names it.
+    pub(crate) source: String,
+    /// Options of the filesystem.
+    pub(crate) super_options: String,
+}
+
+/// Parses a mount table; lines that do not parse are left out.
+pub(crate) fn mounts(table: &str) -> Vec<Mount> {
+    table.lines().filter_map(mount).collect()
+}
+
+fn mount(line: &str) -> Option<Mount> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut before = before.split(' ').skip(2);
+    let mut after = after.split(' ');
+    Some(Mount {
+        device: before.next()?.to_owned(),
+        root: unescape(before.next()?),
+        target: unescape(before.next()?),
+        options: before.next()?.to_owned(),
+        kind: after.next()?.to_owned(),
+        source: unescape(after.next()?),
+        super_options: after.next().unwrap_or_default().to_owned(),
+    })
+}
+
+/// Undoes the octal escapes of blanks.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// The value of a `Key:\tvalue` line of `/proc/PID/status`.
+pub(crate) fn status_value<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Field 22 of `/proc/PID/stat`: when the process started, in clock ticks since boot. With the boot's id it
+/// tells a process from a later one that has the same pid.
+pub(crate) fn start_time(stat: &str) -> Option<u64> {
+    // The name in field 2 may hold anything, also blanks and parentheses.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
+/// The name, state letter and parent of a process, from `/proc/PID/stat`.
+pub(crate) fn identity(stat: &str) -> Option<(&str, &str, u32)> {
+    let (before, rest) = stat.rsplit_once(") ")?;
+    let (_, name) = before.split_once(" (")?;
+    let mut fields = rest.split(' ');
+    Some((name, fields.next()?, fields.next()?.parse().ok()?))
+}
+
+/// The start time of a process.
+pub(crate) fn process_start_time(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
+}
+
+/// The id of this boot of the machine.
+pub(crate) fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}

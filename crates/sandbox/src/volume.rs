@@ -1,0 +1,379 @@
+//! Volumes: an agent's one disk, a sparse ext4 image with a size of its own.
+//!
+//! Only the host's kernel writes the filesystem's structure, and only while exactly one loop device holds the
+//! file's lock. What is inside is the agent's: nothing here ever looks.
+
+use crate::host::lock;
+use crate::host::loop_device::{self, Access};
+use crate::host::mount::{MountError, detached};
+use model::{ByteSize, VolumeId};
+use rustix::fs::{CWD, RenameFlags, SeekFrom, fallocate, renameat_with};
+use rustix::mount::MountAttrFlags;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The smallest volume: below it ext4's own structures leave little.
+pub const MINIMUM_VOLUME: ByteSize = ByteSize(64 << 20);
+
+/// How long a mount waits for the volume's last user: the kernel lets go of a dead agent's mounts a moment
+/// after its last process.
+const RELEASE_TIME: Duration = Duration::from_secs(10);
+
+/// Volumes are made in whole blocks.
+const BLOCK: u64 = 4096;
+
+const TRASH: &str = ".trash";
+const TEMPLATE: &str = ".template";
+const SUFFIX: &str = ".ext4";
+/// The end of names of files that are being made; they are locked while they are.
+pub(crate) const PARTIAL: &str = ".partial";
+
+/// Why something could not be done to a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// Too small.
+    #[error("a volume of {size} is too small; the smallest is {MINIMUM_VOLUME}")]
+    TooSmall {
+        /// What was asked for.
+        size: ByteSize,
+    },
+    /// Not there.
+    #[error("volume {id} does not exist")]
+    Missing {
+        /// Which.
+        id: VolumeId,
+    },
+    /// There already, and different.
+    #[error("volume {id} exists with {found}, not with {size}")]
+    OtherSize {
+        /// Which.
+        id: VolumeId,
+        /// Its size.
+        found: ByteSize,
+        /// What was asked for.
+        size: ByteSize,
+    },
+    /// In use.
+    #[error("volume {id} is still in use by another boundary")]
+    Busy {
+        /// Which.
+        id: VolumeId,
+    },
+    /// No room.
+    #[error(
+        "the disk that holds {path} is full; free some space there, or move the volumes to a larger disk"
+    )]
+    Full {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `mkfs.ext4` cannot be run.
+    #[error("cannot run mkfs.ext4; install it: apt-get install e2fsprogs")]
+    NoMkfs(#[source] io::Error),
+    /// `mkfs.ext4` refused.
+    #[error("mkfs.ext4 could not make a volume of {size}: {said}")]
+    Mkfs {
+        /// What was asked for.
+        size: ByteSize,
+        /// What it wrote.
+        said: String,
+    },
+    /// No loop device.
+    #[error("cannot get a loop device for volume {id}; is /dev/loop-control there (modprobe loop)?")]
+    Loop {
+        /// Which.
+        id: VolumeId,
+        /// Why.
+        source: io::Error,
+    },
+    /// No mount.
+    #[error("cannot mount volume {id}: {said}")]
+    Mount {
+        /// Which.
+        id: VolumeId,
+        /// What the kernel said.
+        said: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Any file operation.
+    #[error("cannot {what} {path}")]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// A full disk and a quota get the words that help.
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full { path, source },
+            _ => Self::File { what, path, source },
+        }
+    }
+}
+
+/// The directory of volumes.
+#[derive(Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+    /// One lock per size, so that a template is made once while other sizes go on.
+    templates: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
+}
+
+impl Store {
+    /// Makes the directories.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        for path in [dir.to_owned(), dir.join(TRASH), dir.join(TEMPLATE)] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        Ok(Self { dir: dir.to_owned(), templates: Mutex::default() })
+    }
+
+    /// The volume's file.
+    pub(crate) fn path(&self, id: VolumeId) -> PathBuf {
+        self.dir.join(format!("{}{SUFFIX}", id.base32()))
+    }
+
+    /// Directories in which half-made files may have been left.
+    pub(crate) fn workshops(&self) -> [PathBuf; 2] {
+        [self.dir.clone(), self.dir.join(TEMPLATE)]
+    }
+
+    pub(crate) fn create(&self, id: VolumeId, size: ByteSize) -> Result<(), VolumeError> {
+        if size < MINIMUM_VOLUME {
+            return Err(VolumeError::TooSmall { size });
+        }
+        let blocks = ByteSize(size.0 / BLOCK * BLOCK);
+        let path = self.path(id);
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == blocks.0 => return Ok(()),
+            Ok(found) => return Err(VolumeError::OtherSize { id, found: ByteSize(found.len()), size }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(VolumeError::file("read", &path)(error)),
+        }
+        let template = self.template(blocks)?;
+        let Some(mut partial) = Partial::create(&path)? else { return self.create(id, size) };
+        copy(&template, &partial.file, blocks.0)
+            .and_then(|()| partial.file.sync_data())
+            .map_err(VolumeError::file("write the volume", &path))?;
+        partial.finish(&path)
+    }
+
+    /// An empty filesystem of this size, made on first use.
+    fn template(&self, size: ByteSize) -> Result<File, VolumeError> {
+        let lock = {
+            let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+            templates.entry(size.0).or_default().clone()
+        };
+        let _making = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join(TEMPLATE).join(format!("{}{SUFFIX}", size.0));
+        match File::open(&path) {
+            Ok(file) => return Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(VolumeError::file("open", &path)(error)),
+        }
+        if let Some(mut partial) = Partial::create(&path)? {
+            partial.file.set_len(size.0).map_err(VolumeError::file("make the volume template", &path))?;
+            make_filesystem(&partial.path, size)?;
+            partial.finish(&path)?;
+        }
+        File::open(&path).map_err(VolumeError::file("open", &path))
+    }
+
+    /// Mounts the volume at no place. The mount and its loop device last as long as the descriptor or
+    /// anything that the mount was attached to.
+    pub(crate) fn mount(&self, id: VolumeId) -> Result<OwnedFd, VolumeError> {
+        let path = self.path(id);
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => VolumeError::Missing { id },
+                _ => VolumeError::file("open", &path)(error),
+            })?;
+        // The loop device keeps this very open description, and with it the lock, until it is cleared: two
+        // mounts of one ext4 would destroy it.
+        if !lock::exclusive(&file, RELEASE_TIME).map_err(VolumeError::file("lock", &path))? {
+            return Err(VolumeError::Busy { id });
+        }
+        let device = loop_device::attach(file.as_fd(), Access::ReadWrite)
+            .map_err(|source| VolumeError::Loop { id, source })?;
+        // The name of the source shows in the agent's own mount table: this one says nothing of the host.
+        let source = format!("/proc/self/fd/{}", device.fd().as_raw_fd());
+        // `noinit_itable`: no kernel thread that writes zeroes into the sparse file. `discard`: what the
+        // agent deletes is given back to the host's disk.
+        let options = [("noinit_itable", ""), ("discard", "")];
+        detached("ext4", &source, &options, MountAttrFlags::MOUNT_ATTR_NODEV).map_err(|error: MountError| {
+            VolumeError::Mount { id, said: error.to_string(), source: error.source }
+        })
+    }
+
+    pub(crate) fn trash(&self, id: VolumeId) -> Result<(), VolumeError> {
+        let path = self.path(id);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let target = self.dir.join(TRASH).join(format!("{}.{now}{SUFFIX}", id.base32()));
+        match fs::rename(&path, target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(VolumeError::file("move to the trash", &path)),
+        }
+    }
+
+    pub(crate) fn empty_trash(&self, older_than: Duration) -> Vec<Result<VolumeId, VolumeError>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let trash = self.dir.join(TRASH);
+        let entries = match fs::read_dir(&trash) {
+            Ok(entries) => entries,
+            Err(error) => return vec![Err(VolumeError::file("read", &trash)(error))],
+        };
+        let mut results = Vec::new();
+        for entry in entries.flatten() {
+            let Some((id, since)) = entry.file_name().to_str().and_then(trashed) else { continue };
+            if now.saturating_sub(since) < older_than.as_secs() {
+                continue;
+            }
+            let path = entry.path();
+            results.push(fs::remove_file(&path).map(|()| id).map_err(VolumeError::file("delete", &path)));
+        }
+        results
+    }
+}
+
+/// Reads a name in the trash: the volume, and when it was moved there.
+fn trashed(name: &str) -> Option<(VolumeId, u64)> {
+    let (id, since) = name.strip_suffix(SUFFIX)?.split_once('.')?;
+    Some((VolumeId::from_base32(id).ok()?, since.parse().ok()?))
+}
+
+/// A file that is being made beside its final name: gone again unless it is finished. It is locked, so that
+/// a sweep can tell it from one whose maker died.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    finished: bool,
+}
+
+impl Partial {
+    /// Begins to make `target`; `None` when it is there, made by another in the meantime.
+    fn create(target: &Path) -> Result<Option<Self>, VolumeError> {
+        let mut path = target.as_os_str().to_owned();
+        path.push(PARTIAL);
+        let path = PathBuf::from(path);
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(VolumeError::file("make", &path))?;
+            if !lock::exclusive(&file, RELEASE_TIME).map_err(VolumeError::file("lock", &path))? {
+                let source = io::Error::from(io::ErrorKind::ResourceBusy);
+                return Err(VolumeError::File { what: "be the only one to make", path, source });
+            }
+            // Whoever held the lock before may have put the file in its place, or removed it.
+            if !same_file(&file, &path) {
+                continue;
+            }
+            let partial = Self { path, file, finished: false };
+            if target.exists() {
+                return Ok(None);
+            }
+            // A dead maker may have left some of it.
+            partial.file.set_len(0).map_err(VolumeError::file("write", &partial.path))?;
+            return Ok(Some(partial));
+        }
+    }
+
+    fn finish(&mut self, target: &Path) -> Result<(), VolumeError> {
+        renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE)
+            .map_err(|error| VolumeError::file("put in place", target)(error.into()))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a path still names an open file.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
+        _ => false,
+    }
+}
+
+fn make_filesystem(path: &Path, size: ByteSize) -> Result<(), VolumeError> {
+    // A journal of the default size would be 64 MiB of host disk per agent and more.
+    let journal = if size.0 < 256 << 20 { "size=4" } else { "size=16" };
+    // `encrypt` lets the customer's key in later; no blocks are reserved for a root that is not there.
+    let output = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "encrypt", "-J", journal])
+        .args(["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .map_err(VolumeError::NoMkfs)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    if said.contains("No space left") {
+        let source = io::Error::from_raw_os_error(libc::ENOSPC);
+        return Err(VolumeError::Full { path: path.to_owned(), source });
+    }
+    Err(VolumeError::Mkfs { size, said })
+}
+
+/// Copies a sparse file as sparsely: by sharing blocks where the filesystem can, else data only.
+fn copy(from: &File, to: &File, size: u64) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    to.set_len(size)?;
+    let mut at = 0;
+    loop {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // No data after here.
+            Err(rustix::io::Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start))?;
+        // Reserving the data's blocks first makes a full disk fail here, before anything is written.
+        match fallocate(to, rustix::fs::FallocateFlags::KEEP_SIZE, start, end - start) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (mut source, mut target) = (start, start);
+        while source < end {
+            let left = usize::try_from(end - source).unwrap_or(usize::MAX);
+            if rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), left)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        at = end;
+    }
+}

@@ -1,0 +1,371 @@
+//! The zygote, seen from node: one helper process that clones namespaces for us.
+//!
+//! Requests are numbered and answered in any order. A zygote that died is started again by the next launch
+//! and given its images again; agents do not notice. One that does not answer in time is ended.
+
+use crate::children::Watch;
+use crate::host::process::spawn_with_fd;
+use crate::image;
+use jail::spec::{Launch, Reply, Request};
+use jail::wire;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long the zygote may take for anything. A launch takes milliseconds; a machine under load, seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the zygote could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ZygoteError {
+    /// Not started.
+    #[error("cannot start {path}; build it with `cargo xtask build`")]
+    Start {
+        /// The binary.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Gone in the middle.
+    #[error("the zygote ended unexpectedly; its last words are on the node's standard error")]
+    Died,
+    /// Silent.
+    #[error("the zygote did not answer within {seconds} s while {what}")]
+    Timeout {
+        /// What it was asked.
+        what: &'static str,
+        /// How long.
+        seconds: u64,
+    },
+    /// It could not take an image.
+    #[error("the zygote could not attach image {digest} at step `{step}`")]
+    Image {
+        /// Which.
+        digest: String,
+        /// What it was doing.
+        step: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Unsendable.
+    #[error("cannot send to the zygote")]
+    Send(#[source] io::Error),
+}
+
+/// A boundary that the zygote made.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) landlock_abi: u32,
+}
+
+/// A boundary that it could not make.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) step: String,
+    pub(crate) errno: i32,
+    pub(crate) detail: String,
+}
+
+type LaunchAnswer = Result<Launched, Refusal>;
+type ImageAnswer = Result<(), (String, i32)>;
+
+/// Who waits for what.
+#[derive(Default)]
+struct Waiting {
+    ready: Option<Sender<()>>,
+    launches: HashMap<u64, Sender<LaunchAnswer>>,
+    images: HashMap<String, Sender<ImageAnswer>>,
+    /// No answer will come any more.
+    closed: bool,
+}
+
+/// The connection to one zygote.
+struct Link {
+    socket: OwnedFd,
+    pid: u32,
+    pidfd: OwnedFd,
+    waiting: Mutex<Waiting>,
+    dead: AtomicBool,
+    /// Images that it has. Held while one is added, so that each is added once.
+    images: Mutex<HashSet<String>>,
+}
+
+/// Keeps a zygote.
+pub(crate) struct Keeper {
+    jail: PathBuf,
+    images: PathBuf,
+    current: Mutex<Option<Arc<Link>>>,
+    requests: AtomicU64,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("jail", &self.jail).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Keeper {
+    /// Starts the first zygote.
+    pub(crate) fn start(jail: &Path, images: &Path) -> Result<Self, ZygoteError> {
+        let keeper = Self {
+            jail: jail.to_owned(),
+            images: images.to_owned(),
+            current: Mutex::new(None),
+            requests: AtomicU64::new(1),
+        };
+        keeper.link()?;
+        Ok(keeper)
+    }
+
+    /// The living zygote's pid.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        lock(&self.current).as_ref().filter(|link| !link.is_dead()).map(|link| link.pid)
+    }
+
+    /// The living zygote; a new one when the last died.
+    fn link(&self) -> Result<Arc<Link>, ZygoteError> {
+        let mut current = lock(&self.current);
+        if let Some(link) = current.as_ref().filter(|link| !link.is_dead()) {
+            return Ok(link.clone());
+        }
+        let link = Link::start(&self.jail)?;
+        Ok(current.insert(link).clone())
+    }
+
+    /// A number for a launch.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has the zygote make a boundary, from an image that it is given first if it does not have it.
+    pub(crate) fn launch(
+        &self,
+        launch: Launch,
+        fds: Vec<OwnedFd>,
+    ) -> Result<LaunchAnswer, crate::LaunchError> {
+        let link = self.link()?;
+        link.add_image(&self.images, &launch.image)?;
+        Ok(link.launch(launch, fds)?)
+    }
+
+    /// Makes sure that the image can be launched from.
+    pub(crate) fn add_image(&self, digest: &str) -> Result<(), crate::LaunchError> {
+        self.link()?.add_image(&self.images, digest)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(link) = lock(&self.current).take() {
+            // End of file ends the zygote, and its end the reader's thread.
+            let _ = shutdown(&link.socket, Shutdown::Both);
+        }
+    }
+}
+
+impl Link {
+    fn start(jail: &Path) -> Result<Arc<Self>, ZygoteError> {
+        let failed = |source: io::Error| ZygoteError::Start { path: jail.to_owned(), source };
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|error| failed(error.into()))?;
+        // A zygote that stopped reading must not hold us for ever.
+        rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))
+            .map_err(|error| failed(error.into()))?;
+        let mut command = Command::new(jail);
+        command.arg("zygote").env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        let child = spawn_with_fd(command, theirs, jail::layout::ZYGOTE_FD).map_err(failed)?;
+        let pid = child.id();
+        let pidfd = Pid::from_raw(pid as i32)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|error| failed(error.into()))?;
+        let (sender, ready) = mpsc::channel();
+        let waiting = Waiting { ready: Some(sender), ..Waiting::default() };
+        let link = Arc::new(Self {
+            socket: ours,
+            pid,
+            pidfd,
+            waiting: Mutex::new(waiting),
+            dead: AtomicBool::new(false),
+            images: Mutex::default(),
+        });
+        let (reader, watch) = (link.clone(), Watch::new(pid));
+        std::thread::Builder::new()
+            .name("zygote-reader".into())
+            .spawn(move || reader.read_all(child, watch))
+            .map_err(failed)?;
+        link.wait(&ready, "starting")?;
+        Ok(link)
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Hands every reply to who waits for it, until the zygote ends.
+    fn read_all(&self, mut child: Child, _watch: Watch) {
+        loop {
+            match wire::receive::<Reply>(self.socket.as_fd()) {
+                Ok(Some((reply, fds))) => self.dispatch(reply, fds),
+                Ok(None) => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(%error, "the zygote sent something unreadable");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot read from the zygote");
+                    break;
+                }
+            }
+        }
+        self.dead.store(true, Ordering::Release);
+        {
+            let mut waiting = lock(&self.waiting);
+            *waiting = Waiting { closed: true, ..Waiting::default() };
+        }
+        // Its end of the socket is closed: it is dead, or has nothing to live for.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        match child.wait() {
+            Ok(status) => tracing::info!(%status, pid = self.pid, "the zygote ended"),
+            Err(error) => tracing::error!(%error, pid = self.pid, "cannot collect the zygote"),
+        }
+    }
+
+    fn dispatch(&self, reply: Reply, fds: Vec<OwnedFd>) {
+        let mut fds = fds.into_iter();
+        match reply {
+            Reply::Ready { landlock_abi } => {
+                tracing::info!(pid = self.pid, landlock_abi, "the zygote is ready");
+                if let Some(sender) = lock(&self.waiting).ready.take() {
+                    let _ = sender.send(());
+                }
+            }
+            Reply::ImageAdded { digest } => self.image_answer(&digest, Ok(())),
+            Reply::ImageFailed { digest, step, errno } => self.image_answer(&digest, Err((step, errno))),
+            Reply::Launched { request, pid, landlock_abi } => {
+                let (Some(pidfd), Ok(pid)) = (fds.next(), u32::try_from(pid)) else {
+                    tracing::error!(request, "the zygote launched without a pidfd");
+                    return;
+                };
+                let launched = Launched { pid, pidfd, landlock_abi };
+                let unwanted = match lock(&self.waiting).launches.remove(&request) {
+                    Some(sender) => sender.send(Ok(launched)).err().and_then(|refused| refused.0.ok()),
+                    None => Some(launched),
+                };
+                // Whoever asked gave up: nobody will ever end this one.
+                if let Some(launched) = unwanted {
+                    let _ = pidfd_send_signal(&launched.pidfd, Signal::KILL);
+                    reap(&launched.pidfd);
+                }
+            }
+            Reply::Failed { request, step, errno, detail, pid: _ } => {
+                if let Some(pidfd) = fds.next() {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                    reap(&pidfd);
+                }
+                if let Some(sender) = lock(&self.waiting).launches.remove(&request) {
+                    let _ = sender.send(Err(Refusal { step, errno, detail }));
+                }
+            }
+        }
+    }
+
+    fn image_answer(&self, digest: &str, answer: ImageAnswer) {
+        if let Some(sender) = lock(&self.waiting).images.remove(digest) {
+            let _ = sender.send(answer);
+        }
+    }
+
+    fn add_image(&self, images: &Path, digest: &str) -> Result<(), crate::LaunchError> {
+        let mut added = lock(&self.images);
+        if added.contains(digest) {
+            return Ok(());
+        }
+        let mount = image::mount(images, digest)?;
+        let (sender, receiver) = mpsc::channel();
+        self.register(|waiting| waiting.images.insert(digest.to_owned(), sender).map(drop))?;
+        self.send(&Request::AddImage { digest: digest.to_owned() }, &[mount])?;
+        match self.wait(&receiver, "attaching an image")? {
+            Ok(()) => {
+                added.insert(digest.to_owned());
+                Ok(())
+            }
+            Err((step, errno)) => {
+                let source = io::Error::from_raw_os_error(errno);
+                Err(ZygoteError::Image { digest: digest.to_owned(), step, source }.into())
+            }
+        }
+    }
+
+    fn launch(&self, launch: Launch, fds: Vec<OwnedFd>) -> Result<LaunchAnswer, ZygoteError> {
+        let (sender, receiver) = mpsc::channel();
+        let request = launch.request;
+        self.register(|waiting| waiting.launches.insert(request, sender).map(drop))?;
+        self.send(&Request::Launch(Box::new(launch)), &fds)?;
+        // Ours are copies: the sooner they are closed, the fewer hold the volume.
+        drop(fds);
+        self.wait(&receiver, "making a boundary").inspect_err(|_| {
+            lock(&self.waiting).launches.remove(&request);
+        })
+    }
+
+    fn register(&self, add: impl FnOnce(&mut Waiting) -> Option<()>) -> Result<(), ZygoteError> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return Err(ZygoteError::Died);
+        }
+        add(&mut waiting);
+        Ok(())
+    }
+
+    fn send(&self, request: &Request, fds: &[OwnedFd]) -> Result<(), ZygoteError> {
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        wire::send(self.socket.as_fd(), request, &borrowed).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET) => ZygoteError::Died,
+            Some(libc::EAGAIN) => self.give_up("reading its socket"),
+            _ => ZygoteError::Send(error),
+        })
+    }
+
+    fn wait<T>(&self, receiver: &mpsc::Receiver<T>, what: &'static str) -> Result<T, ZygoteError> {
+        receiver.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => ZygoteError::Died,
+            RecvTimeoutError::Timeout => self.give_up(what),
+        })
+    }
+
+    /// Ends a zygote that hangs. Its agents live on; the next launch starts another.
+    fn give_up(&self, what: &'static str) -> ZygoteError {
+        tracing::error!(pid = self.pid, what, "the zygote does not answer and is ended");
+        self.dead.store(true, Ordering::Release);
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        ZygoteError::Timeout { what, seconds: PATIENCE.as_secs() }
+    }
+}
+
+/// Collects a child that was killed, or is ending by itself.
+fn reap(pidfd: &OwnedFd) {
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            // Not ours (any more) is fine.
+            _ => return,
+        }
+    }
+}

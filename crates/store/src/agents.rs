@@ -1,0 +1,428 @@
+//! Agents: what they are, what they should be, and what was seen of them.
+//!
+//! Every move goes through [`Change::advance`]: a compare-and-set of the row, its state period, its slot, its
+//! event and its node's revision, all or nothing.
+
+use crate::change::{Actor, Change, Changed};
+use crate::rows::{Columns, millis, to_json};
+use crate::{Error, Idempotency, PageOf, Store};
+use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
+use model::evidence::Evidence;
+use model::{AccountId, AgentId, Name, NodeId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// An agent, with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// What it is; never changes.
+    pub spec: AgentSpec,
+    /// The image's name when the agent was made.
+    pub image_name: Name,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where it was placed.
+    pub node: NodeId,
+    /// What its node is told to make true.
+    pub desired: Desired,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// Raised with every change of `desired`.
+    pub generation: u64,
+    /// The newest generation that its node acted on.
+    pub observed_generation: u64,
+    /// Workspace tokens of an older epoch are refused.
+    pub token_epoch: u64,
+    /// Why it does not run.
+    pub reason: Option<ExitReason>,
+    /// What was seen of its boundary.
+    pub evidence: Vec<Evidence>,
+    /// Where its workspace API answers.
+    pub workspace_url: Option<String>,
+    /// When its workspace API was last used.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_activity: Option<OffsetDateTime>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When its state last changed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub state_since: OffsetDateTime,
+}
+
+impl Agent {
+    /// Whether it rests where it was told to be, or where it can only be moved from by a new order.
+    pub fn is_settled(&self) -> bool {
+        self.state == self.desired.fulfilled() || self.has_ended()
+    }
+
+    /// Whether it will never run again without a new order.
+    pub fn has_ended(&self) -> bool {
+        match self.state {
+            AgentState::Destroyed | AgentState::Failed => true,
+            AgentState::Stopped => self.desired == Desired::Stopped,
+            _ => false,
+        }
+    }
+}
+
+/// An agent to make.
+#[derive(Debug, Clone)]
+pub struct NewAgent {
+    /// What it is.
+    pub spec: AgentSpec,
+    /// The image's name.
+    pub image_name: Name,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A node with free slots that this account may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Which.
+    pub node: NodeId,
+    /// Whether it is shared with other accounts.
+    pub shared: bool,
+    /// Free slots.
+    pub free: u64,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// When it last spoke.
+    pub last_seen: Option<OffsetDateTime>,
+}
+
+/// Picks a node for an agent. Runs within the transaction that takes the slot.
+pub type Place = fn(&AgentSpec, &[Candidate], OffsetDateTime) -> Option<NodeId>;
+
+/// Which agents to list.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// Only those in this state. Destroyed ones are listed only when asked for.
+    pub state: Option<AgentState>,
+    /// Only those that carry all of these labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A verb, and the circumstances.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// Refused unless the agent is at this generation.
+    pub if_match: Option<u64>,
+    /// Why, when nobody asked: `ttl`, `idle`.
+    pub cause: Option<&'static str>,
+    /// The client's key.
+    pub idempotency: Option<Idempotency>,
+}
+
+pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
+    Ok(Agent {
+        spec: row.json("spec")?,
+        image_name: row.parsed("image_name")?,
+        labels: row.json("labels")?,
+        node: row.parsed("node")?,
+        desired: row.parsed("desired")?,
+        state: row.parsed("state")?,
+        generation: row.number("generation")?,
+        observed_generation: row.number("observed_generation")?,
+        token_epoch: row.number("token_epoch")?,
+        reason: row.json_opt("reason")?,
+        evidence: row.json("evidence")?,
+        workspace_url: row.try_get("workspace_url")?,
+        last_activity: row.at_opt("last_activity")?,
+        created_at: row.at("created_at")?,
+        state_since: row.at("state_since")?,
+    })
+}
+
+impl Change {
+    pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
+        let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(self.db())
+            .await?;
+        row.as_ref().map(agent).transpose()
+    }
+
+    /// Moves an agent from `before` to `after`. Raises the generation when the wish changed.
+    pub(crate) async fn advance(
+        &mut self,
+        before: &Agent,
+        mut after: Agent,
+        kind: &str,
+        mut detail: Value,
+    ) -> Result<Agent, Error> {
+        let id = before.spec.id;
+        if after.desired != before.desired {
+            // A node may have acted on a later generation than an older database remembers.
+            after.generation = before.generation.max(after.observed_generation) + 1;
+        }
+        // Clocks may step back; the ledger does not.
+        let since = millis(before.state_since);
+        let at = if after.state == before.state { since } else { self.now.max(since) };
+        after.state_since = crate::rows::instant(at).ok_or(Error::Corrupt { column: "state_since" })?;
+        let updated = sqlx::query(
+            "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
+                evidence = $6, workspace_url = $7, state_since = $8
+             WHERE id = $9 AND generation = $10 AND state = $11",
+        )
+        .bind(after.desired.as_str())
+        .bind(after.state.as_str())
+        .bind(after.generation as i64)
+        .bind(after.observed_generation as i64)
+        .bind(after.reason.as_ref().map(to_json))
+        .bind(to_json(&after.evidence))
+        .bind(&after.workspace_url)
+        .bind(at)
+        .bind(id.to_string())
+        .bind(before.generation as i64)
+        .bind(before.state.as_str())
+        .execute(self.db())
+        .await?;
+        if updated.rows_affected() != 1 {
+            return Err(Error::Stale { generation: before.generation });
+        }
+        if after.state != before.state {
+            self.close_period(id, at).await?;
+            self.open_period(&after, at).await?;
+        }
+        let destroyed = after.state == AgentState::Destroyed && before.state != AgentState::Destroyed;
+        if destroyed {
+            sqlx::query("UPDATE node_slots SET agent = NULL WHERE agent = $1")
+                .bind(id.to_string())
+                .execute(self.db())
+                .await?;
+        }
+        if destroyed || after.generation != before.generation {
+            self.raise(after.node).await?;
+        }
+        detail["from"] = json!(before.state);
+        detail["to"] = json!(after.state);
+        detail["generation"] = json!(after.generation);
+        self.event(Some(after.spec.account), kind, id, detail).await?;
+        self.touch(Changed::Agent(id));
+        Ok(after)
+    }
+
+    async fn open_period(&mut self, agent: &Agent, at: i64) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO state_periods (agent, ordinal, account, node, state, opened_at)
+             SELECT $1, coalesce(max(ordinal), 0) + 1, $2, $3, $4, $5 FROM state_periods WHERE agent = $1",
+        )
+        .bind(agent.spec.id.to_string())
+        .bind(agent.spec.account.to_string())
+        .bind(agent.node.to_string())
+        .bind(agent.state.as_str())
+        .bind(at)
+        .execute(self.db())
+        .await?;
+        Ok(())
+    }
+
+    async fn close_period(&mut self, agent: AgentId, at: i64) -> Result<(), Error> {
+        sqlx::query("UPDATE state_periods SET closed_at = $1 WHERE agent = $2 AND closed_at IS NULL")
+            .bind(at)
+            .bind(agent.to_string())
+            .execute(self.db())
+            .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn candidates(&mut self, account: AccountId) -> Result<Vec<Candidate>, Error> {
+        let rows = sqlx::query(
+            "SELECT n.id, n.tenant, n.memory, n.last_seen, count(*) AS free
+             FROM nodes n JOIN node_slots s ON s.node = n.id
+             WHERE s.agent IS NULL AND n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared')
+             GROUP BY n.id, n.tenant, n.memory, n.last_seen ORDER BY n.id",
+        )
+        .bind(account.to_string())
+        .fetch_all(self.db())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Candidate {
+                    node: row.parsed("id")?,
+                    shared: row.text("tenant")? == "shared",
+                    free: row.number("free")?,
+                    memory: row.number("memory")?,
+                    last_seen: row.at_opt("last_seen")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn insert(&mut self, new: &NewAgent, node: NodeId) -> Result<Agent, Error> {
+        let NewAgent { spec, image_name, labels } = new;
+        let now = self.now;
+        let span = |span: model::Span| i64::try_from(span.0).unwrap_or(i64::MAX).saturating_mul(1000);
+        let row = sqlx::query(
+            "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
+                generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since)
+             SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, 'running', 'provisioning', 1, 0, 1, '[]', $8, $9,
+                $10, $10 FROM nodes n WHERE n.id = $11 RETURNING *",
+        )
+        .bind(spec.id.to_string())
+        .bind(spec.account.to_string())
+        .bind(spec.name.as_str())
+        .bind(spec.image.to_string())
+        .bind(image_name.as_str())
+        .bind(to_json(spec))
+        .bind(to_json(labels))
+        .bind(spec.ttl.map(|ttl| now.saturating_add(span(ttl))))
+        .bind(spec.idle_timeout.map(span))
+        .bind(now)
+        .bind(node.to_string())
+        .fetch_one(self.db())
+        .await?;
+        for (key, value) in labels {
+            sqlx::query("INSERT INTO agent_labels (agent, key, value) VALUES ($1, $2, $3)")
+                .bind(spec.id.to_string())
+                .bind(key)
+                .bind(value)
+                .execute(self.db())
+                .await?;
+        }
+        let taken = sqlx::query(
+            "UPDATE node_slots SET agent = $1 WHERE node = $2 AND slot =
+                (SELECT min(slot) FROM node_slots WHERE node = $2 AND agent IS NULL)",
+        )
+        .bind(spec.id.to_string())
+        .bind(node.to_string())
+        .execute(self.db())
+        .await?;
+        if taken.rows_affected() != 1 {
+            return Err(Error::NoCapacity);
+        }
+        agent(&row)
+    }
+}
+
+impl Store {
+    /// Makes an agent on a node that `place` picks. Its node learns of it with the commit.
+    pub async fn create_agent(
+        &self,
+        actor: Actor,
+        new: &NewAgent,
+        place: Place,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Agent, Error> {
+        let spec = &new.spec;
+        let mut change = self.change(actor).await?;
+        if let Some(before) = change.replay(idempotency).await? {
+            return Ok(before);
+        }
+        let taken =
+            sqlx::query("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
+                .bind(spec.account.to_string())
+                .bind(spec.name.as_str())
+                .fetch_optional(change.db())
+                .await?;
+        if taken.is_some() {
+            return Err(Error::NameTaken { name: spec.name.to_string() });
+        }
+        let image =
+            sqlx::query("SELECT id FROM images WHERE id = $1 AND account = $2 AND deleted_at IS NULL")
+                .bind(spec.image.to_string())
+                .bind(spec.account.to_string())
+                .fetch_optional(change.db())
+                .await?;
+        if image.is_none() {
+            return Err(Error::NotFound { what: "image" });
+        }
+        let candidates = change.candidates(spec.account).await?;
+        let node = place(spec, &candidates, self.now()).ok_or(Error::NoCapacity)?;
+        let agent = change.insert(new, node).await?;
+        let now = change.now;
+        change.open_period(&agent, now).await?;
+        let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
+            "level": spec.level, "run_as": spec.run_as, "resources": spec.resources});
+        change.event(Some(spec.account), "agent.created", spec.id, detail).await?;
+        change.raise(node).await?;
+        change.touch(Changed::Agent(spec.id));
+        change.remember(idempotency, &agent).await?;
+        change.commit().await?;
+        Ok(agent)
+    }
+
+    /// Orders an agent to be something else. Asking for what is so already changes nothing.
+    pub async fn order(&self, actor: Actor, id: AgentId, verb: Verb, order: &Order) -> Result<Agent, Error> {
+        let mut change = self.change(actor).await?;
+        if let Some(before) = change.replay(order.idempotency.as_ref()).await? {
+            return Ok(before);
+        }
+        let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;
+        if order.if_match.is_some_and(|generation| generation != before.generation) {
+            return Err(Error::Stale { generation: before.generation });
+        }
+        let (state, desired) = apply_verb(before.state, verb)?;
+        if (state, desired) == (before.state, before.desired) {
+            change.remember(order.idempotency.as_ref(), &before).await?;
+            change.commit_bookkeeping().await?;
+            return Ok(before);
+        }
+        let reason = if verb == Verb::Start { None } else { before.reason.clone() };
+        let after = Agent { state, desired, reason, ..before.clone() };
+        let detail = json!({"verb": verb, "cause": order.cause});
+        let after = change.advance(&before, after, "agent.ordered", detail).await?;
+        change.remember(order.idempotency.as_ref(), &after).await?;
+        change.commit().await?;
+        Ok(after)
+    }
+
+    /// An agent by its id, whoever owns it.
+    pub async fn agent(&self, id: AgentId) -> Result<Agent, Error> {
+        let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        agent(&row.ok_or(Error::NotFound { what: "agent" })?)
+    }
+
+    /// An agent by its name. Destroyed ones have given theirs up.
+    pub async fn agent_named(&self, account: AccountId, name: &Name) -> Result<Agent, Error> {
+        let row =
+            sqlx::query("SELECT * FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
+                .bind(account.to_string())
+                .bind(name.as_str())
+                .fetch_optional(&self.0.reader)
+                .await?;
+        agent(&row.ok_or(Error::NotFound { what: "agent" })?)
+    }
+
+    /// The account's agents.
+    pub async fn agents(
+        &self,
+        account: AccountId,
+        filter: &AgentFilter,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<PageOf<Agent>, Error> {
+        let mut query = sqlx::QueryBuilder::new("SELECT * FROM agents WHERE account = ");
+        query.push_bind(account.to_string());
+        match filter.state {
+            Some(state) => query.push(" AND state = ").push_bind(state.as_str()),
+            None => query.push(" AND state <> 'destroyed'"),
+        };
+        if let Some(before) = before {
+            query.push(" AND id < ").push_bind(before);
+        }
+        for (key, value) in &filter.labels {
+            query.push(" AND EXISTS (SELECT 1 FROM agent_labels l WHERE l.agent = agents.id AND l.key = ");
+            query.push_bind(key).push(" AND l.value = ").push_bind(value).push(")");
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let rows = query.build().fetch_all(&self.0.reader).await?;
+        Ok(PageOf::of(rows.iter().map(agent).collect::<Result<_, _>>()?, limit))
+    }
+
+    /// Records that a workspace token was handed out.
+    pub async fn token_issued(&self, actor: Actor, agent: &Agent, detail: Value) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
+        change.event(Some(agent.spec.account), "agent.token_issued", agent.spec.id, detail).await?;
+        change.commit().await
+    }
+}

@@ -1,0 +1,121 @@
+//! Why the database did not do something: refusals, which are answers, and faults, which are not.
+
+use model::agent::IllegalVerb;
+use std::path::{Path, PathBuf};
+
+/// Why nothing was stored, or nothing could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such row, or it belongs to somebody else.
+    #[error("there is no such {what}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// Another row of this kind has the name.
+    #[error("the name {name} is taken")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// No node has a free slot for this account.
+    #[error("no node has room for this agent")]
+    NoCapacity,
+    /// Something still uses it.
+    #[error("{what}")]
+    InUse {
+        /// What it is used by.
+        what: String,
+    },
+    /// The verb makes no sense now.
+    #[error(transparent)]
+    IllegalVerb(#[from] IllegalVerb),
+    /// The row is not at the generation that the caller read.
+    #[error("the agent is at generation {generation}, not at the one named in If-Match")]
+    Stale {
+        /// Where it is.
+        generation: u64,
+    },
+    /// The idempotency key came with another request before.
+    #[error("this idempotency key was used with another request")]
+    IdempotencyMismatch,
+    /// A token that is unknown, expired or used up.
+    #[error("the token is unknown, expired or was redeemed already")]
+    TokenRefused,
+    /// An assertion that was traded before.
+    #[error("this assertion was traded already")]
+    Replayed,
+
+    /// Another process holds the database.
+    #[error("the database is locked by another process; find it with `fuser cofferdam.db` and end it")]
+    Locked,
+    /// The disk is full.
+    #[error("the disk that holds the database is full; free some space, nothing was changed")]
+    DiskFull,
+    /// The database could not be opened.
+    #[error("cannot open the database {}: {source}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The schema could not be brought up to date.
+    #[error(
+        "cannot bring the database {} up to date: {source} (was it written by a newer version of cofferdam?)",
+        path.display()
+    )]
+    Migrate {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A row holds what this version cannot read.
+    #[error("the column {column} holds a value that this version of cofferdam cannot read")]
+    Corrupt {
+        /// Where.
+        column: &'static str,
+    },
+    /// A change without its event. A fault of this program; nothing was stored.
+    #[error("a change came without its audit event and was not stored")]
+    Unaudited,
+    /// Anything else that the database said.
+    #[error("the database failed: {0}")]
+    Database(sqlx::Error),
+}
+
+/// SQLite's primary result codes (<https://sqlite.org/rescode.html>); the low byte of an extended one.
+const BUSY: u32 = 5;
+const LOCKED: u32 = 6;
+const FULL: u32 = 13;
+
+fn known(source: &sqlx::Error) -> Option<Error> {
+    let code: u32 = source.as_database_error()?.code()?.parse().ok()?;
+    match code & 0xff {
+        BUSY | LOCKED => Some(Error::Locked),
+        FULL => Some(Error::DiskFull),
+        _ => None,
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        known(&source).unwrap_or(Self::Database(source))
+    }
+}
+
+impl Error {
+    pub(crate) fn opening(path: &Path, source: sqlx::Error) -> Self {
+        known(&source).unwrap_or_else(|| Self::Open { path: path.to_owned(), source })
+    }
+
+    pub(crate) fn migrating(path: &Path, source: sqlx::migrate::MigrateError) -> Self {
+        if let sqlx::migrate::MigrateError::Execute(inner) = &source
+            && let Some(known) = known(inner)
+        {
+            return known;
+        }
+        Self::Migrate { path: path.to_owned(), source }
+    }
+}

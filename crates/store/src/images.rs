@@ -1,0 +1,146 @@
+//! Images: names for content that lies in the nodes' stores.
+
+use crate::change::Actor;
+use crate::rows::{Columns, to_json};
+use crate::{Error, Idempotency, PageOf, Store};
+use model::api::{Image, RegisterImage};
+use model::{AccountId, ImageId, Name};
+use serde_json::json;
+use sqlx::sqlite::SqliteRow;
+
+fn image(row: &SqliteRow) -> Result<Image, Error> {
+    Ok(Image {
+        id: row.parsed("id")?,
+        name: row.parsed("name")?,
+        digest: row.text("digest")?,
+        size: row.number("size")?,
+        config: row.json("config")?,
+        created_at: row.at("created_at")?,
+    })
+}
+
+impl Store {
+    /// Makes an image known. A name that is taken moves to the new content, under a new id; asking again for
+    /// what is already so changes nothing.
+    pub async fn register_image(
+        &self,
+        actor: Actor,
+        account: AccountId,
+        request: &RegisterImage,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Image, Error> {
+        let mut change = self.change(actor).await?;
+        if let Some(before) = change.replay(idempotency).await? {
+            return Ok(before);
+        }
+        let now = change.now;
+        let held =
+            sqlx::query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
+                .bind(account.to_string())
+                .bind(request.name.as_str())
+                .fetch_optional(change.db())
+                .await?;
+        let held = held.as_ref().map(image).transpose()?;
+        if let Some(held) = &held {
+            if held.digest == request.digest && held.size == request.size && held.config == request.config {
+                change.remember(idempotency, held).await?;
+                change.commit_bookkeeping().await?;
+                return Ok(held.clone());
+            }
+            sqlx::query("UPDATE images SET deleted_at = $1 WHERE id = $2")
+                .bind(now)
+                .bind(held.id.to_string())
+                .execute(change.db())
+                .await?;
+        }
+        let id = ImageId::new();
+        let row = sqlx::query(
+            "INSERT INTO images (id, account, name, digest, size, config, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
+        )
+        .bind(id.to_string())
+        .bind(account.to_string())
+        .bind(request.name.as_str())
+        .bind(&request.digest)
+        .bind(request.size as i64)
+        .bind(to_json(&request.config))
+        .bind(now)
+        .fetch_one(change.db())
+        .await?;
+        let made = image(&row)?;
+        let detail = json!({"name": made.name, "digest": made.digest, "replaces": held.map(|held| held.id)});
+        change.event(Some(account), "image.registered", id, detail).await?;
+        change.remember(idempotency, &made).await?;
+        change.commit().await?;
+        Ok(made)
+    }
+
+    /// An image by its id.
+    pub async fn image(&self, account: AccountId, id: ImageId) -> Result<Image, Error> {
+        let row = sqlx::query("SELECT * FROM images WHERE account = $1 AND id = $2 AND deleted_at IS NULL")
+            .bind(account.to_string())
+            .bind(id.to_string())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        image(&row.ok_or(Error::NotFound { what: "image" })?)
+    }
+
+    /// An image by its name.
+    pub async fn image_named(&self, account: AccountId, name: &Name) -> Result<Image, Error> {
+        let row = sqlx::query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
+            .bind(account.to_string())
+            .bind(name.as_str())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        image(&row.ok_or(Error::NotFound { what: "image" })?)
+    }
+
+    /// The account's images.
+    pub async fn images(
+        &self,
+        account: AccountId,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<PageOf<Image>, Error> {
+        let rows = sqlx::query(
+            "SELECT * FROM images WHERE account = $1 AND deleted_at IS NULL AND ($2 IS NULL OR id < $2)
+             ORDER BY id DESC LIMIT $3",
+        )
+        .bind(account.to_string())
+        .bind(before)
+        .bind(i64::from(limit) + 1)
+        .fetch_all(&self.0.reader)
+        .await?;
+        Ok(PageOf::of(rows.iter().map(image).collect::<Result<_, _>>()?, limit))
+    }
+
+    /// Forgets an image that no living agent was made from.
+    pub async fn delete_image(&self, actor: Actor, account: AccountId, id: ImageId) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
+        let used =
+            sqlx::query("SELECT name FROM agents WHERE image = $1 AND account = $2 AND state <> 'destroyed'")
+                .bind(id.to_string())
+                .bind(account.to_string())
+                .fetch_optional(change.db())
+                .await?;
+        if let Some(row) = used {
+            return Err(Error::InUse {
+                what: format!("the agent {} was made from this image", row.text("name")?),
+            });
+        }
+        let now = change.now;
+        let gone = sqlx::query(
+            "UPDATE images SET deleted_at = $1 WHERE id = $2 AND account = $3 AND deleted_at IS NULL",
+        )
+        .bind(now)
+        .bind(id.to_string())
+        .bind(account.to_string())
+        .execute(change.db())
+        .await?;
+        if gone.rows_affected() == 0 {
+            return Err(Error::NotFound { what: "image" });
+        }
+        change.event(Some(account), "image.deleted", id, json!({})).await?;
+        change.commit().await
+    }
+}

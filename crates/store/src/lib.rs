@@ -1,0 +1,121 @@
+//! The database: the one place that knows SQL.
+//!
+//! Every change is one transaction that also appends its audit event, closes and opens the state period, and
+//! raises the revision of the node it concerns; `change.rs` refuses to commit anything else. This crate decides
+//! nothing about who may do what, and never sees a secret: keys and tokens arrive hashed.
+
+mod accounts;
+mod agents;
+mod change;
+mod cleanup;
+mod deadlines;
+mod error;
+mod events;
+mod idempotency;
+mod images;
+mod installation;
+mod keys;
+mod nodes;
+mod observe;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+pub use accounts::NewAccount;
+pub use agents::{Agent, AgentFilter, Candidate, NewAgent, Order, Place};
+pub use change::{Actor, Changed, OnCommit};
+pub use deadlines::{Cause, Due};
+pub use error::Error;
+pub use idempotency::Idempotency;
+pub use installation::Installation;
+pub use keys::{Bearer, Fresh};
+pub use nodes::{DesiredRows, Enrolment};
+pub use rows::PageOf;
+
+use model::clock::Clock;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{SqlSafeStr, SqlStr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a writer waits for another process before it says that the database is locked.
+const BUSY: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+
+/// An open database.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    /// One connection: SQLite has one writer at a time, and a queue here is fairer than its busy handler.
+    writer: SqlitePool,
+    reader: SqlitePool,
+    clock: Arc<dyn Clock>,
+    on_commit: OnCommit,
+}
+
+fn migrations() -> Migrator {
+    let initial: SqlStr = include_str!("../migrations/sqlite/0001_initial.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "initial".into(),
+        MigrationType::Simple,
+        initial,
+        false,
+    )])
+}
+
+impl Store {
+    /// Opens the database, makes it if it is not there, and brings its schema up to date. After every commit
+    /// `on_commit` is told what changed.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Result<Self, Error> {
+        Self::open_waiting(path, clock, on_commit, BUSY).await
+    }
+
+    async fn open_waiting(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        on_commit: OnCommit,
+        busy: Duration,
+    ) -> Result<Self, Error> {
+        let opening = |source| Error::opening(path, source);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(busy);
+        let forever = || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None);
+        let writer = forever().max_connections(1).connect_with(options.clone()).await.map_err(opening)?;
+        migrations().run(&writer).await.map_err(|source| Error::migrating(path, source))?;
+        let reader = forever()
+            .max_connections(READERS)
+            .connect_with(options.pragma("query_only", "on"))
+            .await
+            .map_err(opening)?;
+        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit })))
+    }
+
+    /// Closes all connections, so that the write-ahead log is folded into the database.
+    pub async fn close(&self) {
+        self.0.reader.close().await;
+        self.0.writer.close().await;
+    }
+
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<(), Error> {
+        sqlx::query("SELECT singleton FROM installation").fetch_optional(&self.0.reader).await?;
+        Ok(())
+    }
+
+    /// The time that rows are written with.
+    pub fn now(&self) -> time::OffsetDateTime {
+        self.0.clock.now()
+    }
+}

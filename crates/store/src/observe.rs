@@ -1,0 +1,101 @@
+//! What nodes report, held against what they were told.
+
+use crate::agents::Agent;
+use crate::change::{Actor, Change};
+use crate::rows::millis;
+use crate::{Error, Store};
+use model::agent::{AgentState, Desired, Observed, apply_observed};
+use model::node_api::{ObservedAgent, ObservedState};
+use model::{AgentId, NodeId};
+use serde_json::json;
+
+/// What an agent is after a report, or `None` if the report says nothing new.
+///
+/// A report on an older generation than the newest order says nothing: the node has yet to read that order.
+pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Agent> {
+    let mut after = before.clone();
+    after.observed_generation = before.observed_generation.max(report.generation);
+    if report.generation == before.generation && before.state != AgentState::Destroyed {
+        // An agent that ended by itself was told to stay stopped; that the node confirms it is no news, and
+        // must not wipe out why it ended.
+        let confirms =
+            before.desired == Desired::Stopped && before.has_ended() && report.observed == Observed::Stopped;
+        if !confirms {
+            after.state = apply_observed(before.state, before.desired, report.observed);
+            after.reason.clone_from(&report.reason);
+        }
+        after.evidence = match report.observed {
+            Observed::Running | Observed::Paused => report.evidence.clone(),
+            _ => Vec::new(),
+        };
+        if report.workspace_url.is_some() {
+            after.workspace_url.clone_from(&report.workspace_url);
+        }
+        let ended = matches!(after.state, AgentState::Stopped | AgentState::Failed);
+        if ended && matches!(before.desired, Desired::Running | Desired::Paused) {
+            // What ends by itself is not started again by itself.
+            after.desired = Desired::Stopped;
+        }
+    }
+    (after != *before).then_some(after)
+}
+
+impl Change {
+    async fn seen(&mut self, agent: &ObservedAgent) -> Result<(), Error> {
+        let Some(at) = agent.last_activity.map(millis) else { return Ok(()) };
+        // A node's clock may run ahead; an agent is not kept alive by that.
+        let at = at.min(self.now);
+        sqlx::query(
+            "UPDATE agents SET last_activity = $1 WHERE id = $2 AND (last_activity IS NULL OR last_activity < $1)",
+        )
+        .bind(at)
+        .bind(agent.id.to_string())
+        .execute(self.db())
+        .await?;
+        Ok(())
+    }
+
+    async fn orphan(&mut self, node: NodeId, agent: AgentId) -> Result<bool, Error> {
+        let told =
+            sqlx::query("SELECT id FROM events WHERE subject = $1 AND kind = 'agent.orphan' AND actor = $2")
+                .bind(agent.to_string())
+                .bind(node.to_string())
+                .fetch_optional(self.db())
+                .await?;
+        if told.is_none() {
+            self.event(None, "agent.orphan", agent, json!({"node": node})).await?;
+        }
+        Ok(told.is_none())
+    }
+}
+
+impl Store {
+    /// Takes in a report. Agents that control does not know, or that belong on another node, are recorded once
+    /// as orphans and left alone.
+    pub async fn observe(&self, node: NodeId, report: &ObservedState) -> Result<(), Error> {
+        let mut change = self.change(Actor::Node(node)).await?;
+        let mut audited = false;
+        for seen in &report.agents {
+            let before = change.agent(seen.id).await?.filter(|agent| agent.node == node);
+            let Some(before) = before else {
+                audited |= change.orphan(node, seen.id).await?;
+                continue;
+            };
+            change.seen(seen).await?;
+            if let Some(after) = after_report(&before, seen) {
+                let kind = if after.state == before.state { "agent.observed" } else { "agent.state" };
+                let detail = json!({"observed": seen.observed, "reason": seen.reason,
+                    "observed_generation": seen.generation});
+                change.advance(&before, after, kind, detail).await?;
+                audited = true;
+            }
+        }
+        for agent in &report.orphans {
+            let known = change.agent(*agent).await?;
+            if known.is_none_or(|known| known.node != node) {
+                audited |= change.orphan(node, *agent).await?;
+            }
+        }
+        if audited { change.commit().await } else { change.commit_bookkeeping().await }
+    }
+}

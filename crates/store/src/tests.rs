@@ -1,0 +1,457 @@
+//! The database against those who would get around it: raw SQL, races, clocks, and random lives.
+
+use crate::agents::{Agent, AgentFilter, Candidate, NewAgent, Order};
+use crate::change::{Actor, OnCommit};
+use crate::deadlines::Cause;
+use crate::nodes::Enrolment;
+use crate::{Error, NewAccount, Store};
+use model::agent::{AgentSpec, AgentState, ExitReason, Observed, RunAs, Verb};
+use model::clock::Clock;
+use model::node_api::{Capacity, ObservedAgent, ObservedState};
+use model::{AccountId, AgentId, ImageId, NodeId, Resources, Span, VolumeId};
+use proptest::prelude::*;
+use sqlx::Row;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use time::{Duration, OffsetDateTime};
+
+/// Time in milliseconds after the start of the test.
+struct HeldClock(AtomicI64);
+
+const START: i64 = 1_800_000_000_000;
+
+impl Clock for HeldClock {
+    fn now(&self) -> OffsetDateTime {
+        crate::rows::instant(START + self.0.load(Ordering::SeqCst)).unwrap()
+    }
+}
+
+struct World {
+    store: Store,
+    clock: Arc<HeldClock>,
+    account: AccountId,
+    image: ImageId,
+    node: NodeId,
+    changed: Arc<Mutex<Vec<crate::Changed>>>,
+    directory: tempfile::TempDir,
+}
+
+fn place(_: &AgentSpec, candidates: &[Candidate], _: OffsetDateTime) -> Option<NodeId> {
+    candidates.first().map(|candidate| candidate.node)
+}
+
+impl World {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(HeldClock(AtomicI64::new(0)));
+        let changed = Arc::new(Mutex::new(Vec::new()));
+        let heard = changed.clone();
+        let on_commit: OnCommit = Arc::new(move |changed| heard.lock().unwrap().push(changed));
+        let path = directory.path().join("cofferdam.db");
+        let store = Store::open(&path, clock.clone(), on_commit).await.unwrap();
+        let account = store.found(&new_account("default")).await.unwrap().unwrap();
+        let node = enrolled(&store, "node-1", 3).await;
+        let image = image(&store, account).await;
+        Self { store, clock, account, image, node, changed, directory }
+    }
+
+    fn new_agent(&self, name: &str) -> NewAgent {
+        let spec = AgentSpec {
+            id: AgentId::new(),
+            name: name.parse().unwrap(),
+            account: self.account,
+            level: model::agent::Level::Container,
+            image: self.image,
+            image_digest: "ab".repeat(32),
+            volume: VolumeId::new(),
+            run_as: RunAs::Agent,
+            main: None,
+            env: Default::default(),
+            resources: Resources::default(),
+            keep_scratch: false,
+            ttl: None,
+            idle_timeout: None,
+        };
+        NewAgent { spec, image_name: "debian".parse().unwrap(), labels: Default::default() }
+    }
+
+    async fn agent(&self, name: &str) -> Agent {
+        self.store.create_agent(Actor::System, &self.new_agent(name), place, None).await.unwrap()
+    }
+
+    async fn saw(&self, agent: &Agent, generation: u64, observed: Observed) -> Agent {
+        let report = ObservedState { agents: vec![seen(agent, generation, observed)], orphans: Vec::new() };
+        self.store.observe(self.node, &report).await.unwrap();
+        self.store.agent(agent.spec.id).await.unwrap()
+    }
+
+    /// Runs SQL that no method of the store would.
+    async fn raw(&self, sql: &'static str, binds: &[String]) -> Result<u64, sqlx::Error> {
+        let mut query = sqlx::query(sql);
+        for bind in binds {
+            query = query.bind(bind.clone());
+        }
+        query.execute(&self.store.0.writer).await.map(|done| done.rows_affected())
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query(sql).fetch_one(&self.store.0.reader).await.unwrap().get(0)
+    }
+}
+
+fn new_account(name: &str) -> NewAccount {
+    NewAccount { name: name.parse().unwrap(), key: "first".parse().unwrap(), hash: name.to_owned() }
+}
+
+async fn enrolled(store: &Store, name: &str, slots: u32) -> NodeId {
+    store.add_bootstrap_token(&name.parse().unwrap(), name, Duration::minutes(15)).await.unwrap();
+    let enrolment = enrolment(name, &format!("key of {name}"), slots);
+    store.enrol(&enrolment).await.unwrap()
+}
+
+fn enrolment(token: &str, key: &str, slots: u32) -> Enrolment {
+    let capacity = Capacity { slots, cpus: 2.0, memory: 1 << 40 };
+    Enrolment { token_hash: token.to_owned(), public_key: key.to_owned(), capacity }
+}
+
+async fn image(store: &Store, account: AccountId) -> ImageId {
+    let request = model::api::RegisterImage {
+        name: "debian".parse().unwrap(),
+        digest: "ab".repeat(32),
+        size: 1,
+        config: Default::default(),
+    };
+    store.register_image(Actor::System, account, &request, None).await.unwrap().id
+}
+
+fn seen(agent: &Agent, generation: u64, observed: Observed) -> ObservedAgent {
+    ObservedAgent {
+        id: agent.spec.id,
+        generation,
+        observed,
+        reason: Some(ExitReason::Exited { code: 1 }),
+        evidence: Vec::new(),
+        workspace_url: None,
+        last_activity: None,
+    }
+}
+
+/// What the database itself says when it refuses.
+#[track_caller]
+fn refused(result: Result<u64, sqlx::Error>, why: &str) {
+    let error = result.expect_err("the database let it pass").to_string();
+    assert!(error.contains(why), "{error}");
+}
+
+#[tokio::test]
+async fn the_database_keeps_tenants_apart() {
+    let world = World::new().await;
+    let other = world.store.create_account(Actor::System, &new_account("other")).await.unwrap();
+    let theirs = enrolled(&world.store, "node-2", 1).await;
+    world
+        .raw(
+            "UPDATE nodes SET account = $1, tenant = $1 WHERE id = $2",
+            &[other.to_string(), theirs.to_string()],
+        )
+        .await
+        .unwrap();
+    let agent = world.agent("a").await;
+    let (id, node) = (agent.spec.id.to_string(), theirs.to_string());
+
+    // Onto the other account's node: whichever tenant is written, one constraint or the other refuses.
+    let place_at = "UPDATE agents SET node = $1, tenant = $2 WHERE id = $3";
+    for (tenant, why) in [
+        (other.to_string(), "CHECK"),
+        (world.account.to_string(), "FOREIGN KEY"),
+        ("shared".to_owned(), "FOREIGN KEY"),
+    ] {
+        refused(world.raw(place_at, &[node.clone(), tenant, id.clone()]).await, why);
+    }
+    let copy = "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
+            generation, observed_generation, token_epoch, evidence, created_at, state_since)
+        SELECT $1, account, $2, $3, 'b', image, image_name, spec, labels, desired, state, generation,
+            observed_generation, token_epoch, evidence, created_at, state_since FROM agents";
+    let new = AgentId::new().to_string();
+    refused(world.raw(copy, &[new.clone(), node.clone(), other.to_string()]).await, "CHECK");
+    refused(world.raw(copy, &[new, node.clone(), world.account.to_string()]).await, "FOREIGN KEY");
+    // Nor into one of its slots, nor by giving the shared node under it away, nor as somebody else's agent.
+    refused(
+        world.raw("UPDATE node_slots SET agent = $1 WHERE node = $2", &[id.clone(), node.clone()]).await,
+        "UNIQUE",
+    );
+    refused(
+        world
+            .raw(
+                "UPDATE nodes SET account = $1, tenant = $1 WHERE id = $2",
+                &[other.to_string(), world.node.to_string()],
+            )
+            .await,
+        "FOREIGN KEY",
+    );
+    refused(
+        world.raw("UPDATE nodes SET tenant = 'shared' WHERE id = $1", std::slice::from_ref(&node)).await,
+        "CHECK",
+    );
+    refused(world.raw("UPDATE nodes SET tenant = NULL WHERE id = $1", &[node]).await, "NOT NULL");
+    refused(
+        world.raw("UPDATE agents SET account = $1 WHERE id = $2", &[other.to_string(), id]).await,
+        "FOREIGN KEY",
+    );
+    // And a node of another account is never a candidate.
+    let candidates =
+        world.store.change(Actor::System).await.unwrap().candidates(world.account).await.unwrap();
+    assert!(candidates.iter().all(|candidate| candidate.node == world.node));
+}
+
+#[tokio::test]
+async fn slots_are_the_limit() {
+    let world = World::new().await;
+    for name in ["a", "b", "c"] {
+        world.agent(name).await;
+    }
+    let full = world.store.create_agent(Actor::System, &world.new_agent("d"), place, None).await;
+    assert!(matches!(full, Err(Error::NoCapacity)));
+    refused(
+        world.raw("INSERT INTO node_slots (node, slot) VALUES ($1, 0)", &[world.node.to_string()]).await,
+        "UNIQUE",
+    );
+    // A machine that offers less keeps what is in use.
+    world.store.add_bootstrap_token(&"node-1".parse().unwrap(), "again", Duration::minutes(1)).await.unwrap();
+    world.store.enrol(&enrolment("again", "a new key", 1)).await.unwrap();
+    assert_eq!(world.count("SELECT count(*) FROM node_slots").await, 3);
+}
+
+#[tokio::test]
+async fn the_ledger_is_append_only() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    refused(world.raw("UPDATE events SET actor = 'nobody'", &[]).await, "append-only");
+    refused(world.raw("DELETE FROM events", &[]).await, "append-only");
+    refused(world.raw("DELETE FROM state_periods", &[]).await, "append-only");
+    refused(world.raw("UPDATE state_periods SET state = 'running'", &[]).await, "only be closed");
+    world.saw(&agent, 1, Observed::Running).await;
+    let reopen = "UPDATE state_periods SET closed_at = closed_at + 1 WHERE closed_at IS NOT NULL";
+    refused(world.raw(reopen, &[]).await, "only be closed");
+    let second = "INSERT INTO state_periods SELECT agent, 99, account, node, state, opened_at, NULL FROM state_periods";
+    refused(world.raw(second, &[]).await, "UNIQUE");
+}
+
+#[tokio::test]
+async fn a_change_without_its_event_is_not_stored() {
+    let world = World::new().await;
+    let mut change = world.store.change(Actor::System).await.unwrap();
+    change.raise(world.node).await.unwrap();
+    world.changed.lock().unwrap().clear();
+    let rev = world.store.rev(world.node).await.unwrap();
+    assert!(matches!(change.commit().await, Err(Error::Unaudited)));
+    assert_eq!(world.store.rev(world.node).await.unwrap(), rev);
+    assert!(world.changed.lock().unwrap().is_empty(), "nobody was told");
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_has_one_winner() {
+    let world = World::new().await;
+    world
+        .store
+        .add_bootstrap_token(&"node-2".parse().unwrap(), "token", Duration::minutes(15))
+        .await
+        .unwrap();
+    // A second handle is what a second process would have.
+    let path = world.directory.path().join("cofferdam.db");
+    let twin = Store::open(&path, world.clock.clone(), Arc::new(|_| {})).await.unwrap();
+    let tries = (0..16).map(|n| {
+        let store = if n % 2 == 0 { world.store.clone() } else { twin.clone() };
+        tokio::spawn(async move { store.enrol(&enrolment("token", &format!("key {n}"), 1)).await })
+    });
+    let mut won = 0;
+    for attempt in tries.collect::<Vec<_>>() {
+        match attempt.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(error) => assert!(matches!(error, Error::TokenRefused), "{error}"),
+        }
+    }
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn a_locked_database_says_so() {
+    let world = World::new().await;
+    let path = world.directory.path().join("cofferdam.db");
+    let brief = std::time::Duration::from_millis(50);
+    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_| {}), brief).await.unwrap();
+    let holding = world.store.change(Actor::System).await.unwrap();
+    let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
+    assert!(matches!(error, Error::Locked), "{error}");
+    assert!(twin.installation().await.unwrap().is_some(), "readers go on");
+    drop(holding);
+    twin.create_account(Actor::System, &new_account("other")).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_that_are_no_database_name_the_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cofferdam.db");
+    std::fs::write(&path, "this is a text, and a rather long one, so that it is read as a header".repeat(20))
+        .unwrap();
+    let clock = Arc::new(HeldClock(AtomicI64::new(0)));
+    let Err(error) = Store::open(&path, clock, Arc::new(|_| {})).await else { panic!("it opened") };
+    assert!(error.to_string().contains("cofferdam.db"), "{error}");
+}
+
+#[tokio::test]
+async fn terminal_states_stay() {
+    let world = World::new().await;
+    let agent = world.agent("a").await;
+    world.store.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();
+    let gone = world.saw(&agent, 2, Observed::Destroyed).await;
+    assert_eq!(gone.state, AgentState::Destroyed);
+    for generation in [1, 2, 3] {
+        for observed in [Observed::Running, Observed::Failed, Observed::Stopped] {
+            let still = world.saw(&agent, generation, observed).await;
+            assert_eq!((still.state, still.generation), (AgentState::Destroyed, 2));
+        }
+    }
+    for verb in [Verb::Start, Verb::Stop, Verb::Pause, Verb::Resume] {
+        let refused = world.store.order(Actor::System, agent.spec.id, verb, &Order::default()).await;
+        assert!(matches!(refused, Err(Error::IllegalVerb(_))));
+    }
+    refused(world.raw("UPDATE agents SET state = 'running'", &[]).await, "stays destroyed");
+    refused(world.raw("UPDATE agents SET desired = 'running'", &[]).await, "stays destroyed");
+}
+
+#[tokio::test]
+async fn deadlines_come_in_order() {
+    let world = World::new().await;
+    let mut new = world.new_agent("a");
+    new.spec.ttl = Some(Span(100));
+    new.spec.idle_timeout = Some(Span(10));
+    let agent = world.store.create_agent(Actor::System, &new, place, None).await.unwrap();
+    let due = async || {
+        let due = world.store.deadlines(10).await.unwrap();
+        due.iter().map(|due| (due.cause, crate::rows::millis(due.at) - START)).collect::<Vec<_>>()
+    };
+    assert_eq!(due().await, [(Cause::Ttl, 100_000)], "it does not run yet");
+    world.clock.0.store(5_000, Ordering::SeqCst);
+    world.saw(&agent, 1, Observed::Running).await;
+    assert_eq!(due().await, [(Cause::Idle, 15_000), (Cause::Ttl, 100_000)]);
+    let used = |at: i64| {
+        let mut seen = seen(&agent, 1, Observed::Running);
+        seen.last_activity = crate::rows::instant(START + at);
+        ObservedState { agents: vec![seen], orphans: Vec::new() }
+    };
+    world.clock.0.store(8_000, Ordering::SeqCst);
+    world.store.observe(world.node, &used(7_000)).await.unwrap();
+    assert_eq!(due().await[0], (Cause::Idle, 17_000));
+    // A clock that runs ahead keeps nothing alive, and use is never taken back.
+    world.store.observe(world.node, &used(999_000)).await.unwrap();
+    world.store.observe(world.node, &used(1_000)).await.unwrap();
+    assert_eq!(due().await[0], (Cause::Idle, 18_000));
+    world.store.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();
+    assert_eq!(due().await, []);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Order(Verb),
+    /// Whether the node acted on the newest order, or on one before.
+    Report(Observed, bool),
+    /// Milliseconds; clocks may be set back.
+    Clock(i64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let verbs = [Verb::Pause, Verb::Resume, Verb::Stop, Verb::Start, Verb::Start, Verb::Destroy];
+    let sights = [
+        Observed::Running,
+        Observed::Running,
+        Observed::Paused,
+        Observed::Stopped,
+        Observed::Failed,
+        Observed::Destroyed,
+    ];
+    let step = prop_oneof![
+        3 => proptest::sample::select(verbs.to_vec()).prop_map(Step::Order),
+        3 => (proptest::sample::select(sights.to_vec()), proptest::bool::weighted(0.8))
+            .prop_map(|(observed, newest)| Step::Report(observed, newest)),
+        2 => (-5_000i64..20_000).prop_map(Step::Clock),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+/// The periods of an agent have neither gap nor overlap, and end in the state that it is in.
+async fn check_ledger(world: &World, agent: &Agent) {
+    let rows = sqlx::query(
+        "SELECT state, opened_at, closed_at FROM state_periods WHERE agent = $1 ORDER BY ordinal",
+    )
+    .bind(agent.spec.id.to_string())
+    .fetch_all(&world.store.0.reader)
+    .await
+    .unwrap();
+    let periods: Vec<(String, i64, Option<i64>)> =
+        rows.iter().map(|row| (row.get("state"), row.get("opened_at"), row.get("closed_at"))).collect();
+    for pair in periods.windows(2) {
+        assert_eq!(pair[0].2, Some(pair[1].1), "a gap or an overlap");
+        assert_ne!(pair[0].0, pair[1].0);
+    }
+    let last = periods.last().unwrap();
+    assert_eq!((last.0.as_str(), last.2), (agent.state.as_str(), None));
+    assert_eq!(last.1, crate::rows::millis(agent.state_since));
+    let told =
+        world.store.events(world.account, false, Some(&agent.spec.id.to_string()), None, 500).await.unwrap();
+    let moves = told.items.iter().filter(|event| event.detail["from"] != event.detail["to"]).count();
+    assert_eq!(moves + 1, periods.len(), "a move without its event");
+}
+
+async fn live(steps: Vec<Step>) {
+    let world = World::new().await;
+    let mut agent = world.agent("a").await;
+    for step in steps {
+        let before = agent.clone();
+        let rev = world.store.rev(world.node).await.unwrap();
+        match step {
+            Step::Clock(by) => {
+                world.clock.0.fetch_add(by, Ordering::SeqCst);
+            }
+            Step::Order(verb) => {
+                let ordered = world.store.order(Actor::System, agent.spec.id, verb, &Order::default()).await;
+                assert!(matches!(ordered, Ok(_) | Err(Error::IllegalVerb(_))), "{ordered:?}");
+                agent = world.store.agent(agent.spec.id).await.unwrap();
+            }
+            Step::Report(observed, newest) => {
+                let generation = if newest { agent.generation } else { agent.generation - 1 };
+                agent = world.saw(&agent, generation, observed).await;
+                if !newest {
+                    assert_eq!(
+                        (agent.state, agent.desired),
+                        (before.state, before.desired),
+                        "a stale report"
+                    );
+                }
+            }
+        }
+        assert_eq!(agent.generation > before.generation, agent.desired != before.desired);
+        assert!(agent.state_since >= before.state_since);
+        assert!(before.state != AgentState::Destroyed || agent.state == AgentState::Destroyed);
+        let raised = world.store.rev(world.node).await.unwrap() > rev;
+        let gone = agent.state != before.state && agent.state == AgentState::Destroyed;
+        assert_eq!(
+            raised,
+            gone || agent.generation != before.generation,
+            "the node must hear of it, and only then"
+        );
+    }
+    check_ledger(&world, &agent).await;
+    let used = world.count("SELECT count(*) FROM node_slots WHERE agent IS NOT NULL").await;
+    assert_eq!(used, i64::from(agent.state != AgentState::Destroyed));
+    let listed = world.store.agents(world.account, &AgentFilter::default(), None, 10).await.unwrap();
+    assert_eq!(listed.items.len(), usize::from(agent.state != AgentState::Destroyed));
+}
+
+#[test]
+fn random_lives_keep_the_ledger_whole() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in steps())| {
+        runtime.block_on(live(steps));
+    });
+}

@@ -1,0 +1,20 @@
+//! Worlds for tests: a whole installation of its own, beside whatever else runs on the machine.
+//!
+//! A [`World`] is the real `cofferdam up` with ports, directories, cgroup and uid ranges of its own. Dropping it
+//! ends it, and fails the test when anything is left. A world whose test was killed is removed by the next one.
+
+mod leftovers;
+mod world;
+
+pub use leftovers::Leftovers;
+pub use world::{Ran, World};
+
+/// Whether a test that needs root can run. In CI it must; elsewhere it says why it does not.
+pub fn can_run() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI runs these tests as root");
+    eprintln!("skipped: needs root");
+    false
+}

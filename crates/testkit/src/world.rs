@@ -1,0 +1,380 @@
+//! One installation, started by the command that users type.
+
+use crate::leftovers::Leftovers;
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const PREFIX: &str = "cofferdam-test-";
+
+/// A running installation of its own.
+pub struct World {
+    dir: PathBuf,
+    cgroup: String,
+    before: Leftovers,
+    /// Port of the control API on 127.0.0.1.
+    pub control_port: u16,
+    /// Port of the first gate on 127.0.0.1.
+    pub guard_port: u16,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; -1 for a signal.
+    pub code: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Fails the test unless the command succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(self) -> serde_json::Value {
+        let ran = self.ok();
+        serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
+    }
+}
+
+/// The directory with the built binaries: `target/release`, above the test's own.
+fn binaries() -> PathBuf {
+    let test = std::env::current_exe().expect("the test knows its own path");
+    test.ancestors().nth(2).expect("tests lie in target/release/deps").to_path_buf()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has an address").port()
+}
+
+impl World {
+    /// Starts an installation with the base image known as `debian`.
+    pub fn start() -> Self {
+        let world = Self::prepare();
+        world.up();
+        world.provide_image();
+        world
+    }
+
+    /// An installation that is not started yet: its configuration is written.
+    pub fn prepare() -> Self {
+        remove_stale_worlds();
+        let pid = std::process::id();
+        let dir = std::env::temp_dir().join(format!("{PREFIX}{pid}"));
+        let cgroup = format!("{PREFIX}{pid}");
+        for part in ["etc", "run", "data", "home"] {
+            fs::create_dir_all(dir.join(part)).expect("a world of its own");
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).expect("mode of the world");
+        let before = Leftovers::look(&cgroup, &dir);
+        let world = Self { dir, cgroup, before, control_port: free_port(), guard_port: free_port() };
+        // Worlds at the same time must not share ids: each takes 64 ranges by its pid, above those of a real one.
+        let slot = pid % 512;
+        let uid_first = 0x4000_0000 + slot * 64 * 65_536;
+        let dir = world.dir.display();
+        fs::write(
+            world.dir.join("etc/control.toml"),
+            format!("listen = \"127.0.0.1:{}\"\ndata = \"{dir}/data/control\"\n", world.control_port),
+        )
+        .expect("control.toml");
+        fs::write(
+            world.dir.join("etc/node.toml"),
+            format!(
+                "control = \"http://127.0.0.1:{}\"\nguard = \"127.0.0.1:{}\"\ndata = \"{dir}/data\"\n\
+                 run = \"{dir}/run\"\ncgroup = \"{}\"\nuid_first = {uid_first}\nuid_ranges = 63\nslots = 60\n\
+                 gate_uid_first = {}\n",
+                world.control_port,
+                world.guard_port,
+                world.cgroup,
+                uid_first + 63 * 65_536,
+            ),
+        )
+        .expect("node.toml");
+        world
+    }
+
+    /// `cofferdam up --detach`.
+    #[track_caller]
+    pub fn up(&self) {
+        self.cli(&["up", "--detach"]).ok();
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The name of its cgroup in every hierarchy.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// A `cofferdam` command in this world.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binaries().join("cofferdam"));
+        command
+            .args(args)
+            .env_remove("COFFERDAM_URL")
+            .env_remove("COFFERDAM_API_KEY")
+            .env("COFFERDAM_ETC", self.dir.join("etc"))
+            .env("COFFERDAM_RUN", self.dir.join("run"))
+            .env("COFFERDAM_DATA", self.dir.join("data"))
+            .env("HOME", self.dir.join("home"))
+            .env("XDG_CONFIG_HOME", self.dir.join("home/.config"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a `cofferdam` command to its end.
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        self.command(args).output().expect("cofferdam starts").into()
+    }
+
+    /// The same with something on standard input.
+    pub fn cli_with(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("cofferdam starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            // A command that ends early closes its end; that is its business.
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("it ends");
+        writer.join().expect("the writer ends");
+        output.into()
+    }
+
+    /// Creates a running agent.
+    #[track_caller]
+    pub fn create(&self, name: &str, more: &[&str]) {
+        let mut args = vec!["create", "--name", name, "--image", "debian"];
+        args.extend(more);
+        self.cli(&args).ok();
+    }
+
+    /// Runs a shell command in an agent.
+    pub fn sh(&self, agent: &str, script: &str) -> Ran {
+        self.cli(&["exec", agent, "--", "sh", "-c", script])
+    }
+
+    /// Runs a Python program, given as text, in an agent as `user`.
+    pub fn python(&self, agent: &str, user: &str, env: &[&str], program: &str, args: &[&str]) -> Ran {
+        let mut words = vec!["exec", "-i", "-u", user];
+        for pair in env {
+            words.extend(["-e", pair]);
+        }
+        words.extend([agent, "--", "python3", "-"]);
+        words.extend(args);
+        self.cli_with(&words, program.as_bytes())
+    }
+
+    /// The control API with this world's key, and a runtime to call it in.
+    pub fn control(&self) -> (tokio::runtime::Runtime, client::Control) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let url = format!("http://127.0.0.1:{}", self.control_port);
+        let control = client::Control::new(&url, Some(self.api_key())).expect("a client");
+        (runtime, control)
+    }
+
+    /// The first account's API key, as `up` stored it.
+    pub fn api_key(&self) -> String {
+        let text =
+            fs::read_to_string(self.dir.join("home/.config/cofferdam/config.toml")).expect("a context");
+        let start = text.find("cof_").expect("the context has a key");
+        text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    }
+
+    /// Builds the base image once for all worlds of this checkout and makes it known here.
+    pub fn provide_image(&self) {
+        let cache = binaries().join("testkit-images");
+        fs::create_dir_all(&cache).expect("a folder for images");
+        let lock = fs::File::create(cache.join("lock")).expect("a lock");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+        let images = self.dir.join("data/images");
+        let cached = || {
+            let entries = fs::read_dir(&cache).expect("the folder").filter_map(Result::ok);
+            entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "erofs"))
+        };
+        let Some(file) = cached() else {
+            self.cli(&["image", "build", "debian", "--name", "debian"]).ok();
+            let entries = fs::read_dir(&images).expect("the store").filter_map(Result::ok);
+            let made =
+                entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "erofs"));
+            let made = made.expect("the image that was just built");
+            fs::copy(&made, cache.join(made.file_name().expect("it has a name")))
+                .expect("a copy for other worlds");
+            return;
+        };
+        fs::create_dir_all(&images).expect("the store");
+        let digest = file.file_stem().expect("it has a name").to_string_lossy().into_owned();
+        let size = fs::metadata(&file).expect("the image").len();
+        let target = images.join(format!("{digest}.erofs"));
+        if fs::hard_link(&file, &target).is_err() {
+            fs::copy(&file, &target).expect("the image");
+        }
+        let (runtime, control) = self.control();
+        let image = model::api::RegisterImage {
+            name: "debian".parse().expect("a name"),
+            digest,
+            size,
+            config: model::image::ImageConfig::default(),
+        };
+        runtime.block_on(control.register_image(&image)).expect("the image is registered");
+    }
+
+    /// The pid of the world's process of this kind (`control`, `node`, `gate`, `zygote`), if it runs.
+    pub fn pid_of(&self, kind: &str) -> Option<i32> {
+        let dir = self.dir.display().to_string();
+        let mut found: Vec<i32> = processes()
+            .into_iter()
+            .filter(|(pid, words)| {
+                let named = words.iter().skip(1).any(|word| word == kind);
+                named && (words.iter().any(|word| word.contains(&dir)) || environment(*pid).contains(&dir))
+            })
+            .map(|(pid, _)| pid)
+            .collect();
+        found.sort_unstable();
+        found.pop()
+    }
+
+    /// Pids of the inits of this world's agents, oldest first.
+    fn inits(&self) -> Vec<i32> {
+        let mut found: Vec<i32> = processes()
+            .into_iter()
+            .filter(|(pid, words)| {
+                words.first().is_some_and(|word| word == "init")
+                    && fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                        .is_ok_and(|text| text.contains(&format!("/{}/", self.cgroup)))
+                    && status_field(*pid, "NSpid:\t").is_some_and(|pids| pids.ends_with("\t1"))
+            })
+            .map(|(pid, _)| pid)
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The pid of the init that was started last.
+    pub fn newest_init(&self) -> Option<i32> {
+        self.inits().pop()
+    }
+
+    /// The pid of the init whose start time, in ticks, is this text.
+    pub fn init_of_uptime(&self, ticks: &str) -> Option<i32> {
+        self.inits().into_iter().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| stat.split(' ').nth(21) == Some(ticks.trim()))
+        })
+    }
+
+    /// What there is now of what a world must not leave behind.
+    pub fn leftovers(&self) -> Leftovers {
+        Leftovers::look(&self.cgroup, &self.dir)
+    }
+
+    /// Ends the installation and fails the test when anything of it is left.
+    #[track_caller]
+    pub fn down(&self) {
+        self.cli(&["down"]).ok();
+        let after = self.leftovers();
+        assert_eq!(after, self.before, "something is left after down");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["control.log", "node.log"] {
+                let text = fs::read_to_string(self.dir.join("data/log").join(log)).unwrap_or_default();
+                let start = text.len().saturating_sub(6000);
+                let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                eprintln!("--- {log}\n{}", &text[start..]);
+            }
+            self.cli(&["down"]);
+        } else {
+            self.down();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// All processes with their command lines.
+fn processes() -> Vec<(i32, Vec<String>)> {
+    let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let words = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+            Some((pid, words.collect()))
+        })
+        .collect()
+}
+
+/// The environment of a process, or of the nearest ancestor that has one.
+fn environment(pid: i32) -> String {
+    let mut pid = pid;
+    while pid > 1 {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if text.contains("COFFERDAM_RUN") {
+            return text;
+        }
+        pid = status_field(pid, "PPid:\t").and_then(|text| text.parse().ok()).unwrap_or(0);
+    }
+    String::new()
+}
+
+fn status_field(pid: i32, label: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(label)).map(str::to_owned)
+}
+
+/// Ends and removes worlds whose test is gone.
+fn remove_stale_worlds() {
+    let entries = fs::read_dir(std::env::temp_dir()).expect("the temporary directory").filter_map(Result::ok);
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok()) else { continue };
+        if pid == std::process::id() || Path::new(&format!("/proc/{pid}")).exists() {
+            continue;
+        }
+        let stale = World {
+            dir: entry.path(),
+            cgroup: name,
+            before: Leftovers::default(),
+            control_port: 0,
+            guard_port: 0,
+        };
+        stale.cli(&["down"]);
+        let _ = fs::remove_dir_all(&stale.dir);
+        std::mem::forget(stale);
+    }
+}

@@ -1,0 +1,191 @@
+//! Processes killed at bad moments: what should run still runs, and nothing is left behind.
+
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::World;
+
+fn kill(pid: i32) {
+    let pid = Pid::from_raw(pid).expect("a pid");
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// Waits for a process of the platform to be there again, by what it serves.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 40 s");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn agents_outlive_every_process_of_the_platform() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("survivor", &[]);
+    let boot = "cat /proc/1/stat | cut -d' ' -f22";
+    world.sh("survivor", "echo here > /tmp/mark; (sleep 1000 &) ").ok();
+    let started = world.sh("survivor", boot).ok().out;
+    for kind in ["control", "gate", "zygote", "node"] {
+        let victim = world.pid_of(kind).unwrap_or_else(|| panic!("{kind} runs"));
+        kill(victim);
+        eventually(kind, || world.sh("survivor", "cat /tmp/mark").out == "here\n");
+        assert_eq!(world.sh("survivor", boot).ok().out, started, "another init after {kind} died");
+        // And new agents can be made.
+        eventually("a new agent", || world.cli(&["run", "--image", "debian", "--", "true"]).code == 0);
+    }
+    let shown = world.cli(&["show", "survivor", "-o", "json"]).json();
+    assert_eq!(shown["state"], "running");
+    assert_eq!(shown["claim"], "sandboxed (container)");
+}
+
+#[test]
+fn random_kills_leave_nothing_behind() {
+    if !testkit::can_run() {
+        return;
+    }
+    let rounds: u32 =
+        std::env::var("COFFERDAM_FAULT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let world = World::start();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    world.create("spared", &[]);
+    let started = world.sh("spared", "cut -d' ' -f22 /proc/1/stat").ok().out;
+    let kinds = ["control", "node", "gate", "zygote", "init"];
+    for round in 0..rounds {
+        let name = format!("victim-{round}");
+        let mut child = world
+            .command(&["create", "--name", &name, "--image", "debian"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("create");
+        std::thread::sleep(std::time::Duration::from_millis(random(120)));
+        let kind = kinds[random(kinds.len() as u64) as usize];
+        let victim = match kind {
+            "init" => world.newest_init(),
+            kind => world.pid_of(kind),
+        };
+        let spared = world.init_of_uptime(&started);
+        if let Some(victim) = victim
+            && (kind != "init" || Some(victim) != spared)
+        {
+            kill(victim);
+        }
+        child.wait().expect("create ends");
+        // Destroying is an order like any other: it arrives when control is back.
+        eventually("the order to destroy", || matches!(world.cli(&["rm", "-f", &name]).code, 0 | 3));
+    }
+    eventually("the spared agent answers", || {
+        world.sh("spared", "cut -d' ' -f22 /proc/1/stat").out == started
+    });
+    let (runtime, control) = world.control();
+    eventually("desired and observed agree", || {
+        let agents = runtime.block_on(control.agents(&client::AgentFilter::default()));
+        agents.is_ok_and(|agents| agents.len() == 1 && agents[0].state == model::AgentState::Running)
+    });
+    let inside = world.dir().join("run/agents");
+    eventually("runtime files are removed", || std::fs::read_dir(&inside).expect("files").count() == 1);
+    let agent_cgroups = world.leftovers().processes.iter().filter(|line| line.ends_with("init ")).count();
+    assert!(agent_cgroups <= 1, "{:?}", world.leftovers());
+    world.cli(&["rm", "-f", "spared"]).ok();
+}
+
+#[test]
+fn absence_is_never_an_order() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("kept", &[]);
+    world.sh("kept", "echo here > /tmp/mark").ok();
+    // Control comes back with an empty database: another installation, or one that knows nothing.
+    let control = world.pid_of("control").expect("control runs");
+    let database = world.dir().join("data/control");
+    let aside = world.dir().join("data/control-aside");
+    let init = world.newest_init().expect("the agent's init");
+    std::fs::rename(&database, &aside).expect("the database goes");
+    std::fs::create_dir(&database).expect("an empty place");
+    let meta = std::fs::metadata(&aside).expect("metadata");
+    use std::os::unix::fs::MetadataExt;
+    std::os::unix::fs::chown(&database, Some(meta.uid()), Some(meta.gid())).expect("owner");
+    kill(control);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(std::path::Path::new(&format!("/proc/{init}")).exists(), "an empty database ended an agent");
+    // The right one comes back, and everything answers again.
+    if let Some(control) = world.pid_of("control") {
+        kill(control);
+    }
+    std::fs::remove_dir_all(&database).expect("the empty one goes");
+    std::fs::rename(&aside, &database).expect("the database is back");
+    eventually("the agent answers", || world.sh("kept", "cat /tmp/mark").out == "here\n");
+}
+
+#[test]
+fn what_cannot_be_made_is_not_half_made() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    // The image's file vanished from the store.
+    let images = world.dir().join("data/images");
+    let file = std::fs::read_dir(&images)
+        .expect("the store")
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "erofs"))
+        .expect("an image");
+    let aside = world.dir().join("home/aside");
+    std::fs::rename(&file, &aside).expect("the image goes");
+    let ran = world.cli(&["create", "--name", "nothing", "--image", "debian"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.err.contains("image"), "{}", ran.err);
+    assert_eq!(world.newest_init(), None);
+    world.cli(&["rm", "-f", "nothing"]).ok();
+    std::fs::rename(&aside, &file).expect("the image is back");
+    // The control port is taken.
+    world.cli(&["down"]).ok();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", world.control_port)).expect("the port");
+    let ran = world.cli(&["up", "--detach"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.err.contains(&world.control_port.to_string()), "{}", ran.err);
+    drop(_taken);
+    world.cli(&["down"]);
+    world.up();
+    world.cli(&["run", "--image", "debian", "--", "true"]).ok();
+}
+
+#[test]
+fn down_and_up_keep_agents_and_data() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("kept", &[]);
+    world.sh("kept", "echo here > ~/mark").ok();
+    world.down();
+    world.up();
+    eventually("the agent runs again", || world.sh("kept", "cat ~/mark").out == "here\n");
+    // A second `up` says so and changes nothing.
+    world.cli(&["up", "--detach"]).ok();
+    assert_eq!(world.sh("kept", "cat ~/mark").ok().out, "here\n");
+}
+
+#[test]
+fn destroying_a_paused_agent_works() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("frozen", &[]);
+    world.cli(&["pause", "frozen"]).ok();
+    world.cli(&["rm", "-f", "frozen"]).ok();
+    assert_eq!(world.newest_init(), None);
+}

@@ -1,0 +1,9 @@
+//! Everything that needs root: a real installation, real boundaries, attacks from inside.
+
+mod attacks;
+mod bad_input;
+mod exhaustion;
+mod faults;
+mod neighbours;
+mod story;
+mod works;

@@ -1,0 +1,41 @@
+//! The project's chores as one program: `cargo xtask CHORE`. It drives cargo, the package manager and the built
+//! binaries; it knows nothing of Cofferdam's inside and shares no code with it.
+
+mod bench;
+mod binaries;
+mod quickstart;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+usage: cargo xtask CHORE
+
+  setup        install missing system packages and cargo-nextest (needs root)
+  build        release binaries in target/release, the jail statically linked
+  lint         formatting, clippy, tidy
+  tidy         the design's invariants
+  test         setup, lint, build, all tests
+  bench        medians of create, exec and destroy against runc and bwrap (needs root)
+  quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["setup"] => setup::run(),
+        ["build"] => binaries::build(),
+        ["lint"] => test::lint(),
+        ["tidy"] => tidy::run(),
+        ["test"] => test::run(),
+        ["bench"] => bench::run(),
+        ["quickstart"] => quickstart::run(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("unknown chore {:?}\n\n{HELP}", arguments.join(" ")),
+    }
+}

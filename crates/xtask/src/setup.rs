@@ -1,0 +1,64 @@
+//! Installs what the build, the tests and Cofferdam itself need from the distribution, and nothing else.
+//! What is there already is left alone; without anything missing neither root nor network is needed.
+
+use crate::shell::{self, step};
+use anyhow::{Result, bail};
+use std::process::Command;
+
+/// Debian packages, each with its use.
+const PACKAGES: &[(&str, &str)] = &[
+    ("build-essential", "the C compiler and linker that rustc and two crates call"),
+    ("busybox-static", "a root file system of one file, for tests"),
+    ("ca-certificates", "TLS to package mirrors"),
+    ("debian-archive-keyring", "the keys that images are checked against"),
+    ("e2fsprogs", "mkfs.ext4 for volumes"),
+    ("erofs-utils", "fsck.erofs, the second opinion on our images in tests"),
+    ("mmdebstrap", "images from Debian packages"),
+    ("nftables", "compiles the rules of the dry network"),
+    ("passwd", "useradd for the service users"),
+    ("uidmap", "lets mmdebstrap work without being root"),
+];
+
+const NEXTEST: &str = "0.9.143";
+
+/// The chore.
+pub fn run() -> Result<()> {
+    packages()?;
+    if !shell::succeeds(shell::cargo().args(["nextest", "--version"])) {
+        step("installing cargo-nextest");
+        shell::run(shell::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))?;
+    }
+    Ok(())
+}
+
+/// System packages only: all that quickstart needs.
+pub fn packages() -> Result<()> {
+    install(&PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+}
+
+/// Installs those of the packages that are missing.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|name| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !shell::is_root() {
+        bail!("these packages are missing: {0}\nrun as root: apt-get install {0}", missing.join(" "));
+    }
+    step(&format!("installing {}", missing.join(", ")));
+    shell::run(apt().arg("update"))?;
+    shell::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.arg("--quiet").env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|output| output.status.success() && output.stdout == b"installed")
+}

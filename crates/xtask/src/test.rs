@@ -1,0 +1,65 @@
+//! Lints and tests, in the order in which they fail fastest.
+
+use crate::shell::{self, step};
+use crate::{binaries, setup, tidy};
+use anyhow::{Context, Result};
+use std::fs;
+use std::time::Instant;
+
+/// Formatting, clippy on everything, and the design's invariants.
+pub fn lint() -> Result<()> {
+    step("rustfmt");
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    step("clippy");
+    shell::run(
+        shell::cargo()
+            .args(["clippy", "--release", "--workspace", "--all-targets", "--locked"])
+            .args(["--", "--deny", "warnings"]),
+    )?;
+    step("tidy");
+    tidy::run()
+}
+
+type Step = (&'static str, fn() -> Result<()>);
+
+/// The chore: all that CI runs.
+pub fn run() -> Result<()> {
+    let mut timings = Vec::new();
+    let steps: [Step; 4] =
+        [("setup", setup::run), ("lint", lint), ("build", binaries::build), ("tests", tests)];
+    for (name, chore) in steps {
+        let started = Instant::now();
+        chore()?;
+        timings.push((name, started.elapsed()));
+    }
+    println!("\nall green:");
+    for (name, took) in timings {
+        println!("  {name:<8} {:>6.1} s", took.as_secs_f64());
+    }
+    Ok(())
+}
+
+fn tests() -> Result<()> {
+    step("building tests");
+    let kept = shell::target_dir().join("xtask");
+    fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    let keep = |name: &str, json: String| {
+        let path = kept.join(name);
+        fs::write(&path, json).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
+    };
+    let list = ["nextest", "list", "--release", "--workspace", "--locked", "--list-type", "binaries-only"];
+    let binaries = shell::output(shell::cargo().args(list).args(["--message-format", "json"]))?;
+    let binaries = keep("binaries.json", binaries)?;
+    let metadata = shell::output(shell::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
+    let metadata = keep("metadata.json", metadata)?;
+    binaries::install_jail()?;
+
+    step("tests");
+    // What was built is run without cargo, which would write a dynamic jail over the static one. Doc tests are
+    // deliberately absent: examples live in tests, where they are compiled once.
+    let mut run = shell::cargo();
+    run.args(["nextest", "run", "--no-fail-fast"]);
+    run.arg("--binaries-metadata").arg(binaries).arg("--cargo-metadata").arg(metadata);
+    shell::run(&mut run)?;
+    binaries::check()
+}
