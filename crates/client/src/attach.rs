@@ -43,15 +43,13 @@ pub(crate) async fn connect(workspace: &Workspace, rest: &[&str]) -> Result<Sock
     let mut url = workspace.endpoint.url(&workspace.path(rest));
     let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
     url.set_scheme(scheme).map_err(|()| Error::protocol(origin, "it has no WebSocket address"))?;
-    let mut request =
-        url.as_str().into_client_request().map_err(|error| Error::protocol(origin, error))?;
+    let mut request = url.as_str().into_client_request().map_err(|error| Error::protocol(origin, error))?;
     let protocols = format!("cofferdam.v1, bearer.{}", workspace.endpoint.token().unwrap_or_default());
     let protocols = HeaderValue::from_str(&protocols)
         .map_err(|_| Error::protocol(origin, "the token has characters that no token has"))?;
     request.headers_mut().insert("sec-websocket-protocol", protocols);
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     match tokio_tungstenite::connect_async_with_config(request, Some(config), true).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer)) => {

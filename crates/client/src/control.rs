@@ -54,8 +54,7 @@ impl Control {
     /// never makes two agents.
     pub async fn create_agent(&self, create: &CreateAgent) -> Result<Agent, Error> {
         let key = EventId::new().base32();
-        let request =
-            || self.endpoint.post(&["v1", "agents"]).header("idempotency-key", &key).json(create);
+        let request = || self.endpoint.post(&["v1", "agents"]).header("idempotency-key", &key).json(create);
         match self.endpoint.json(request()).await {
             Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
             answer => answer,

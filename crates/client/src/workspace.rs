@@ -81,10 +81,7 @@ impl Workspace {
     }
 
     fn files(&self, method: reqwest::Method, path: &str, user: Option<RunAs>) -> RequestBuilder {
-        self.endpoint
-            .request(method, &self.path(&["files"]))
-            .query(&[("path", path)])
-            .query(user_query(user))
+        self.endpoint.request(method, &self.path(&["files"])).query(&[("path", path)]).query(user_query(user))
     }
 
     /// What a path names; a symbolic link is not followed.
@@ -120,8 +117,7 @@ impl Workspace {
 
     /// Renames a path.
     pub async fn rename(&self, path: &str, to: &str, user: Option<RunAs>) -> Result<(), Error> {
-        let request =
-            self.files(reqwest::Method::POST, path, user).json(&FileOp::Move { to: to.to_owned() });
+        let request = self.files(reqwest::Method::POST, path, user).json(&FileOp::Move { to: to.to_owned() });
         self.endpoint.send(request).await.map(drop)
     }
 

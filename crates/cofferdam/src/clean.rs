@@ -65,11 +65,7 @@ impl Filter {
 
     /// What is left at the end of the stream.
     pub fn finish(&mut self) -> Vec<u8> {
-        if std::mem::take(&mut self.held).is_empty() {
-            Vec::new()
-        } else {
-            "\u{fffd}".as_bytes().to_vec()
-        }
+        if std::mem::take(&mut self.held).is_empty() { Vec::new() } else { "\u{fffd}".as_bytes().to_vec() }
     }
 }
 

@@ -57,7 +57,8 @@ impl Contexts {
         match std::fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).map_err(|error| {
                 // The parser's own message may quote the line, and the line may hold a key.
-                let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+                let line =
+                    error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
                 fail_with(
                     Code::Validation,
                     format!("The contexts in {} cannot be read: line {line} is not valid.", path.display()),

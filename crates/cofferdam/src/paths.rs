@@ -1,6 +1,9 @@
 //! Where an installation lies: `COFFERDAM_ETC`, `COFFERDAM_RUN`, `COFFERDAM_DATA`, or the system's places.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+const ETC: &str = "/etc/cofferdam";
+const RUN: &str = "/run/cofferdam";
 
 /// The directories of one installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +24,15 @@ impl Paths {
     /// Reads the environment. Relative paths are taken from the current directory, once.
     pub fn from_env() -> std::io::Result<Self> {
         Ok(Self {
-            etc: std::path::absolute(from_env("COFFERDAM_ETC", "/etc/cofferdam"))?,
-            run: std::path::absolute(from_env("COFFERDAM_RUN", "/run/cofferdam"))?,
+            etc: std::path::absolute(from_env("COFFERDAM_ETC", ETC))?,
+            run: std::path::absolute(from_env("COFFERDAM_RUN", RUN))?,
             data: std::path::absolute(from_env("COFFERDAM_DATA", "/var/lib/cofferdam"))?,
         })
+    }
+
+    /// Whether this is the machine's own installation. Others on the same machine use its system users.
+    pub fn is_the_machines(&self) -> bool {
+        self.etc == Path::new(ETC) && self.run == Path::new(RUN)
     }
 
     /// Control's configuration.

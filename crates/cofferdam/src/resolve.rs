@@ -14,7 +14,9 @@ pub const SETTLE_SECONDS: u64 = 120;
 /// A name or id, as a value parser: what cannot be one never gets into a URL.
 pub fn reference(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'));
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'));
     if fits {
         Ok(text.to_owned())
     } else {
@@ -72,7 +74,9 @@ pub async fn workspace_of(control: &Control, agent: &Agent, scopes: &[Scope]) ->
     let remedy = match agent.state {
         AgentState::Running => None,
         AgentState::Paused => Some(format!("`cofferdam resume {}` thaws it", agent.name)),
-        AgentState::Stopped | AgentState::Failed => Some(format!("`cofferdam start {}` starts it", agent.name)),
+        AgentState::Stopped | AgentState::Failed => {
+            Some(format!("`cofferdam start {}` starts it", agent.name))
+        }
         AgentState::Provisioning | AgentState::Starting => {
             let settled = control.wait_agent(&agent.id.to_string(), "running", SETTLE_SECONDS).await?;
             running(&settled)?;

@@ -116,7 +116,11 @@ pub async fn run(
                 return Ok(End::Exited(end?));
             }
             fed = &mut input, if feeding => match fed? {
-                Fed::Detached => return Ok(End::Detached),
+                Fed::Detached => {
+                    terminal::restore();
+                    eprintln!("\ncofferdam: left it running");
+                    return Ok(End::Detached);
+                }
                 // The connection is lost or the process is gone: the output side says which.
                 Fed::Ended => feeding = false,
             },
@@ -166,7 +170,9 @@ async fn show(mut receiver: AttachReceiver, options: Options) -> anyhow::Result<
             Incoming::Stdout(data) => stdout.write(&data).await?,
             Incoming::Stderr(data) => stderr.write(&data).await?,
             Incoming::Lost(bytes) => {
-                let note = format!("cofferdam: {bytes} bytes of output were written while nobody was attached, and are lost\n");
+                let note = format!(
+                    "cofferdam: {bytes} bytes of output were written while nobody was attached, and are lost\n"
+                );
                 stderr.write(note.as_bytes()).await?;
             }
             Incoming::Exited(exit) => {
@@ -174,7 +180,9 @@ async fn show(mut receiver: AttachReceiver, options: Options) -> anyhow::Result<
                 stderr.finish().await?;
                 match exit.cause {
                     Some(ExitCause::Timeout) => eprintln!("cofferdam: the command ran out of its time"),
-                    Some(ExitCause::OutputLimit) => eprintln!("cofferdam: the command wrote more than it may"),
+                    Some(ExitCause::OutputLimit) => {
+                        eprintln!("cofferdam: the command wrote more than it may")
+                    }
                     None => {}
                 }
                 return Ok(exit);

@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn detach_keys() {
-        let cases: &[(&[&[u8]], &[u8], bool)] = &[
+        /// What is typed, piece by piece; what of it goes on; whether the keys were in it.
+        type Case = (&'static [&'static [u8]], &'static [u8], bool);
+        let cases: &[Case] = &[
             (&[b"plain"], b"plain", false),
             (&[b"a\x10\x11b"], b"a", true),
             (&[b"a\x10", b"\x11"], b"a", true),

@@ -25,8 +25,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A gate without agents goes after this long; until then the next agent finds it running.
-const LINGER: Duration = Duration::from_secs(10);
 /// The record of who has which uid and port.
 const RECORD: &str = "gates.json";
 
@@ -43,6 +41,8 @@ pub(crate) struct Settings {
     pub jail: PathBuf,
     /// The binary whose `gate` is run.
     pub program: PathBuf,
+    /// A gate without agents goes after this long; until then the next agent finds it running.
+    pub linger: Duration,
 }
 
 /// All gates of this node.
@@ -67,7 +67,8 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     uid: u32,
-    port: u16,
+    /// None: the guard's own address, wherever that is configured to be today.
+    port: Option<u16>,
 }
 
 struct Running {
@@ -157,10 +158,10 @@ impl Gates {
             None => self.free_uid(&inner)?,
         };
         make_directory(&directory, 0o750, Some(uid))?;
-        let wanted = inner.places.get(&account).map(|place| place.port);
-        let listener = self.listener(&mut inner, wanted)?;
+        let known = inner.places.get(&account).copied();
+        let listener = self.listener(&mut inner, known)?;
         let address = listener.local_addr().unwrap_or(self.settings.guard);
-        let place = Place { uid, port: address.port() };
+        let place = Place { uid, port: (address != self.settings.guard).then_some(address.port()) };
         if inner.places.insert(account, place) != Some(place) {
             self.journal.write_own(RECORD, &inner.places)?;
         }
@@ -201,7 +202,7 @@ impl Gates {
             let revision = *running.revision.borrow();
             let gates = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(LINGER).await;
+                tokio::time::sleep(gates.settings.linger).await;
                 gates.release(account, revision);
             });
         }
@@ -268,19 +269,17 @@ impl Gates {
             .ok_or(GateError::NoUid)
     }
 
-    /// The socket for one more gate: the port it had, else the guard's, else any that is free.
-    fn listener(&self, inner: &mut Inner, wanted: Option<u16>) -> Result<Arc<TcpListener>, GateError> {
-        let guard = self.settings.guard;
-        if wanted.is_none_or(|port| port == guard.port())
-            && let Some(spare) = inner.spare.take()
-        {
-            return Ok(spare);
-        }
-        let at = |port| listen(SocketAddr::new(guard.ip(), port)).map(Arc::new);
-        match wanted {
-            Some(port) if port != guard.port() => at(port).or_else(|_| at(0)),
-            _ => at(0),
-        }
+    /// The socket for one more gate: the one it had, else the guard's, else any that is free.
+    fn listener(&self, inner: &mut Inner, known: Option<Place>) -> Result<Arc<TcpListener>, GateError> {
+        let at = |port| listen(SocketAddr::new(self.settings.guard.ip(), port)).map(Arc::new);
+        let reserved = inner.places.values().any(|place| place.port.is_none());
+        let spare = match known {
+            Some(Place { port: Some(port), .. }) => return at(port).or_else(|_| at(0)),
+            Some(Place { port: None, .. }) => inner.spare.take(),
+            None if reserved => None,
+            None => inner.spare.take(),
+        };
+        spare.map_or_else(|| at(0), Ok)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -50,6 +50,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Removed volumes can be had back for this long.
 const TRASH_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// A gate without agents is kept for the next one.
+const GATE_LINGER: Duration = Duration::from_secs(10);
 /// How often the trash is looked at.
 const TRASH_EVERY: Duration = Duration::from_secs(6 * 3600);
 
@@ -115,6 +117,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         uid_first: config.gate_uid_first,
         jail,
         program,
+        linger: GATE_LINGER,
     };
     let (opened, told) = (journal.clone(), reporter.clone());
     let gates = blocking("open the gates", move || Gates::open(settings, opened, told)).await??;

@@ -34,6 +34,12 @@ impl Leftovers {
                     .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&dir_text))
             };
             let of_world = names_world("environ") || names_world("cmdline");
+            // What is dead and waits to be reaped by the machine's pid 1 is not ours any more.
+            let dead = fs::read_to_string(entry.path().join("stat"))
+                .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")));
+            if dead {
+                continue;
+            }
             if in_cgroup || (of_world && pid != std::process::id() as i32) {
                 let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
                 found

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const PREFIX: &str = "cofferdam-test-";
 
@@ -14,7 +15,6 @@ const PREFIX: &str = "cofferdam-test-";
 pub struct World {
     dir: PathBuf,
     cgroup: String,
-    before: Leftovers,
     /// Port of the control API on 127.0.0.1.
     pub control_port: u16,
     /// Port of the first gate on 127.0.0.1.
@@ -82,17 +82,18 @@ impl World {
     pub fn prepare() -> Self {
         remove_stale_worlds();
         let pid = std::process::id();
-        let dir = std::env::temp_dir().join(format!("{PREFIX}{pid}"));
-        let cgroup = format!("{PREFIX}{pid}");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("{PREFIX}{pid}-{count}");
+        let dir = std::env::temp_dir().join(&cgroup);
         for part in ["etc", "run", "data", "home"] {
             fs::create_dir_all(dir.join(part)).expect("a world of its own");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).expect("mode of the world");
-        let before = Leftovers::look(&cgroup, &dir);
-        let world = Self { dir, cgroup, before, control_port: free_port(), guard_port: free_port() };
+        let world = Self { dir, cgroup, control_port: free_port(), guard_port: free_port() };
         // Worlds at the same time must not share ids: each takes 64 ranges by its pid, above those of a real one.
-        let slot = pid % 512;
-        let uid_first = 0x4000_0000 + slot * 64 * 65_536;
+        let slot = (pid + count * 97) % 512;
+        let uid_first = 0x8000_0000 + slot * 64 * 65_536;
         let dir = world.dir.display();
         fs::write(
             world.dir.join("etc/control.toml"),
@@ -209,7 +210,7 @@ impl World {
         let text =
             fs::read_to_string(self.dir.join("home/.config/cofferdam/config.toml")).expect("a context");
         let start = text.find("cof_").expect("the context has a key");
-        text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        text[start..].chars().take_while(|c| *c != '"').collect()
     }
 
     /// Builds the base image once for all worlds of this checkout and makes it known here.
@@ -304,7 +305,7 @@ impl World {
     pub fn down(&self) {
         self.cli(&["down"]).ok();
         let after = self.leftovers();
-        assert_eq!(after, self.before, "something is left after down");
+        assert_eq!(after, Leftovers::default(), "something is left after down");
     }
 }
 
@@ -320,6 +321,7 @@ impl Drop for World {
             self.cli(&["down"]);
         } else {
             self.down();
+            fs::remove_dir_all(&self.dir).expect("nobody writes to the world any more");
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -362,17 +364,14 @@ fn remove_stale_worlds() {
     let entries = fs::read_dir(std::env::temp_dir()).expect("the temporary directory").filter_map(Result::ok);
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok()) else { continue };
+        let Some((pid, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) else {
+            continue;
+        };
+        let Ok(pid) = pid.parse::<u32>() else { continue };
         if pid == std::process::id() || Path::new(&format!("/proc/{pid}")).exists() {
             continue;
         }
-        let stale = World {
-            dir: entry.path(),
-            cgroup: name,
-            before: Leftovers::default(),
-            control_port: 0,
-            guard_port: 0,
-        };
+        let stale = World { dir: entry.path(), cgroup: name, control_port: 0, guard_port: 0 };
         stale.cli(&["down"]);
         let _ = fs::remove_dir_all(&stale.dir);
         std::mem::forget(stale);

@@ -44,7 +44,7 @@ pub fn run() -> Result<()> {
     cofferdam.run(&["show", AGENT])?;
     println!("\nDone in {:.0} s. Next:\n", started.elapsed().as_secs_f64());
     for (arguments, what) in NEXT {
-        println!("  {:<48} # {what}", format!("{} {arguments}", cofferdam.shown()));
+        println!("  {:<76} # {what}", format!("{} {arguments}", cofferdam.shown()));
     }
     Ok(())
 }

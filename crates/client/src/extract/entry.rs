@@ -48,7 +48,10 @@ impl Reader {
     }
 
     /// The member that this entry is; `None` when it only describes the next.
-    pub(super) fn read<R: Read>(&mut self, raw: &mut tar::Entry<'_, R>) -> Result<Option<Member>, ExtractError> {
+    pub(super) fn read<R: Read>(
+        &mut self,
+        raw: &mut tar::Entry<'_, R>,
+    ) -> Result<Option<Member>, ExtractError> {
         let header = raw.header();
         let kind = header.entry_type();
         let size = header.entry_size().map_err(|_| ExtractError::Malformed("a size is not a number"))?;

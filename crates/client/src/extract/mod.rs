@@ -90,7 +90,9 @@ pub enum ExtractError {
     #[error("the copy has more than {0} entries and was given up")]
     TooMany(u64),
     /// A symbolic link or a file in the target, where a directory is needed.
-    #[error("the target has something that is not a directory where the copy needs one ({0:?}); remove it first")]
+    #[error(
+        "the target has something that is not a directory where the copy needs one ({0:?}); remove it first"
+    )]
     InTheWay(PathBuf),
     /// A directory in the target, where a file is needed.
     #[error("the target has a directory where the copy has a file ({0:?}); remove it first")]
@@ -121,8 +123,14 @@ pub fn extract(
     let root = rustix::fs::openat(CWD, target, flags, Mode::empty())
         .map_err(|errno| failed("open", target, errno))?;
     let rename = rename.map(OsString::from);
-    let mut extraction =
-        Extraction { root, rename, limits, done: Extracted::default(), made: HashSet::new(), buffer: vec![0; 256 << 10] };
+    let mut extraction = Extraction {
+        root,
+        rename,
+        limits,
+        done: Extracted::default(),
+        made: HashSet::new(),
+        buffer: vec![0; 256 << 10],
+    };
     let mut archive = tar::Archive::new(tar);
     let mut reader = entry::Reader::new();
     let mut count = 0u64;
@@ -144,9 +152,8 @@ fn failed(attempt: &'static str, path: &Path, errno: Errno) -> ExtractError {
     ExtractError::Write { attempt, path: path.to_owned(), source: errno.into() }
 }
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 struct Extraction {
     root: OwnedFd,
@@ -292,7 +299,8 @@ impl Extraction {
         }
         let modified = Timespec { tv_sec: member.mtime, tv_nsec: 0 };
         // A time that the file system cannot hold is not worth failing for.
-        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: modified, last_modification: modified });
+        let _ =
+            rustix::fs::futimens(&file, &Timestamps { last_access: modified, last_modification: modified });
         self.done.files += 1;
         Ok(())
     }

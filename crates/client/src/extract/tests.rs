@@ -218,11 +218,7 @@ fn no_devices_and_no_special_bits() {
 #[test]
 fn directories_without_rights_can_still_be_removed() {
     let target = target();
-    Tar::new()
-        .raw(EntryType::Directory, "top", "", 0o000, b"")
-        .file("top/x", b"x")
-        .into(&target)
-        .unwrap();
+    Tar::new().raw(EntryType::Directory, "top", "", 0o000, b"").file("top/x", b"x").into(&target).unwrap();
     let mode = fs::metadata(target.path().join("copy")).unwrap().permissions().mode();
     assert_eq!(mode & 0o700, 0o700);
 }
@@ -280,8 +276,7 @@ fn what_is_packed_is_what_is_extracted() {
     fs::write(source.path().join("d").join(&long).join("file"), "content").unwrap();
     symlink(&long, source.path().join("d/link")).unwrap();
     let mut tar = Vec::new();
-    let packed =
-        crate::pack::pack(&source.path().join("d"), Some("d".as_ref()), &mut tar, |_| {}).unwrap();
+    let packed = crate::pack::pack(&source.path().join("d"), Some("d".as_ref()), &mut tar, |_| {}).unwrap();
     assert_eq!((packed.entries, packed.bytes), (4, 7));
     extract(&*tar, target.path(), Some("copy".as_ref()), Limits::default()).unwrap();
     assert_eq!(fs::read(target.path().join("copy/link/file")).unwrap(), b"content");

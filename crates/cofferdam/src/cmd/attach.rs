@@ -52,7 +52,9 @@ fn only(execs: Vec<Exec>, agent: &str) -> anyhow::Result<Exec> {
         0 => Err(fail_with(
             Code::NotFound,
             format!("No exec runs in {agent}."),
-            format!("`cofferdam exec -it {agent} COMMAND` starts one; `cofferdam logs {agent}` shows the main process"),
+            format!(
+                "`cofferdam exec -it {agent} COMMAND` starts one; `cofferdam logs {agent}` shows the main process"
+            ),
         )),
         _ => {
             let list = live.iter().map(|exec| format!("{} ({})", exec.id, output::command(&exec.argv)));

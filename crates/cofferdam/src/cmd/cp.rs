@@ -152,7 +152,11 @@ impl Report {
 }
 
 /// Whether a path inside is a directory; `None` when there is nothing.
-async fn directory_inside(workspace: &Workspace, path: &str, user: Option<RunAs>) -> anyhow::Result<Option<bool>> {
+async fn directory_inside(
+    workspace: &Workspace,
+    path: &str,
+    user: Option<RunAs>,
+) -> anyhow::Result<Option<bool>> {
     match workspace.stat(path, user).await {
         Ok(info) if info.kind == FileKind::Directory => Ok(Some(true)),
         // A link is not followed by stat; whether it leads to a directory, listing it says.
@@ -170,9 +174,8 @@ async fn copy_in(
     user: Option<RunAs>,
     progress: &Progress,
 ) -> anyhow::Result<Report> {
-    std::fs::symlink_metadata(&source).map_err(|error| {
-        fail(Code::NotFound, format!("Cannot read {}: {error}.", clean::path(&source)))
-    })?;
+    std::fs::symlink_metadata(&source)
+        .map_err(|error| fail(Code::NotFound, format!("Cannot read {}: {error}.", clean::path(&source))))?;
     let content_only = source.as_os_str().to_string_lossy().ends_with("/.") || source.as_os_str() == ".";
     // `..` and the like have no name; what they are has.
     let name = match source.file_name() {
@@ -268,8 +271,10 @@ async fn copy_out(
     let reader = reader_from(tar, progress.counter());
     let extracting = tokio::task::spawn_blocking(move || {
         if rename.is_none() {
-            std::fs::create_dir_all(&into)
-                .map_err(|source| client::Error::Local { attempt: "cannot make the target".to_owned(), source })?;
+            std::fs::create_dir_all(&into).map_err(|source| client::Error::Local {
+                attempt: "cannot make the target".to_owned(),
+                source,
+            })?;
         }
         Ok::<_, client::Error>(extract(reader, &into, rename.as_deref(), Limits::default())?)
     });
@@ -296,9 +301,12 @@ fn place(path: &str, target: &Path) -> anyhow::Result<(PathBuf, Option<OsString>
         return Ok((target.to_owned(), Some(name.into())));
     }
     let slash = target.as_os_str().to_string_lossy().ends_with('/');
-    let parent = target.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let parent =
+        target.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     match (parent, target.file_name()) {
-        (Some(parent), Some(name)) if !slash && parent.is_dir() => Ok((parent.to_owned(), Some(name.to_owned()))),
+        (Some(parent), Some(name)) if !slash && parent.is_dir() => {
+            Ok((parent.to_owned(), Some(name.to_owned())))
+        }
         _ => Err(fail(Code::NotFound, format!("There is no directory for {}.", clean::path(target)))),
     }
 }
@@ -309,7 +317,8 @@ mod tests {
 
     #[test]
     fn ends() {
-        let agent = |reference: &str, path: &str| End::Agent { reference: reference.into(), path: path.into() };
+        let agent =
+            |reference: &str, path: &str| End::Agent { reference: reference.into(), path: path.into() };
         for (text, expected) in [
             ("-", End::Stream),
             ("worker:/etc/x", agent("worker", "/etc/x")),

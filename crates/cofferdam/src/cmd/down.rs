@@ -27,8 +27,9 @@ const SUPERVISOR_WITHIN: Duration = Duration::from_secs(60);
 const AFTER: &str = "\
 Agents are ended and start again with the next `up`; their volumes and all other data stay.
 
---purge also removes the data, the configuration, the system users and the context `local`. It asks for the
-word `purge` first; --yes answers for scripts.";
+--purge also removes the data, the configuration, the context `local` and the system users (these not for an
+installation that COFFERDAM_ETC or COFFERDAM_RUN put elsewhere: it shares them). It asks for the word `purge`
+first; --yes answers for scripts.";
 
 /// Stop Cofferdam on this machine; data stays
 #[derive(clap::Args)]
@@ -53,7 +54,8 @@ impl Args {
         let stopped = stop(&paths).await?;
         let remaining = remains::agents(&cgroup);
         if !remaining.is_empty() {
-            let list = remaining.iter().map(|agent| format!("agt_{} ({} processes)", agent.agent, agent.processes));
+            let list =
+                remaining.iter().map(|agent| format!("agt_{} ({} processes)", agent.agent, agent.processes));
             return Err(fail_with(
                 Code::InUse,
                 format!("Agents still run: {}.", list.collect::<Vec<_>>().join(", ")),
@@ -68,7 +70,7 @@ impl Args {
         match global.output {
             Format::Json => output::json(&json!({ "was_up": stopped, "purged": self.purge }))?,
             Format::Table => output::line(match (self.purge, stopped) {
-                (true, _) => "Cofferdam is down, and its data and users are removed.",
+                (true, _) => "Cofferdam is down, and its data is removed.",
                 (false, true) => "Cofferdam is down. Its data stays; `cofferdam up` starts it again.",
                 (false, false) => "Cofferdam was not up.",
             })?,
@@ -85,7 +87,9 @@ async fn stop(paths: &Paths) -> anyhow::Result<bool> {
     let supervisor = match pidfile::take(&paths.up_pid())? {
         Owner::Us(_) => None,
         Owner::Running(supervisor) => Some(supervisor),
-        Owner::Unclear => return Err(fail(Code::InUse, "A `cofferdam up` is just starting or ending; try again.")),
+        Owner::Unclear => {
+            return Err(fail(Code::InUse, "A `cofferdam up` is just starting or ending; try again."));
+        }
     };
     let progress = Progress::start("ending agents");
     let ended = match tokio::time::timeout(AGENTS_WITHIN, end_agents(&paths.node_socket())).await {
@@ -107,7 +111,12 @@ async fn stop(paths: &Paths) -> anyhow::Result<bool> {
 async fn end_agents(socket: &Path) -> anyhow::Result<bool> {
     let mut stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             return Ok(false);
         }
         Err(error) => return Err(error).context("cannot reach the node"),
@@ -115,7 +124,8 @@ async fn end_agents(socket: &Path) -> anyhow::Result<bool> {
     stream.write_all(b"{\"op\":\"shutdown\"}\n").await?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).await.context("the node did not answer")?;
-    let answer: serde_json::Value = serde_json::from_str(&answer).context("the node ended before it answered")?;
+    let answer: serde_json::Value =
+        serde_json::from_str(&answer).context("the node ended before it answered")?;
     match answer.get("error").and_then(|error| error.as_str()) {
         Some(error) => anyhow::bail!("the node could not end its agents: {error}"),
         None => Ok(true),
@@ -150,13 +160,19 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(attempt),
         Ok(metadata) if !metadata.is_dir() => {
-            return Err(fail(Code::WrongState, format!("{} is not a directory; it is left alone.", path.display())));
+            return Err(fail(
+                Code::WrongState,
+                format!("{} is not a directory; it is left alone.", path.display()),
+            ));
         }
         Ok(_) => {}
     }
     // `/`, `/var`: never what an installation is.
     if path.components().count() < 3 {
-        return Err(fail(Code::WrongState, format!("{} is not removed: it is not Cofferdam's own.", path.display())));
+        return Err(fail(
+            Code::WrongState,
+            format!("{} is not removed: it is not Cofferdam's own.", path.display()),
+        ));
     }
     let mounts = remains::mounts_beneath(path);
     if let Some(mount) = mounts.first() {
@@ -171,7 +187,11 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 
 fn confirm(paths: &Paths) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        return Err(fail_with(Code::Validation, "Nobody is here to confirm the purge.", "--yes answers for scripts"));
+        return Err(fail_with(
+            Code::Validation,
+            "Nobody is here to confirm the purge.",
+            "--yes answers for scripts",
+        ));
     }
     eprintln!("This ends all agents and removes everything that they wrote:");
     for path in [&paths.data, &paths.etc, &paths.run] {
@@ -189,15 +209,11 @@ fn purge(paths: &Paths) -> anyhow::Result<()> {
     for path in [&paths.data, &paths.etc] {
         remove_tree(path)?;
     }
-    for user in [setup::CONTROL_USER, "cofferdam-image"] {
-        if setup::find_user(user)?.is_some() {
-            let output = std::process::Command::new("userdel").arg(user).output().context("cannot run userdel")?;
-            if !output.status.success() {
-                // Another installation on this machine may use it.
-                let said = String::from_utf8_lossy(&output.stderr);
-                eprintln!("cofferdam: the user {user} was kept: {}", crate::clean::text(said.trim()));
-            }
-        }
+    // The users are the machine's: an installation that was put elsewhere shares them with it and with others.
+    let users: &[&str] =
+        if paths.is_the_machines() { &[setup::CONTROL_USER, "cofferdam-image"] } else { &[] };
+    for user in users {
+        remove_user(user)?;
     }
     let name: Name = LOCAL.parse()?;
     let mut contexts = Contexts::load()?;
@@ -206,5 +222,17 @@ fn purge(paths: &Paths) -> anyhow::Result<()> {
         contexts.save()?;
     }
     progress.done();
+    Ok(())
+}
+
+fn remove_user(user: &str) -> anyhow::Result<()> {
+    if setup::find_user(user)?.is_none() {
+        return Ok(());
+    }
+    let output = std::process::Command::new("userdel").arg(user).output().context("cannot run userdel")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprintln!("cofferdam: the user {user} was kept: {}", crate::clean::text(said.trim()));
+    }
     Ok(())
 }

@@ -90,7 +90,8 @@ impl Command {
     }
 }
 
-type Make = dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported> + Send;
+type Make =
+    dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported> + Send;
 
 /// Makes an image into the store of this machine's node, and makes it known to control.
 async fn make(

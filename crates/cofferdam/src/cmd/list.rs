@@ -27,10 +27,12 @@ impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let control = context::control(global.context.as_ref())?;
         let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let filter = AgentFilter { labels, state: self.state };
+        let mut filter = AgentFilter { labels, state: self.state };
         let mut agents = control.agents(&filter).await?;
-        if !self.all && self.state != Some(AgentState::Destroyed) {
-            agents.retain(|agent| agent.state != AgentState::Destroyed);
+        // The API lists those that are destroyed only when asked for.
+        if self.all && filter.state.is_none() {
+            filter.state = Some(AgentState::Destroyed);
+            agents.extend(control.agents(&filter).await?);
         }
         if self.quiet {
             for agent in &agents {

@@ -67,7 +67,8 @@ impl Args {
         let progress = Progress::brief("creating the agent");
         let workdir = self.spec.workdir.clone();
         let agent = control.create_agent(&self.spec.request(Vec::new())).await?;
-        let outcome = work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
+        let outcome =
+            work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
         if self.keep || matches!(outcome, Ok(End::Detached)) {
             eprintln!("cofferdam: agent {} was kept; `cofferdam rm {}` removes it", agent.name, agent.name);
             return Ok(outcome?.exit_code());
@@ -76,7 +77,10 @@ impl Args {
         let end = outcome?;
         if let Err(error) = destroyed {
             failure::report(&error, false);
-            eprintln!("cofferdam: agent {} may still be there; `cofferdam rm {}` removes it", agent.name, agent.name);
+            eprintln!(
+                "cofferdam: agent {} may still be there; `cofferdam rm {}` removes it",
+                agent.name, agent.name
+            );
         }
         Ok(end.exit_code())
     }

@@ -100,7 +100,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Asks the kernel to end this service when its supervisor dies, which would otherwise leave it without anybody
 /// who would restart or stop it. Agents live on.
 fn end_with_supervisor() -> anyhow::Result<()> {
-    let Some(supervisor) = std::env::var("COFFERDAM_SUPERVISOR").ok().and_then(|pid| pid.parse::<i32>().ok()) else {
+    let Some(supervisor) = std::env::var("COFFERDAM_SUPERVISOR").ok().and_then(|pid| pid.parse::<i32>().ok())
+    else {
         return Ok(());
     };
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
@@ -159,9 +160,8 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
 pub fn control_config(paths: &Paths) -> anyhow::Result<control::Config> {
     let path = paths.control_toml();
     match read(&path)? {
-        Some(text) => {
-            toml::from_str(&text).with_context(|| format!("the configuration {} is not valid", path.display()))
-        }
+        Some(text) => toml::from_str(&text)
+            .with_context(|| format!("the configuration {} is not valid", path.display())),
         None => Ok(control::Config { data: paths.data.join("control"), ..control::Config::default() }),
     }
 }
@@ -172,7 +172,9 @@ pub fn node_config(paths: &Paths) -> anyhow::Result<node::Config> {
     match read(&path)? {
         Some(text) => node::Config::from_toml(&text)
             .with_context(|| format!("the configuration {} is not valid", path.display())),
-        None => Ok(node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() }),
+        None => {
+            Ok(node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() })
+        }
     }
 }
 

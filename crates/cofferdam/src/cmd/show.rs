@@ -35,7 +35,10 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
     let mut fields = vec![
         ("name", agent.name.to_string()),
         ("id", agent.id.to_string()),
-        ("state", format!("{}{}, for {}", agent.state, resolve::because(agent), output::age(agent.state_since))),
+        (
+            "state",
+            format!("{}{}, for {}", agent.state, resolve::because(agent), output::age(agent.state_since)),
+        ),
         ("image", format!("{} (sha256:{})", agent.image_name, agent.image_digest)),
         (
             "limits",
@@ -44,10 +47,13 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
                 resources.cpus, resources.memory, resources.disk, resources.pids
             ),
         ),
-        ("runs as", match agent.run_as {
-            RunAs::Agent => "agent (1000)".to_owned(),
-            RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
-        }),
+        (
+            "runs as",
+            match agent.run_as {
+                RunAs::Agent => "agent (1000)".to_owned(),
+                RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
+            },
+        ),
         ("created", output::time(agent.created_at)),
     ];
     if let Some(main) = &agent.main {

@@ -52,7 +52,9 @@ impl Args {
                 summary(&paths, global, Some(supervisor.pid))?;
                 return Ok(0);
             }
-            Owner::Unclear => return Err(fail(Code::InUse, "Another `cofferdam up` is just starting or ending.")),
+            Owner::Unclear => {
+                return Err(fail(Code::InUse, "Another `cofferdam up` is just starting or ending."));
+            }
         };
         let progress = Progress::start("checking this machine");
         setup::check_machine(&paths)?;
@@ -77,7 +79,8 @@ fn detach(paths: &Paths, held: Held, progress: &Progress) -> anyhow::Result<()> 
     let log = paths.logs().join("up.log");
     let stderr = File::options().append(true).create(true).mode(0o640).open(&log);
     let stderr = stderr.with_context(|| format!("cannot write {}", log.display()))?;
-    let mut supervisor = setup::service_command("supervise", paths, None)
+    let mut supervisor = setup::service_command("supervise", paths, None)?
+        .command
         .stdin(held.into_stdin())
         .stdout(Stdio::piped())
         .stderr(stderr)

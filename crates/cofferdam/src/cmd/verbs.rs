@@ -133,11 +133,12 @@ async fn one(control: &Control, reference: &str, verb: Verb, wait: bool) -> anyh
     if !wait || agent.state == goal && !matches!(verb, Verb::Pause | Verb::Resume) {
         return Ok(agent);
     }
-    let settled = match control.wait_agent(&agent.id.to_string(), goal.as_str(), resolve::SETTLE_SECONDS).await {
-        Ok(settled) => settled,
-        Err(error) if verb == Verb::Destroy && error.is_not_found() => agent,
-        Err(error) => return Err(error.into()),
-    };
+    let settled =
+        match control.wait_agent(&agent.id.to_string(), goal.as_str(), resolve::SETTLE_SECONDS).await {
+            Ok(settled) => settled,
+            Err(error) if verb == Verb::Destroy && error.is_not_found() => agent,
+            Err(error) => return Err(error.into()),
+        };
     progress.done();
     if settled.state == goal || verb == Verb::Destroy {
         return Ok(settled);

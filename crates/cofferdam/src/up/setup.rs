@@ -10,9 +10,10 @@ use anyhow::Context as _;
 use model::{Code, Name, Problem};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The user that control runs as.
@@ -32,7 +33,11 @@ pub fn require_root(command: &str) -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(fail_with(Code::Forbidden, format!("`cofferdam {command}` needs root."), format!("sudo cofferdam {command}")))
+    Err(fail_with(
+        Code::Forbidden,
+        format!("`cofferdam {command}` needs root."),
+        format!("sudo cofferdam {command}"),
+    ))
 }
 
 /// Refuses a machine on which boundaries of level 2 cannot be made, with every reason at once.
@@ -42,9 +47,9 @@ pub fn check_machine(paths: &Paths) -> anyhow::Result<()> {
     if sandbox::doctor::passes(&checks, 2) {
         return Ok(());
     }
-    let missing = checks.iter().filter(|check| {
-        !check.ok && check.level <= 2 && check.need == sandbox::doctor::Need::Required
-    });
+    let missing = checks
+        .iter()
+        .filter(|check| !check.ok && check.level <= 2 && check.need == sandbox::doctor::Need::Required);
     let (mut what, mut remedies) = (Vec::new(), Vec::new());
     for check in missing {
         what.push(format!("{}: {}", check.control, check.detail));
@@ -98,12 +103,17 @@ fn directory(path: &Path, mode: u32, owner: User) -> anyhow::Result<()> {
         DirBuilder::new().recursive(true).mode(0o755).create(parent).with_context(attempt)?;
     }
     match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error).with_context(attempt),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(attempt);
+        }
         _ => {}
     }
     let metadata = fs::symlink_metadata(path).with_context(attempt)?;
     if !metadata.is_dir() {
-        return Err(fail(Code::WrongState, format!("{} is in the way: it is not a directory.", path.display())));
+        return Err(fail(
+            Code::WrongState,
+            format!("{} is in the way: it is not a directory.", path.display()),
+        ));
     }
     if metadata.uid() != owner.uid || metadata.gid() != owner.gid {
         chown(path, Some(owner.uid), Some(owner.gid)).with_context(attempt)?;
@@ -140,7 +150,11 @@ fn passable(path: &Path) -> anyhow::Result<()> {
         if mode & 0o001 == 0 {
             return Err(fail_with(
                 Code::WrongState,
-                format!("The user {CONTROL_USER} cannot pass through {} to {}.", ancestor.display(), path.display()),
+                format!(
+                    "The user {CONTROL_USER} cannot pass through {} to {}.",
+                    ancestor.display(),
+                    path.display()
+                ),
                 format!("chmod o+x {}, or choose another directory with COFFERDAM_DATA", ancestor.display()),
             ));
         }
@@ -190,30 +204,67 @@ fn node_template(paths: &Paths) -> String {
     )
 }
 
-/// This program again. By this name it can be executed also by users who cannot get to where it lies, such as
-/// beneath root's home.
-const OURSELVES: &str = "/proc/self/exe";
+/// This program's file, as it lies on disk now. After an upgrade the running one has no name any more, and what a
+/// service starts in turn (node its gates) has to be found by name.
+fn program() -> anyhow::Result<PathBuf> {
+    let running = std::env::current_exe().context("cannot find this program")?;
+    if running.exists() {
+        return Ok(running);
+    }
+    let text = running.to_string_lossy();
+    let replaced = PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text));
+    if replaced.exists() {
+        return Ok(replaced);
+    }
+    Err(fail_with(
+        Code::NotFound,
+        format!("{} was removed while it ran.", replaced.display()),
+        "install it there again, then `cofferdam down` and `cofferdam up`",
+    ))
+}
 
-/// A command of this program, with nothing of the environment but what services read.
-pub fn service_command(name: &str, paths: &Paths, user: Option<User>) -> Command {
-    let mut command = Command::new(OURSELVES);
+/// A command of this program that is yet to be started.
+pub struct ServiceCommand {
+    /// What to start.
+    pub command: Command,
+    /// Open until it is started: see [`service_command`].
+    pub file: File,
+}
+
+/// A command of this program, with nothing of the environment but what services read. In a list of processes it
+/// names the installation by its runtime directory.
+///
+/// A user who cannot get to where the program lies, such as beneath root's home, still can execute the descriptor
+/// that root opened: proc_pid_fd(5).
+pub fn service_command(name: &str, paths: &Paths, user: Option<User>) -> anyhow::Result<ServiceCommand> {
+    let path = program()?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut command = match user {
+        None => Command::new(&path),
+        Some(_) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
+    };
+    command.arg0(format!("cofferdam[{}]", paths.run.display()));
     command.arg(name).env_clear().current_dir("/").stdin(Stdio::null());
     for variable in ["PATH", "RUST_LOG", "RUST_BACKTRACE", "COFFERDAM_LOG"] {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }
     }
-    command.env("COFFERDAM_ETC", &paths.etc).env("COFFERDAM_RUN", &paths.run).env("COFFERDAM_DATA", &paths.data);
+    command
+        .env("COFFERDAM_ETC", &paths.etc)
+        .env("COFFERDAM_RUN", &paths.run)
+        .env("COFFERDAM_DATA", &paths.data);
     if let Some(user) = user {
         // std drops supplementary groups and capabilities with the uid: setuid(2) away from 0 clears them.
         command.uid(user.uid).gid(user.gid);
     }
-    command
+    Ok(ServiceCommand { command, file })
 }
 
 /// Runs control once, as its user, for what it prints.
 fn control_once(paths: &Paths, user: User, args: &[&str]) -> anyhow::Result<Printed> {
-    let output = service_command("control", paths, Some(user))
+    let output = service_command("control", paths, Some(user))?
+        .command
         .args(args)
         .env("RUST_LOG", "warn")
         .output()
@@ -224,11 +275,11 @@ fn control_once(paths: &Paths, user: User, args: &[&str]) -> anyhow::Result<Prin
     serde_json::from_slice(&output.stdout).context("control answered something else than was asked")
 }
 
-/// What a service said last, without this program's own framing.
+/// The failure that a service reported last, without this program's own framing; empty if it reported none.
 pub fn said(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let start = lines.iter().rposition(|line| line.starts_with("cofferdam: ")).unwrap_or(lines.len().saturating_sub(3));
+    let start = lines.iter().rposition(|line| line.starts_with("cofferdam: ")).unwrap_or(lines.len());
     let words = lines[start..].join("; ");
     words.strip_prefix("cofferdam: ").unwrap_or(&words).chars().take(2000).collect()
 }

@@ -26,7 +26,9 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long a service may take to end.
 const END_WITHIN: Duration = Duration::from_secs(20);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(15);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// A service that ran this long did not die of its start, and is started again at once.
+const STEADY: Duration = Duration::from_secs(2);
 /// A log longer than this is put aside when its service starts; one older log is kept.
 const LOG_SIZE: u64 = 16 << 20;
 
@@ -158,7 +160,7 @@ impl Service {
                 return;
             }
             eprintln!("cofferdam: {problem}; starting it again in {delay:?}");
-            if started.elapsed() > LONGEST_DELAY * 4 {
+            if started.elapsed() > STEADY {
                 delay = FIRST_DELAY;
             }
             tokio::select! {
@@ -177,18 +179,23 @@ impl Service {
     ) -> anyhow::Result<(Ended, Vec<u8>)> {
         let notify = self.paths.run.join(format!("notify-{}.sock", self.name));
         let _ = std::fs::remove_file(&notify);
-        let socket = UnixDatagram::bind(&notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
+        let socket =
+            UnixDatagram::bind(&notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
         if let Some(user) = self.user {
             chown(&notify, Some(user.uid), Some(user.gid))?;
         }
-        let mut command = setup::service_command(self.name, &self.paths, self.user);
+        let mut service = setup::service_command(self.name, &self.paths, self.user)?;
+        let command = &mut service.command;
         command.env("NOTIFY_SOCKET", &notify).env("COFFERDAM_SUPERVISOR", std::process::id().to_string());
         command.stdout(Stdio::null());
         let mut log = self.open_log()?;
         if let Some(log) = &log {
             command.stderr(log.try_clone()?);
         }
-        let mut child = tokio::process::Command::from(command).spawn()?;
+        let before = log.as_ref().map(File::metadata).transpose()?.map_or(0, |metadata| metadata.len());
+        let setup::ServiceCommand { command, file: _program } = service;
+        let mut starting = tokio::process::Command::from(command);
+        let mut child = starting.spawn().context("cannot execute this program")?;
         let deadline = tokio::time::sleep(READY_WITHIN);
         tokio::pin!(deadline);
         let mut waiting = true;
@@ -219,7 +226,7 @@ impl Service {
             }
         };
         let _ = std::fs::remove_file(&notify);
-        let said = log.as_mut().map(last_words).transpose()?.unwrap_or_default();
+        let said = log.as_mut().map(|log| last_words(log, before)).transpose()?.unwrap_or_default();
         Ok((ended, said))
     }
 
@@ -239,10 +246,10 @@ async fn told(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// The end of a log.
-fn last_words(log: &mut File) -> std::io::Result<Vec<u8>> {
+/// The end of a log, from where this life of the service began.
+fn last_words(log: &mut File, before: u64) -> std::io::Result<Vec<u8>> {
     let length = log.metadata()?.len();
-    log.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
+    log.seek(SeekFrom::Start(length.saturating_sub(4096).max(before)))?;
     let mut said = Vec::new();
     log.take(4096).read_to_end(&mut said)?;
     Ok(said)

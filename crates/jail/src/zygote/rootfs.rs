@@ -64,7 +64,8 @@ pub fn mount_overlay(
     let root = overlay().step(step)?;
     // The kernel falls back to this without an error when it cannot write to the work directory.
     if sys::filesystem_flags(root.as_fd()).step(step)? & libc::ST_RDONLY != 0 {
-        return Err(StepError { errno: libc::EROFS, ..StepError::new(step, "the kernel made it read-only: the volume is full, or cannot be written to") });
+        let detail = "the kernel made it read-only: the volume is full, or cannot be written to";
+        return Err(StepError { errno: libc::EROFS, ..StepError::new(step, detail) });
     }
     place(NEW_ROOT).and_then(|target| mount::attach(root.as_fd(), target.as_fd())).step(step)?;
     Ok(root)

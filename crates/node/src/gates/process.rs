@@ -28,7 +28,7 @@ const MAX_LINE: u64 = 64 << 10;
 /// Questions of a gate that are answered at once.
 const QUESTIONS: usize = 8;
 /// A gate that ran this long is started again at once.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(2);
 /// What a gate may take to end after its socket was closed.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -134,8 +134,10 @@ async fn serve(
         },
     };
     // Both halves are closed now, or with this: a gate ends at end of file.
-    writer.abort();
-    let _ = writer.await;
+    if !writer.is_finished() {
+        writer.abort();
+        let _ = writer.await;
+    }
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }

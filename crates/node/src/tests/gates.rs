@@ -41,9 +41,11 @@ impl World {
         let settings = Settings {
             directory: directory.path().join("gates"),
             guard: "127.0.0.1:0".parse().unwrap(),
-            uid_first: 0x7fff_0000,
+            // Nobody else's: whatever runs under these is ended.
+            uid_first: 0x6a00_0000,
             jail: script(&directory.path().join("jail"), JAIL),
             program: script(&directory.path().join("gate"), &gate),
+            linger: std::time::Duration::from_millis(50),
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
         let gates = Gates::open(settings, journal.clone(), Arc::new(Reporter::default())).unwrap();
@@ -115,4 +117,27 @@ async fn a_gate_that_raves_is_replaced() {
     world.gates.ensure(AccountId::new()).unwrap();
     assert_eq!(world.line().await, "heard");
     assert_eq!(world.line().await, "heard", "another was started in its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_goes_with_its_last_agent() {
+    let mut world = World::new("while read -r line <&3; do echo \"$line\" >&9; done; echo end >&9\n");
+    let [first, second] = [AccountId::new(), AccountId::new()];
+    let before = world.gates.ensure(first).unwrap();
+    world.state().await;
+    let id = AgentId::new();
+    world.gates.set(first, agent(id, Condition::Running), None);
+    world.state().await;
+    world.gates.remove(first, id);
+    assert_eq!(world.state().await, (first, Vec::new()));
+    assert_eq!(world.line().await, "end");
+    // Its place is free when its process is gone, and nothing of it is left.
+    let gone = async {
+        while before.directory.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    let after = world.gates.ensure(second).unwrap();
+    assert_eq!((after.gid, &after.url), (before.gid, &before.url));
 }

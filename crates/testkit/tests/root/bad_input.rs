@@ -41,6 +41,8 @@ fn a_hostile_archive_is_no_image() {
     let mut header = tar::Header::new_gnu();
     header.set_size(4);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.as_old_mut().name[..15].copy_from_slice(b"../../etc/evil1");
     header.set_cksum();
     let mut archive = tar::Builder::new(Vec::new());

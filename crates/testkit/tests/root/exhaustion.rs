@@ -14,6 +14,12 @@ fn number(text: &str, label: &str) -> u64 {
     digits[..end].parse().expect("a number")
 }
 
+/// The same functions, with these calls in place of the command line.
+fn calling(calls: &str) -> String {
+    let functions = EXHAUST.split("if __name__").next().expect("the functions come first");
+    format!("{functions}\n{calls}")
+}
+
 #[test]
 fn kernel_objects_are_bounded_for_each_agent() {
     if !testkit::can_run() {
@@ -46,9 +52,7 @@ fn kernel_objects_are_bounded_for_each_agent() {
         .expect("an exec");
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.stdout.take().expect("a pipe")));
     assert!(lines.any(|line| line.expect("output") == "held"));
-    let few = "import sys\nsys.setrecursionlimit(100)\n";
-    let program = format!("{EXHAUST}\n{few}");
-    let ran = world.python("neighbour", "agent", &[], &program, &["inotify"]).ok();
+    let ran = world.python("neighbour", "agent", &[], EXHAUST, &["inotify"]).ok();
     assert!(number(&ran.out, "inotify instances") >= 16, "{}", ran.out);
     let host = Command::new("python3")
         .args(["-c", "import ctypes; assert ctypes.CDLL(None).inotify_init1(0) >= 0"])
