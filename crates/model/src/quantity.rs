@@ -78,8 +78,10 @@ impl std::str::FromStr for Span {
 }
 
 fn write_in(f: &mut std::fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> std::fmt::Result {
-    let (name, unit) =
-        units.iter().find(|(_, unit)| value != 0 && value.is_multiple_of(*unit)).unwrap_or(&units[units.len() - 1]);
+    let (name, unit) = units
+        .iter()
+        .find(|(_, unit)| value != 0 && value.is_multiple_of(*unit))
+        .unwrap_or(&units[units.len() - 1]);
     write!(f, "{}{name}", value / unit)
 }
 

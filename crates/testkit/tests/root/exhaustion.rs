@@ -44,9 +44,7 @@ fn kernel_objects_are_bounded_for_each_agent() {
     // While the greedy one holds all that it gets, others still get some.
     let mut holder = world
         .command(&["exec", "-i", "-u", "root", "greedy", "--", "python3", "-c"])
-        .arg(format!(
-            "{EXHAUST}\nimport sys, time\ninotify(); timers(); print('held', flush=True); time.sleep(60)"
-        ))
+        .arg(calling("inotify(); timers(); print('held', flush=True); time.sleep(60)"))
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("an exec");
@@ -116,10 +114,7 @@ fn socket_buffers_count_as_memory() {
     let before = tcp_pages();
     let mut child = world
         .command(&["exec", "-i", "buffers", "--", "python3", "-c"])
-        .arg(
-            format!("{EXHAUST}\nsocket_buffers()\ntime.sleep(3)")
-                .replace("if __name__", "if False and __name__"),
-        )
+        .arg(calling("socket_buffers(); time.sleep(3)"))
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("an exec");
