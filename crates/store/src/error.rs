@@ -49,6 +49,11 @@ pub enum Error {
     /// Another process holds the database.
     #[error("the database is locked by another process; find it with `fuser cofferdam.db` and end it")]
     Locked,
+    /// Requests before this one take too long.
+    #[error(
+        "the database did not get to this request in time; it is slow or locked, and nothing was changed"
+    )]
+    Busy,
     /// The disk is full.
     #[error("the disk that holds the database is full; free some space, nothing was changed")]
     DiskFull,
@@ -89,12 +94,18 @@ pub enum Error {
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const FULL: u32 = 13;
+/// The shared memory beside the database cannot grow, which only a full disk explains: it has a few pages.
+const IOERR_SHMSIZE: u32 = 4874;
 
 fn known(source: &sqlx::Error) -> Option<Error> {
+    if matches!(source, sqlx::Error::PoolTimedOut) {
+        return Some(Error::Busy);
+    }
     let code: u32 = source.as_database_error()?.code()?.parse().ok()?;
     match code & 0xff {
         BUSY | LOCKED => Some(Error::Locked),
         FULL => Some(Error::DiskFull),
+        _ if code == IOERR_SHMSIZE => Some(Error::DiskFull),
         _ => None,
     }
 }

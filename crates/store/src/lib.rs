@@ -38,7 +38,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{SqlSafeStr, SqlStr};
+use sqlx::{Connection, SqlSafeStr, SqlStr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +91,17 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(busy);
-        let forever = || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None);
-        let writer = forever().max_connections(1).connect_with(options.clone()).await.map_err(opening)?;
+        // Who waits for its turn waits for longer than who has it: that one hears of the lock itself.
+        let forever =
+            || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).acquire_timeout(2 * busy);
+        // A disk that is full, among others, makes SQLite end a transaction by itself. The connection then never
+        // gets out of it in sqlx's books, and would refuse every change from there on.
+        let writer = forever()
+            .max_connections(1)
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+            .connect_with(options.clone())
+            .await
+            .map_err(opening)?;
         migrations().run(&writer).await.map_err(|source| Error::migrating(path, source))?;
         let reader = forever()
             .max_connections(READERS)

@@ -8,11 +8,22 @@ use model::agent::{AgentState, Desired, Observed, apply_observed};
 use model::node_api::{ObservedAgent, ObservedState};
 use model::{AgentId, NodeId};
 use serde_json::json;
+use std::collections::BTreeMap;
+
+/// By how many generations a node may be ahead of control: orders that a database which was lost had given. A
+/// node that claims more is broken or hostile, and the next generation would have to be above what it claims.
+const AHEAD: u64 = 1 << 20;
+/// Orphans that are recorded of one report. The ledger is kept for ever, so a node does not fill it at will; the
+/// others are told again when the node reports all it has.
+const ORPHANS: usize = 64;
 
 /// What an agent is after a report, or `None` if the report says nothing new.
 ///
 /// A report on an older generation than the newest order says nothing: the node has yet to read that order.
 pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Agent> {
+    if report.generation > before.generation.saturating_add(AHEAD) {
+        return None;
+    }
     let mut after = before.clone();
     after.observed_generation = before.observed_generation.max(report.generation);
     if report.generation == before.generation && before.state != AgentState::Destroyed {
@@ -75,10 +86,16 @@ impl Store {
     pub async fn observe(&self, node: NodeId, report: &ObservedState) -> Result<(), Error> {
         let mut change = self.change(Actor::Node(node)).await?;
         let mut audited = false;
-        for seen in &report.agents {
+        let mut strangers = 0;
+        // An agent has one state at a time: of several the last counts.
+        let agents: BTreeMap<AgentId, &ObservedAgent> =
+            report.agents.iter().map(|seen| (seen.id, seen)).collect();
+        for seen in agents.into_values() {
             let before = change.agent(seen.id).await?.filter(|agent| agent.node == node);
             let Some(before) = before else {
-                audited |= change.orphan(node, seen.id).await?;
+                if strangers < ORPHANS && change.orphan(node, seen.id).await? {
+                    (audited, strangers) = (true, strangers + 1);
+                }
                 continue;
             };
             change.seen(seen).await?;
@@ -91,9 +108,12 @@ impl Store {
             }
         }
         for agent in &report.orphans {
+            if strangers == ORPHANS {
+                break;
+            }
             let known = change.agent(*agent).await?;
-            if known.is_none_or(|known| known.node != node) {
-                audited |= change.orphan(node, *agent).await?;
+            if known.is_none_or(|known| known.node != node) && change.orphan(node, *agent).await? {
+                (audited, strangers) = (true, strangers + 1);
             }
         }
         if audited { change.commit().await } else { change.commit_bookkeeping().await }

@@ -288,6 +288,77 @@ async fn a_locked_database_says_so() {
 }
 
 #[tokio::test]
+async fn a_full_disk_says_so_and_passes() {
+    let world = World::new().await;
+    let pages = world.count("PRAGMA page_count").await;
+    // What SQLite answers when it cannot grow is the same whether the disk or this keeps it from growing.
+    let mut writer = world.store.0.writer.acquire().await.unwrap();
+    let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+    sqlx::query(limit).execute(&mut *writer).await.unwrap();
+    drop(writer);
+    let mut full = None;
+    for index in 0..2000 {
+        let made = world.store.create_account(Actor::System, &new_account(&format!("account-{index}"))).await;
+        full = made.err();
+        if full.is_some() {
+            break;
+        }
+    }
+    assert!(matches!(full, Some(Error::DiskFull)), "{full:?}");
+    assert!(world.store.installation().await.unwrap().is_some(), "readers go on");
+    let (accounts, told) =
+        ("SELECT count(*) FROM accounts", "SELECT count(*) FROM events WHERE kind = 'account.created'");
+    assert_eq!(world.count(accounts).await, world.count(told).await, "all or nothing");
+    // The limit belongs to the connection, and SQLite ended its transaction by itself: another takes its place.
+    world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_that_is_too_long_says_so() {
+    let world = World::new().await;
+    let path = world.directory.path().join("cofferdam.db");
+    let brief = std::time::Duration::from_millis(100);
+    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_| {}), brief).await.unwrap();
+    let _holding = twin.change(Actor::System).await.unwrap();
+    let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
+    assert!(matches!(error, Error::Busy), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_cannot_spoil_its_agents_rows() {
+    let world = World::new().await;
+    let agent = world.agent("one").await;
+    for generation in [u64::MAX, i64::MAX as u64, i64::MAX as u64 + 1, 1 << 53] {
+        let after = world.saw(&agent, generation, Observed::Running).await;
+        assert_eq!(after, agent, "{generation}");
+    }
+    // A database that was lost may have given a few orders more.
+    let after = world.saw(&agent, agent.generation + 7, Observed::Running).await;
+    assert_eq!(after.observed_generation, agent.generation + 7);
+    let stopped =
+        world.store.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();
+    assert_eq!(stopped.generation, agent.generation + 8);
+}
+
+#[tokio::test]
+async fn a_node_does_not_fill_the_ledger() {
+    let world = World::new().await;
+    let agent = world.agent("one").await;
+    let events = "SELECT count(*) FROM events";
+    let before = world.count(events).await;
+    let flapping = (0..1000).map(|turn| {
+        seen(&agent, agent.generation, if turn % 2 == 0 { Observed::Running } else { Observed::Paused })
+    });
+    let unknown =
+        (0..1000).map(|_| ObservedAgent { id: AgentId::new(), ..seen(&agent, 1, Observed::Running) });
+    let orphans = (0..1000).map(|_| AgentId::new()).collect();
+    let report = ObservedState { agents: flapping.chain(unknown).collect(), orphans };
+    world.store.observe(world.node, &report).await.unwrap();
+    let made = world.count(events).await - before;
+    assert!((2..=65).contains(&made), "{made} events of one report");
+}
+
+#[tokio::test]
 async fn files_that_are_no_database_name_the_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cofferdam.db");
