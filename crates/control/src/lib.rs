@@ -20,6 +20,7 @@ pub use auth::signing::SigningError;
 pub use config::Config;
 
 use app::App;
+use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
 use model::clock::{Clock, SystemClock};
@@ -164,7 +165,8 @@ async fn assemble(
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;
     let hosts = api::hosts(own, &config.hosts);
-    Ok(Arc::new(App { store, notify, signer: key.named(kid), installation, hosts, ending }))
+    let (signer, seats) = (key.named(kid), Seats::default());
+    Ok(Arc::new(App { store, notify, signer, seats, installation, hosts, ending }))
 }
 
 /// Serves the API until SIGTERM or SIGINT.

@@ -3,19 +3,24 @@
 use crate::Error;
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use model::crowd::{Crowd, Guest};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+/// Connections at a time, if the limit of descriptors allows so many.
 const CONNECTIONS: usize = 2048;
+/// Descriptors that are not there for connections: the database and its log for each of its connections, the
+/// runtime, and connections that were put out and are not closed yet.
+const OWN_DESCRIPTORS: usize = 128;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// hyper reads up to twice as much before it refuses.
 const HEADER_BYTES: usize = 64 << 10;
@@ -32,10 +37,35 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
+/// A connection, as its requests know it.
+pub(crate) type Connection = Arc<Guest<CancellationToken>>;
+
+/// As many connections as descriptors are there for.
+fn places() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Failing leaves the limit as it is, and then there are fewer places.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok();
+    let limit = if raised { limit.maximum } else { limit.current };
+    let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    descriptors.saturating_sub(OWN_DESCRIPTORS).clamp(1, CONNECTIONS)
+}
+
 /// Serves until `ending`, then lets answers under way finish.
 pub(crate) async fn serve(listener: TcpListener, router: Router, ending: CancellationToken) {
+    serve_some(listener, router, ending, places()).await;
+}
+
+/// The same for so many connections at a time. When there are more, those that did not yet show who they are,
+/// or idle, make room: see [`model::crowd`].
+pub(crate) async fn serve_some(
+    listener: TcpListener,
+    router: Router,
+    ending: CancellationToken,
+    places: usize,
+) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Crowd::new(places);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
@@ -43,41 +73,44 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, ending: Cancell
         .max_headers(HEADERS);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
             () = ending.cancelled() => break,
         };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(BACKOFF).await;
                 continue;
             }
         };
+        let leave = CancellationToken::new();
+        // Every place is taken by a request that may be made: this one has to come again.
+        let Some((guest, out)) = crowd.enter(leave.clone()) else { continue };
+        if let Some(out) = out {
+            out.cancel();
+        }
         // Answers are small and awaited; without this they wait for the peer's delayed ACK.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let inner = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert::<Connection>(guest.clone());
+            inner.call(request)
+        });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended badly");
+            tokio::select! {
+                served = connection => if let Err(error) = served {
+                    tracing::debug!(%error, "a connection ended badly");
+                },
+                () = leave.cancelled() => tracing::debug!("a connection made room for another"),
             }
-            drop(place);
         });
     }
     drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }
-}
-
-type Accepted = (tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit);
-
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<Accepted> {
-    // The semaphore is never closed.
-    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
 }
 
 /// Cancels `ending` at SIGTERM or SIGINT.

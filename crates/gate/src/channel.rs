@@ -8,9 +8,11 @@ use crate::problems::ChannelFault;
 use crate::state::{Agent, InUse};
 use ::channel::{ChannelError, FrameError, HEADER, Hello, Kind, MAX_PAYLOAD, Reply, Request};
 use bytes::{Buf, Bytes, BytesMut};
+use model::crowd::Seat;
 use model::workspace::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -182,6 +184,8 @@ pub struct Conversation {
 pub struct Hold {
     /// Cut when the token's epoch or the agent is gone.
     pub revoked: CancellationToken,
+    /// Of the client's connection.
+    pub seat: Option<Arc<Seat<CancellationToken>>>,
     _permit: OwnedSemaphorePermit,
     _in_use: InUse,
 }
@@ -189,7 +193,7 @@ pub struct Hold {
 /// Connects to the agent, greets, and sends the request.
 pub async fn converse(agent: &Agent, in_use: InUse, request: &Request) -> Result<Conversation, ChannelFault> {
     let permit = agent.life.connections.clone().try_acquire_owned().map_err(|_| ChannelFault::Connections)?;
-    let hold = Hold { revoked: agent.life.revoked.clone(), _permit: permit, _in_use: in_use };
+    let hold = Hold { revoked: agent.life.revoked.clone(), seat: None, _permit: permit, _in_use: in_use };
     let greeting = greeting(request)?;
     let begin = async {
         let socket = UnixStream::connect(&agent.channel).await.map_err(ChannelFault::Connect)?;

@@ -63,6 +63,10 @@ pub fn main(control: UnixStream, guard: TcpListener, sockets_dir: &Path) -> Resu
 /// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes
 /// `control`, or at SIGTERM. Agents never notice.
 pub async fn run(control: UnixStream, guard: TcpListener) -> Result<(), Error> {
+    run_with(control, guard, server::client_places()).await
+}
+
+async fn run_with(control: UnixStream, guard: TcpListener, places: usize) -> Result<(), Error> {
     control.set_nonblocking(true).map_err(Error::Start)?;
     guard.set_nonblocking(true).map_err(Error::Start)?;
     let control = tokio::net::UnixStream::from_std(control).map_err(Error::Start)?;
@@ -76,7 +80,7 @@ pub async fn run(control: UnixStream, guard: TcpListener) -> Result<(), Error> {
     let serve = async {
         // Until node spoke, nobody is known: clients wait in the kernel's queue.
         if first_came.await.is_ok() {
-            let serving = server::serve(guard, api::router(shared.clone(), port));
+            let serving = server::serve(guard, api::router(shared.clone(), port), places);
             let _ = to_node.send(FromGate::Ready).await;
             serving.await;
         }

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// Connections to one agent's channel at a time; each call, attach and relay holds one.
 pub const CONNECTIONS_PER_AGENT: usize = 256;
 
+/// Calls on one agent under way at a time, where a call and its conversation count apart. More than
+/// [`CONNECTIONS_PER_AGENT`], so that what has no conversation yet, such as a slow body, is bounded too.
+pub const CALLS_PER_AGENT: usize = 1024;
+
 /// TCP connections to the guard at a time, if the limit of descriptors allows so many.
 pub const CLIENTS: usize = 8192;
 

@@ -2,8 +2,10 @@
 
 use crate::limits;
 use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use model::crowd::{Crowd, Guest};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,14 +13,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 
-/// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, router: Router) {
-    // A client is refused by not being accepted while all places are taken: then descriptors never run out, and
-    // the kernel's queue makes the others wait.
-    let places = Arc::new(Semaphore::new(client_places()));
+/// A connection, as its requests know it. It keeps its place while this lives, also when it became a WebSocket.
+pub type Connection = Arc<Guest<CancellationToken>>;
+
+/// Serves so many connections at a time until it is dropped. When there are more, those that did not yet show a
+/// token, or idle, make room: see [`model::crowd`]. So descriptors never run out, and nobody without a token
+/// keeps others out.
+pub async fn serve(listener: TcpListener, router: Router, places: usize) {
+    let crowd = Crowd::new(places);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_TIME)
@@ -26,7 +31,6 @@ pub async fn serve(listener: TcpListener, router: Router) {
         .max_header_size(limits::HEAD_BYTES)
         .max_buf_size(limits::CLIENT_BUFFER);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -37,20 +41,33 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 continue;
             }
         };
+        let leave = CancellationToken::new();
+        // Every place is taken by a call that may be made: this one has to come again.
+        let Some((guest, out)) = crowd.enter(leave.clone()) else { continue };
+        if let Some(out) = out {
+            out.cancel();
+        }
         // Keystrokes should not wait for an acknowledgement. Without it they only are slower.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let inner = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert::<Connection>(guest.clone());
+            inner.call(request)
+        });
         let connection = http.serve_connection(TokioIo::new(Impatient::new(stream)), service).with_upgrades();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client's connection ended early");
+            tokio::select! {
+                served = connection => if let Err(error) = served {
+                    tracing::debug!(%error, "a client's connection ended early");
+                },
+                () = leave.cancelled() => tracing::debug!("a client's connection made room for another"),
             }
-            drop(place);
         });
     }
 }
 
-fn client_places() -> usize {
+/// As many connections as descriptors are there for.
+pub fn client_places() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     // A client may take one for itself and one for a channel.

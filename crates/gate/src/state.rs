@@ -62,6 +62,11 @@ impl Life {
             touched: AtomicBool::new(false),
         })
     }
+
+    /// Calls and conversations under way.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
 }
 
 /// Shared by all that the gate does.

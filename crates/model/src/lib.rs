@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod api;
 pub mod clock;
+pub mod crowd;
 pub mod evidence;
 pub mod gate_api;
 pub mod id;

@@ -168,3 +168,27 @@ fn a_full_set_is_a_container() {
     assert_eq!(claim(crate::agent::Level::Container, &all), Claim::Container);
     assert_eq!(claim(crate::agent::Level::Container, &all[1..]), Claim::None);
 }
+
+#[test]
+fn a_crowd_puts_out_who_stands_longest() {
+    let crowd = crate::crowd::Crowd::new(2);
+    let (first, out) = crowd.enter("first").unwrap();
+    assert_eq!(out, None);
+    let (_second, out) = crowd.enter("second").unwrap();
+    assert_eq!(out, None);
+    // Who sits stays, and stands anew when it is done.
+    let seat = first.sit();
+    let (third, out) = crowd.enter("third").unwrap();
+    assert_eq!(out, Some("second"));
+    drop(seat);
+    let (fourth, out) = crowd.enter("fourth").unwrap();
+    assert_eq!(out, Some("third"));
+    // One that was put out gives no place back and takes none, whatever it still does.
+    drop(third.sit());
+    drop(third);
+    let seats = (first.sit(), fourth.sit());
+    assert!(crowd.enter("fifth").is_none(), "everybody sits");
+    drop((seats, first));
+    let (_sixth, out) = crowd.enter("sixth").unwrap();
+    assert_eq!(out, None);
+}

@@ -31,20 +31,20 @@ pub(super) async fn token(
 
 pub(super) async fn desired(
     State(state): State<Arc<App>>,
-    NodeCaller(node): NodeCaller,
+    caller: NodeCaller,
     query: Query,
 ) -> Result<axum::Json<DesiredState>, Fault> {
     query.only(&["rev", "wait"])?;
     let rev = query.number("rev", 0, i64::MAX.unsigned_abs())?.unwrap_or(0);
     let wait = query.number("wait", 0, MAX_WAIT)?.unwrap_or(0);
-    Ok(axum::Json(app::desired(&state, node, rev, Duration::from_secs(wait)).await?))
+    Ok(axum::Json(app::desired(&state, caller.node, rev, Duration::from_secs(wait)).await?))
 }
 
 pub(super) async fn observed(
     State(state): State<Arc<App>>,
-    NodeCaller(node): NodeCaller,
+    caller: NodeCaller,
     Json(report): Json<ObservedState>,
 ) -> Result<StatusCode, Fault> {
-    app::observed(&state, node, report).await?;
+    app::observed(&state, caller.node, report).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -73,7 +73,7 @@ fn describe_problems(path: &str, takes_body: bool, operation: &mut Operation) {
     let open = operation.security.is_some();
     let mut codes = vec![Code::CrossOrigin, Code::Misdirected, Code::Internal, Code::Unavailable];
     if !open {
-        codes.extend([Code::Validation, Code::Unauthenticated]);
+        codes.extend([Code::Validation, Code::Unauthenticated, Code::TooMany]);
     }
     if path.contains("{id}") {
         codes.push(Code::NotFound);

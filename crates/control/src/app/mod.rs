@@ -8,6 +8,7 @@ pub(crate) mod node_calls;
 pub(crate) mod placement;
 pub(crate) mod validate;
 
+use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::notify::Notify;
 use store::{Installation, Store};
@@ -18,6 +19,7 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) notify: Notify,
     pub(crate) signer: Signer,
+    pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Values of `Host` that are answered.
     pub(crate) hosts: Vec<String>,

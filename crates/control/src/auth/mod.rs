@@ -1,6 +1,7 @@
 //! Who is asking: holders of API keys, and nodes.
 
 pub(crate) mod assertion;
+pub(crate) mod seats;
 pub(crate) mod secret;
 pub(crate) mod signing;
 
@@ -9,6 +10,7 @@ use crate::problems::Fault;
 use axum::extract::FromRequestParts;
 use axum::http::{HeaderMap, header, request::Parts};
 use model::{AccountId, Code, KeyId, Name, NodeId, Problem};
+use seats::{Seat, Who};
 use std::sync::Arc;
 use store::Actor;
 
@@ -19,6 +21,8 @@ pub(crate) struct Caller {
     pub(crate) account: AccountId,
     pub(crate) account_name: Name,
     pub(crate) operator: bool,
+    /// Held while the request is under way.
+    _seat: Arc<Seat>,
 }
 
 impl Caller {
@@ -28,8 +32,12 @@ impl Caller {
 }
 
 /// A node that holds a callback token.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NodeCaller(pub(crate) NodeId);
+#[derive(Debug, Clone)]
+pub(crate) struct NodeCaller {
+    pub(crate) node: NodeId,
+    /// Held while the request is under way.
+    _seat: Arc<Seat>,
+}
 
 /// What stands after `Authorization: Bearer`, not yet believed.
 pub(crate) struct Bearer(pub(crate) String);
@@ -53,7 +61,8 @@ impl FromRequestParts<Arc<App>> for Caller {
         let holder = app.store.bearer(&secret::hash(token)).await?;
         let holder = holder.ok_or_else(|| refused("the API key is not valid here", remedy))?;
         let store::Bearer { key, account, account_name, operator } = holder;
-        Ok(Self { key, account, account_name, operator })
+        let seat = app.seats.take(parts, Who::Account(account))?;
+        Ok(Self { key, account, account_name, operator, _seat: Arc::new(seat) })
     }
 }
 
@@ -65,8 +74,9 @@ impl FromRequestParts<Arc<App>> for NodeCaller {
         let token = bearer(&parts.headers).ok_or_else(|| refused("a callback token is required", remedy))?;
         let node = app.store.callback(&secret::hash(token)).await?;
         let node = node.ok_or_else(|| refused("the callback token is unknown or expired", remedy))?;
+        let seat = app.seats.take(parts, Who::Node(node))?;
         app.store.node_spoke(node).await?;
-        Ok(Self(node))
+        Ok(Self { node, _seat: Arc::new(seat) })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The process around the router: sockets, files, endings.
 
-use super::world::World;
+use super::world::{Machine, World};
 use crate::{Config, Error, api, server};
+use model::agent::Observed;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,4 +84,96 @@ async fn connections_are_limited_and_end_cleanly() {
     ending.cancel();
     tokio::time::timeout(Duration::from_secs(8), serving).await.unwrap().unwrap();
     drop(idle);
+}
+
+/// Reads until there is an answer or the end.
+async fn answer(stream: &mut tokio::net::TcpStream) -> String {
+    let mut bytes = vec![0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut bytes)).await;
+    let length = read.expect("neither an answer nor an end").unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn those_who_only_hold_places_keep_nobody_out() {
+    let world = World::new().await;
+    let machine = Machine::enrolled(&world, "node-1", 2).await;
+    world.image().await;
+    let agent = world.agent("one").await;
+    let listener = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ending = CancellationToken::new();
+    let router = api::router(world.app.clone());
+    let serving = tokio::spawn(server::serve_some(listener, router, ending.clone(), 4));
+    let open = async |text: String| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    };
+    let head = "Host: 127.0.0.1:7700\r\n";
+    // One who may, and waits.
+    let wait = format!(
+        "GET /v1/agents/{agent}?wait=running HTTP/1.1\r\n{head}Authorization: Bearer {}\r\n\r\n",
+        world.key
+    );
+    let mut waiting = open(wait).await;
+    let mut subscribed = false;
+    for _ in 0..500 {
+        subscribed = world.app.seats.count() == 1;
+        if subscribed {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(subscribed, "the wait is under way");
+    // Heads that never end, bodies that never come, and connections that say nothing.
+    let mut holders = Vec::new();
+    for index in 0..30 {
+        let text = match index % 3 {
+            0 => String::new(),
+            1 => format!("GET /v1/whoami HTTP/1.1\r\n{head}"),
+            _ => format!(
+                "POST /node/v1/enroll HTTP/1.1\r\n{head}Authorization: Bearer x\r\n\
+                 Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+            ),
+        };
+        holders.push(open(text).await);
+    }
+    let whoami = format!("GET /v1/whoami HTTP/1.1\r\n{head}Authorization: Bearer {}\r\n\r\n", world.key);
+    for _ in 0..3 {
+        let said = answer(&mut open(whoami.clone()).await).await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    }
+    assert_eq!(answer(&mut holders[0]).await, "", "the oldest made room");
+    // The one who waits was never put out: it hears what it waits for.
+    world.call_as(&world.key, "DELETE", &format!("/v1/agents/{agent}"), None).await.expect(200);
+    machine.saw(&world, &agent, 2, Observed::Destroyed).await;
+    let said = answer(&mut waiting).await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    ending.cancel();
+    tokio::time::timeout(Duration::from_secs(8), serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_account_does_not_take_all_of_control() {
+    let world = std::sync::Arc::new(World::new().await);
+    let _machine = Machine::enrolled(&world, "node-1", 2).await;
+    world.image().await;
+    let agent = world.agent("one").await;
+    let mut waits = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (world, path) = (world.clone(), format!("/v1/agents/{agent}?wait=running&timeout=60s"));
+        waits.spawn(async move { world.get(&path).await.status.as_u16() });
+    }
+    // Those above the limit come back at once.
+    let mut refused = 0;
+    while refused < 300 - 256 {
+        assert_eq!(waits.join_next().await.unwrap().unwrap(), 429);
+        refused += 1;
+    }
+    assert_eq!(world.get("/v1/whoami").await.problem().0, "TOO_MANY");
+    let other = world.call_as(&world.other, "GET", "/v1/whoami", None).await;
+    assert_eq!(other.status.as_u16(), 200, "others are served");
+    waits.shutdown().await;
+    assert_eq!(world.get("/v1/whoami").await.status.as_u16(), 200);
 }

@@ -3,7 +3,9 @@
 //! A handler reaches an agent only through the [`Session`] that is made here.
 
 use crate::channel::{self, Conversation};
+use crate::limits;
 use crate::problems::{self, ChannelFault, Refusal};
+use crate::server::Connection;
 use crate::state::{Agent, InUse, Shared};
 use crate::token::{self, TokenError};
 use ::channel as wire;
@@ -13,11 +15,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use model::crowd::Seat;
 use model::gate_api::Condition;
 use model::token::Scope;
 use model::{Code, Problem};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_util::sync::CancellationToken;
 
 /// The subprotocol of all our WebSockets.
 pub const SUBPROTOCOL: &str = "cofferdam.v1";
@@ -52,7 +56,7 @@ async fn enter(
 ) -> Result<Response, Refusal> {
     let asked =
         params.iter().find_map(|(name, value)| (name == "agent").then_some(value)).unwrap_or_default();
-    let session = door.open(asked, request.headers())?;
+    let session = door.open(asked, request.headers(), request.extensions().get::<Connection>())?;
     let revoked = session.agent.life.revoked.clone();
     request.extensions_mut().insert(session);
     tokio::select! {
@@ -63,7 +67,12 @@ async fn enter(
 }
 
 impl Door {
-    fn open(&self, asked: &str, headers: &HeaderMap) -> Result<Session, Problem> {
+    fn open(
+        &self,
+        asked: &str,
+        headers: &HeaderMap,
+        connection: Option<&Connection>,
+    ) -> Result<Session, Problem> {
         let token = bearer(headers).ok_or_else(|| {
             Problem::new(Code::Unauthenticated, "A workspace token is missing.")
                 .remedy("Ask control for one, and send it as `Authorization: Bearer`.")
@@ -76,8 +85,13 @@ impl Door {
         if self.need == Need::Running {
             answers(agent.condition)?;
         }
+        if agent.life.open() >= limits::CALLS_PER_AGENT {
+            return Err(Problem::new(Code::TooMany, "The agent has too many calls under way.")
+                .remedy("Wait for some of them to end."));
+        }
         let in_use = Arc::new(self.shared.open(agent));
-        Ok(Session { shared: self.shared.clone(), agent: agent.clone(), _in_use: in_use })
+        let seat = connection.map(|connection| Arc::new(connection.sit()));
+        Ok(Session { shared: self.shared.clone(), agent: agent.clone(), seat, _in_use: in_use })
     }
 }
 
@@ -154,6 +168,8 @@ pub struct Session {
     pub shared: Arc<Shared>,
     /// The agent, as it was when the call began.
     pub agent: Arc<Agent>,
+    /// The client's connection is not put out while this lives.
+    seat: Option<Arc<Seat<CancellationToken>>>,
     _in_use: Arc<InUse>,
 }
 
@@ -161,7 +177,11 @@ impl Session {
     /// Begins a conversation with the agent's init.
     pub async fn converse(&self, request: &wire::Request) -> Result<Conversation, Refusal> {
         let in_use = self.shared.open(&self.agent);
-        channel::converse(&self.agent, in_use, request).await.map_err(|fault| self.refusal(fault))
+        let talk = channel::converse(&self.agent, in_use, request).await;
+        let mut talk = talk.map_err(|fault| self.refusal(fault))?;
+        // A conversation may outlive the call: as the body of its answer, or as a WebSocket.
+        talk.hold.seat.clone_from(&self.seat);
+        Ok(talk)
     }
 
     /// A request that has one reply.

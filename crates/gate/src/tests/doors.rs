@@ -172,3 +172,37 @@ async fn heads_are_bounded() {
     assert_eq!(parts(&world.raw(&long).await).0, 431);
     assert_eq!(parts(&world.raw("\x16\x03\x01\x02garbage\r\n\r\n").await).0, 400);
 }
+
+#[tokio::test]
+async fn those_who_only_hold_places_keep_nobody_out() {
+    use futures_util::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut world = World::few(4, |mut peer: Peer| async move {
+        if let ::channel::Request::Exec(exec) = peer.request().await {
+            peer.attached(exec.id).await;
+            peer.closed().await;
+        }
+    })
+    .await;
+    // A session that may stay, though nothing moves in it.
+    let mut attached = world.websocket("execs/attach").await.unwrap();
+    let text = r#"{"argv":["sleep","9"],"env":{},"stdin":true}"#;
+    futures_util::SinkExt::send(&mut attached, tokio_tungstenite::tungstenite::Message::text(text))
+        .await
+        .unwrap();
+    assert!(attached.next().await.unwrap().unwrap().is_text());
+    let mut holders = Vec::new();
+    for index in 0..30 {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+        if index % 2 == 0 {
+            stream.write_all(b"GET /v1/healthz HTTP/1.1\r\nHost: ").await.unwrap();
+        }
+        holders.push(stream);
+    }
+    let served = tokio::time::timeout(std::time::Duration::from_secs(5), world.settled()).await;
+    served.expect("a client with a token is served");
+    let first = tokio::time::timeout(std::time::Duration::from_secs(5), holders[0].read(&mut [0; 1])).await;
+    assert!(matches!(first, Ok(Ok(0) | Err(_))), "the oldest made room: {first:?}");
+    let quiet = tokio::time::timeout(std::time::Duration::from_millis(100), attached.next()).await;
+    assert!(quiet.is_err(), "the session was put out: {quiet:?}");
+}

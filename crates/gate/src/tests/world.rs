@@ -70,10 +70,19 @@ impl World {
         F: Fn(Peer) -> H + Send + Sync + 'static,
         H: Future<Output = ()> + Send + 'static,
     {
+        Self::few(1000, init).await
+    }
+
+    /// The same with places for so many connections.
+    pub async fn few<F, H>(places: usize, init: F) -> Self
+    where
+        F: Fn(Peer) -> H + Send + Sync + 'static,
+        H: Future<Output = ()> + Send + 'static,
+    {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let guard = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = guard.local_addr().unwrap().port();
-        let running = tokio::spawn(crate::run(theirs, guard));
+        let running = tokio::spawn(crate::run_with(theirs, guard, places));
         ours.set_nonblocking(true).unwrap();
         let (reading, to_gate) = UnixStream::from_std(ours).unwrap().into_split();
         let mut world = Self {
