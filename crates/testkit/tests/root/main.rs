@@ -4,6 +4,7 @@ mod attacks;
 mod bad_input;
 mod exhaustion;
 mod faults;
+mod intruder;
 mod neighbours;
 mod story;
 mod works;
