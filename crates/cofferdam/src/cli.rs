@@ -21,7 +21,8 @@ Exit codes:
 Environment:
   COFFERDAM_URL, COFFERDAM_API_KEY   the server and its key, in place of a context
   COFFERDAM_CONTEXT                  the context to use
-  COFFERDAM_ETC, _RUN, _DATA         where the installation on this machine lies (up, down, doctor, image)
+  COFFERDAM_ETC, _RUN, _DATA         where this machine's installation lies (up, down, doctor,
+                                     image)
 
 Examples:
   cofferdam up --detach

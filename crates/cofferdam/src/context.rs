@@ -1,6 +1,6 @@
 //! Which server, and with which key: `~/.config/cofferdam/config.toml`, 0600, or the environment.
 
-use crate::failure::{fail, fail_with};
+use crate::failure::fail_with;
 use anyhow::Context as _;
 use client::Control;
 use model::{Code, Name};
@@ -135,7 +135,11 @@ pub fn choose(named: Option<&Name>) -> anyhow::Result<Context> {
         (Some(url), Some(api_key), None) => return Ok(Context { url, api_key }),
         // A key goes only to the server that it was stored with.
         (Some(_), None, None) => {
-            return Err(fail(Code::Unauthenticated, "COFFERDAM_URL is set without COFFERDAM_API_KEY."));
+            return Err(fail_with(
+                Code::Unauthenticated,
+                "COFFERDAM_URL is set without COFFERDAM_API_KEY.",
+                "set both, or neither to use a context",
+            ));
         }
         _ => {}
     }

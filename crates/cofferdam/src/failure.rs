@@ -153,3 +153,19 @@ pub fn worded(problem: &Problem) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented() {
+        let table = include_str!("../../../docs/errors.md");
+        let codes = table.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(codes, Code::ALL.len(), "docs/errors.md has a row for each code and no others");
+        for code in Code::ALL {
+            let row = format!("| `{code}` | {} | {} |", code.status(), exit_code(*code));
+            assert!(table.contains(&row), "docs/errors.md lacks or contradicts: {row}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! What commands print on stdout: tables for people, JSON for programs.
 
 use crate::clean;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use time::OffsetDateTime;
@@ -27,6 +27,11 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
+/// Between two columns.
+const GAP: u16 = 2;
+/// The narrowest that a column of words is worth breaking for.
+const LEAST: u16 = 16;
+
 /// Prints rows below their headings. Cells are cleaned here, so that no command can forget it.
 pub fn table<const N: usize>(
     headings: [&str; N],
@@ -34,18 +39,24 @@ pub fn table<const N: usize>(
 ) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    // Only a terminal has a width to fit into; a program wants whole values.
-    table.set_content_arrangement(if std::io::stdout().is_terminal() {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     for row in rows {
         table.add_row(row.map(|cell| clean::text(&cell)));
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, GAP));
+    }
+    // Only a terminal has a width to fit into, and only the last column's words may be broken for it: a name or an id
+    // in pieces is of use to nobody.
+    if let Some(left) = table.width().filter(|_| std::io::stdout().is_terminal()).and_then(|width| {
+        let widths = table.column_max_content_widths();
+        width.checked_sub(widths.iter().rev().skip(1).map(|width| width + GAP).sum())
+    }) && left >= LEAST
+        && let Some(last) = table.column_mut(N - 1)
+    {
+        last.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(left)));
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     for row in table.lines() {
         line(row.trim_end())?;

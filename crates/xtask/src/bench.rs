@@ -1,5 +1,6 @@
 //! What it costs to make, use and remove an agent from the command line, beside what the peers' command lines cost:
-//! the same static `true`, in turn, in one run. Medians, because a machine has other things to do at times.
+//! `true`, in turn, in one run. Agents run Debian's, the peers a static one, which is a little in the peers' favour; and
+//! the peers neither make a disk nor keep a record. Medians, because a machine has other things to do at times.
 
 use crate::shell::{self, step};
 use crate::{binaries, setup};
@@ -56,6 +57,8 @@ pub fn run() -> Result<()> {
         time("bwrap", &mut bundle.bwrap())?;
     }
     print(&rows);
+    let load = fs::read_to_string("/proc/loadavg")?;
+    println!("\nload average at the end: {}", load.split(' ').next().unwrap_or_default());
     Ok(())
 }
 

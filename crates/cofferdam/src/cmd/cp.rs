@@ -20,11 +20,11 @@ use std::path::{Path, PathBuf};
 const HOME: &str = "/home/agent";
 
 const AFTER: &str = "\
-One of the two is AGENT:PATH; a relative PATH is beneath the home directory. As with cp(1), a destination that
-is a directory gets the source beneath it, any other is what the source is called there. SOURCE/. is the content
+One of the two is AGENT:PATH; a relative PATH is beneath the home directory. As with cp(1), a destination that \
+is a directory gets the source beneath it, any other is what the source is called there. SOURCE/. is the content \
 of a directory. A single - is a tar on stdin or stdout.
 
-What comes out of an agent is not trusted: it is written beneath the destination only, links that lead out,
+What comes out of an agent is not trusted: it is written beneath the destination only, links that lead out, \
 devices and setuid bits are left out, and links that lie in the destination are not followed.
 
 Examples:

@@ -81,7 +81,7 @@ impl Spec {
 }
 
 const AFTER: &str = "\
-Without a command the agent is a place to exec in. With one, the command is its main process: the agent
+Without a command the agent is a place to exec in. With one, the command is its main process: the agent \
 stops when that ends, and `logs` shows what it wrote.
 
 Examples:

@@ -93,9 +93,9 @@ pub fn as_shell(error: anyhow::Error) -> anyhow::Error {
 const AFTER: &str = "\
 The exit code is the command's own; 125, 126 and 127 are as shells have them (see `cofferdam --help`).
 
-Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage
-return and tab), so that nothing inside can drive your terminal; --raw turns that off. Output that goes to a
-file or a pipe is left as it is. Ctrl-C is passed on; a second one within two seconds kills the command. With
+Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage \
+return and tab), so that nothing inside can drive your terminal; --raw turns that off. Output that goes to a \
+file or a pipe is left as it is. Ctrl-C is passed on; a second one within two seconds kills the command. With \
 -it, ctrl-p ctrl-q leaves the command running; `cofferdam attach` comes back to it.
 
 Examples:

@@ -3,7 +3,7 @@
 use crate::cli::Global;
 use crate::failure::{self, fail_with};
 use crate::session::Signals;
-use crate::{context, resolve};
+use crate::{context, output, resolve};
 use client::{Control, Workspace};
 use model::Code;
 use model::api::Agent;
@@ -73,7 +73,8 @@ impl Args {
                     "choose another local port, as LOCAL:PORT",
                 )
             })?;
-            eprintln!("{} → {} port {}", listener.local_addr()?, way.1.name, forward.port);
+            // On stdout: with a local port of 0 this is what a script has to read.
+            output::line(format_args!("{} → {} port {}", listener.local_addr()?, way.1.name, forward.port))?;
             listeners.spawn(accept(listener, forward.port, Arc::clone(&way)));
         }
         let mut signals = Signals::listen()?;

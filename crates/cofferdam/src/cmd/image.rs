@@ -2,7 +2,7 @@
 
 use super::service;
 use crate::cli::Global;
-use crate::failure::{self, fail_with};
+use crate::failure::{self, fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -10,7 +10,7 @@ use crate::up::setup;
 use crate::{context, resolve};
 use anyhow::Context as _;
 use clap::Subcommand;
-use image::{BuildOptions, Imported, Limits, Source, Store, Worker};
+use image::{BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
 use model::api::RegisterImage;
 use model::image::ImageConfig;
 use model::{Code, Name};
@@ -72,15 +72,16 @@ impl Command {
         match self {
             Self::Build(args) => {
                 let options = BuildOptions { suite: args.suite, packages: args.packages };
-                make(args.name, global, move |store, worker, limits, progress| {
+                make("image build", args.name, global, move |store, worker, limits, progress| {
                     Ok(image::build(&options, store, worker, limits, progress)?)
                 })
                 .await
             }
             Self::Import(args) => {
                 let file = if args.file.as_os_str() == "-" { PathBuf::from("/dev/stdin") } else { args.file };
-                make(args.name, global, move |store, worker, limits, progress| {
-                    Ok(image::import(Source::open(&file)?, store, worker, limits, progress)?)
+                make("image import", args.name, global, move |store, worker, limits, progress| {
+                    let source = Source::open(&file).map_err(not_imported)?;
+                    image::import(source, store, worker, limits, progress).map_err(not_imported)
                 })
                 .await
             }
@@ -90,18 +91,30 @@ impl Command {
     }
 }
 
+/// What is the archive's fault is a fault of what was given, not of Cofferdam.
+fn not_imported(error: ImportError) -> anyhow::Error {
+    match error {
+        ImportError::Refused(why) => fail(Code::Validation, why),
+        ImportError::Open { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            fail(Code::NotFound, format!("There is no archive {}.", path.display()))
+        }
+        error => error.into(),
+    }
+}
+
 type Make =
     dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported> + Send;
 
 /// Makes an image into the store of this machine's node, and makes it known to control.
 async fn make(
+    command: &str,
     name: Name,
     global: &Global,
     make: impl FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported>
     + Send
     + 'static,
 ) -> anyhow::Result<u8> {
-    setup::require_root("image build")?;
+    setup::require_root(command)?;
     let make: Box<Make> = Box::new(make);
     let paths = Paths::from_env()?;
     let images = service::node_config(&paths)?.data.join("images");

@@ -18,7 +18,7 @@ pub struct Args {
     /// Those that are destroyed too
     #[arg(short = 'a', long)]
     all: bool,
-    /// Ids only
+    /// Ids only; tables have names, -o json has both
     #[arg(short = 'q', long)]
     quiet: bool,
 }
@@ -46,15 +46,13 @@ impl Args {
                 let rows = agents.iter().map(|agent| {
                     [
                         agent.name.to_string(),
-                        agent.id.to_string(),
                         agent.state.to_string(),
                         agent.image_name.to_string(),
-                        level(agent.level).to_owned(),
                         agent.claim.to_string(),
                         output::age(agent.created_at),
                     ]
                 });
-                output::table(["NAME", "ID", "STATE", "IMAGE", "LEVEL", "CLAIM", "AGE"], rows)?;
+                output::table(["NAME", "STATE", "IMAGE", "CLAIM", "AGE"], rows)?;
             }
         }
         Ok(0)

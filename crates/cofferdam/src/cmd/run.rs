@@ -13,11 +13,11 @@ use model::token::Scope;
 use model::{AgentState, Verb};
 
 const AFTER: &str = "\
-Creates an agent, runs the command in it, and destroys the agent when the command ends, whichever way: the
-exit code is the command's own (see `cofferdam --help` for 125, 126, 127). Ctrl-C is passed on to the command;
+Creates an agent, runs the command in it, and destroys the agent when the command ends, whichever way: the \
+exit code is the command's own (see `cofferdam --help` for 125, 126, 127). Ctrl-C is passed on to the command; \
 a second one within two seconds, or SIGTERM, ends it and destroys the agent.
 
-Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage
+Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage \
 return and tab); --raw turns that off. Output that goes to a file or a pipe is left as it is.
 
 Examples:

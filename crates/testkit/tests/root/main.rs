@@ -2,8 +2,10 @@
 
 mod attacks;
 mod bad_input;
+mod cli;
 mod exhaustion;
 mod faults;
+mod images;
 mod intruder;
 mod neighbours;
 mod story;
