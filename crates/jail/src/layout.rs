@@ -23,6 +23,9 @@ pub const LOG_A_FD: i32 = 6;
 /// Init: second half of it.
 pub const LOG_B_FD: i32 = 7;
 
+/// Init: the listener of the seccomp filter, which asks it about netlink sockets.
+pub const SECCOMP_FD: i32 = 8;
+
 /// Where the kernel's resolver asks for names: an address of TEST-NET-1 (RFC 5737) that only the dry network answers.
 pub const NAMESERVER: &str = "192.0.2.53";
 

@@ -137,10 +137,11 @@ fn attach_proc(root: BorrowedFd<'_>) -> Result<(), StepError> {
 fn give_up(options: &Options) -> Result<(), StepError> {
     // Never a core; 1 also keeps the kernel from piping one into a helper, which 0 does not (core(5)).
     process::limit(libc::RLIMIT_CORE, 1, 1).step("setting limits")?;
+    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
+    // As long as this is root: agents can use up the room for compiled filters (`net.core.bpf_jit_limit`) for all others.
+    Filter::new(Profile::Service).load().step("loading the seccomp filter")?;
     process::bound_capabilities(&[]).step("bounding capabilities")?;
     process::become_user(options.uid, options.gid).step("changing the user")?;
     process::set_capabilities(&[]).step("dropping capabilities")?;
-    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    landlock::restrict(landlock::abi(), None).step("applying Landlock")?;
-    Filter::new(Profile::Service).load().step("loading the seccomp filter")
+    landlock::restrict(landlock::abi(), None).step("applying Landlock")
 }

@@ -15,6 +15,7 @@ mod procs;
 mod reap;
 mod ring;
 mod slab;
+mod sockets;
 mod spawn;
 mod streams;
 mod sys;
@@ -23,7 +24,7 @@ mod tar;
 mod tests;
 mod worker;
 
-use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD};
+use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD};
 use crate::spec::{Ended, InitConfig, User};
 use channel::Kind;
 use conn::Conn;
@@ -72,10 +73,11 @@ enum Tag {
     ExecError,
     ExecInput,
     ExecStatus,
+    Socket,
 }
 
 impl Tag {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Listener,
         Self::Signals,
         Self::MainOutput,
@@ -86,6 +88,7 @@ impl Tag {
         Self::ExecError,
         Self::ExecInput,
         Self::ExecStatus,
+        Self::Socket,
     ];
 }
 
@@ -117,6 +120,8 @@ struct Init {
     /// When accepting is tried again, while it is not.
     listener_paused: Option<Instant>,
     signals: OwnedFd,
+    /// The seccomp filter's listener. Without one the kernel refuses what it would be asked about.
+    listener_of_filter: Option<OwnedFd>,
     record: File,
     config: InitConfig,
     /// What children may have; init raised its own.
@@ -199,8 +204,14 @@ impl Init {
         step("watching the channel", watched)?;
         let watched = poll.add(signals.as_fd(), token(Tag::Signals, Key::NONE), readable);
         step("watching signals", watched)?;
+        let listener_of_filter = sys::inherited(SECCOMP_FD).ok();
+        if let Some(listener) = &listener_of_filter {
+            let watched = poll.add(listener.as_fd(), token(Tag::Socket, Key::NONE), readable);
+            step("watching the filter", watched)?;
+        }
         Ok(Self {
             poll,
+            listener_of_filter,
             listener,
             listener_paused: None,
             signals,
@@ -270,6 +281,7 @@ impl Init {
         match (tag, conn, exec) {
             (Tag::Listener, ..) => self.accept(),
             (Tag::Signals, ..) => self.read_signals(),
+            (Tag::Socket, ..) => self.decide_socket(),
             (Tag::MainOutput, ..) => drop(self.main_readable()),
             (Tag::MainStatus, ..) => self.main_started(),
             (Tag::Conn, Some(key), _) => self.drive(key, what),

@@ -292,6 +292,30 @@ pub fn connect_loopback(port: u16, v6: bool) -> io::Result<std::net::TcpStream> 
     }
 }
 
+/// Takes the next question of a seccomp filter's listener that is readable, which keeps this from waiting: the
+/// identity of the call. `None` when its caller is gone.
+pub fn next_question(listener: BorrowedFd<'_>) -> Option<u64> {
+    // SAFETY: plain data for which zeroes are valid, and which the kernel wants to be zero.
+    let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the request writes one seccomp_notif.
+    let heard =
+        unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut question) };
+    check(heard).ok().map(|_| question.id)
+}
+
+/// Lets the call go on, or fail with this `errno`.
+pub fn answer_question(listener: BorrowedFd<'_>, id: u64, refusal: Option<libc::c_int>) {
+    // The call's arguments are numbers: nobody can change them between the filter and the call.
+    let flags = if refusal.is_none() { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 } else { 0 };
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -refusal.unwrap_or(0), flags };
+    // SAFETY: the request reads one seccomp_notif_resp. It fails when the caller is gone, which is as good.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
+}
+
+/// `SECCOMP_IOWR(0, struct seccomp_notif)` and `SECCOMP_IOWR(1, struct seccomp_notif_resp)` of `linux/seccomp.h`.
+const SECCOMP_IOCTL_NOTIF_RECV: u32 = 0xc050_2100;
+const SECCOMP_IOCTL_NOTIF_SEND: u32 = 0xc018_2101;
+
 /// Open files that this process may have: (soft, hard).
 pub fn open_files_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

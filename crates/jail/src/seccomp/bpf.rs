@@ -14,6 +14,8 @@ pub enum Verdict {
     Errno(i32),
     /// The process ends.
     Kill,
+    /// Whoever holds the filter's listener says (seccomp_unotify(2)). Without one it fails with ENOSYS.
+    Ask,
 }
 
 /// A question about one argument. Those of 32 bits look at the lower half alone, as the kernel itself does for `int`
@@ -56,6 +58,7 @@ fn verdict_value(verdict: Verdict) -> u32 {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(number) => libc::SECCOMP_RET_ERRNO | number as u32 & 0xffff,
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        Verdict::Ask => libc::SECCOMP_RET_USER_NOTIF,
     }
 }
 

@@ -9,8 +9,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::sys::check;
+use crate::sys::{check, descriptor};
 use std::io;
+use std::os::fd::OwnedFd;
 
 pub use table::Profile;
 
@@ -27,14 +28,22 @@ impl Filter {
     /// Puts this process, and all that come out of it, under the filter for good (seccomp(2)). Needs no_new_privs, or
     /// `CAP_SYS_ADMIN` in the user namespace.
     pub fn load(&self) -> io::Result<()> {
+        self.set(0).map(drop)
+    }
+
+    /// The same, with the listener that decides what [`Profile::Agent`] leaves open (seccomp_unotify(2)); close-on-exec.
+    pub fn load_with_listener(&self) -> io::Result<OwnedFd> {
+        descriptor(self.set(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?)
+    }
+
+    fn set(&self, flags: libc::c_ulong) -> io::Result<libc::c_long> {
         let program = libc::sock_fprog {
             len: u16::try_from(self.0.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
             filter: self.0.as_ptr().cast_mut(),
         };
         // SAFETY: `program` points at as many instructions as it says; the kernel copies them.
         check(unsafe {
-            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
         })
-        .map(drop)
     }
 }

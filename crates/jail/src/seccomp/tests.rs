@@ -141,7 +141,10 @@ fn sockets_of_four_families() {
     }
     check(SYS_socket, args([AF_INET as u64, stream, IPPROTO_TCP as u64]), ALLOWED);
     check(SYS_socket, args([AF_INET6 as u64, 2, IPPROTO_UDP as u64]), ALLOWED);
-    check(SYS_socket, args([AF_NETLINK as u64, 3, NETLINK_ROUTE as u64]), ALLOWED);
+    let netlink = args([AF_NETLINK as u64, 3, NETLINK_ROUTE as u64]);
+    check(SYS_socket, netlink, SECCOMP_RET_USER_NOTIF);
+    let service = Filter::new(Profile::Service);
+    assert_eq!(run(&service, ARCHITECTURE, SYS_socket as u32, netlink).0, ALLOWED, "it has no listener");
     for protocol in [IPPROTO_SCTP, IPPROTO_RAW, IPPROTO_MPTCP, IPPROTO_UDPLITE] {
         check(SYS_socket, args([AF_INET as u64, stream, protocol as u64]), fails(EPROTONOSUPPORT));
     }
@@ -162,6 +165,9 @@ fn arguments_of_the_rest() {
     check(SYS_ioctl, args([0, TIOCSTI]), fails(EPERM));
     check(SYS_ioctl, args([0, TIOCSTI | 1 << 32]), fails(EPERM));
     check(SYS_ioctl, args([0, TIOCLINUX]), fails(EPERM));
+    for request in [0x800c_6613, 0xc050_6617, 0xc040_6618, 0xc040_6619] {
+        check(SYS_ioctl, args([0, request]), fails(EPERM));
+    }
     check(SYS_personality, args([0]), ALLOWED);
     check(SYS_personality, args([0xffff_ffff]), ALLOWED);
     check(SYS_personality, args([ADDR_NO_RANDOMIZE as u64]), ALLOWED);
@@ -174,6 +180,17 @@ fn arguments_of_the_rest() {
     check(SYS_prlimit64, args([0, RLIMIT_CORE as u64, 1 << 40, 0]), fails(0));
     check(SYS_prlimit64, args([0, RLIMIT_NOFILE as u64, 1 << 40, 0]), ALLOWED);
     check(SYS_setrlimit, args([RLIMIT_CORE as u64]), fails(0));
+}
+
+#[test]
+fn the_last_step_in_is_the_only_namespace_entered() {
+    check(SYS_setns, args([9, CLONE_NEWUSER as u64]), ALLOWED);
+    for kind in [0, CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER | CLONE_NEWNS] {
+        check(SYS_setns, args([9, kind as u64]), fails(EPERM));
+    }
+    let service = Filter::new(Profile::Service);
+    let entered = run(&service, ARCHITECTURE, SYS_setns as u32, args([9, CLONE_NEWUSER as u64])).0;
+    assert_eq!(entered, fails(EPERM));
 }
 
 #[test]

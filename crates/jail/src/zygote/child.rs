@@ -7,7 +7,7 @@
 use super::{Report, Shared, kernelfs, network, rootfs, userns::UserNamespace, volume};
 use crate::landlock;
 use crate::layout::{
-    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD, ROOT_CAPABILITIES,
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD, ROOT_CAPABILITIES, SECCOMP_FD,
 };
 use crate::spec::{Launch, LaunchFds, Limits};
 use crate::step::{Step, StepError};
@@ -91,8 +91,11 @@ fn become_init(
     volume::set_spare_aside(fds.volume.as_fd())?;
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
 
+    // As long as this is the host's root: the room for compiled filters cannot be used up for it.
+    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
+    let listener = shared.filter.load_with_listener().step("loading the seccomp filter")?;
     process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
-    let init = place_descriptors(fds, logs)?;
+    let init = place_descriptors(fds, logs, listener)?;
     restrict(shared, init.as_fd())?;
     process::set_umask(0o022);
     say(report, &Report::Ready);
@@ -121,7 +124,11 @@ fn become_base(base: u32) -> Result<(), StepError> {
 }
 
 /// Puts everything where init expects it, and marks the rest to be closed by exec. Returns init's binary.
-fn place_descriptors(fds: LaunchFds<OwnedFd>, [log_a, log_b]: [OwnedFd; 2]) -> Result<OwnedFd, StepError> {
+fn place_descriptors(
+    fds: LaunchFds<OwnedFd>,
+    [log_a, log_b]: [OwnedFd; 2],
+    listener: OwnedFd,
+) -> Result<OwnedFd, StepError> {
     let step = "placing init's descriptors";
     let above = |fd: BorrowedFd<'_>| process::duplicate_above(fd, OUT_OF_THE_WAY).step(step);
     let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
@@ -134,14 +141,15 @@ fn place_descriptors(fds: LaunchFds<OwnedFd>, [log_a, log_b]: [OwnedFd; 2]) -> R
         (above(fds.config.as_fd())?, CONFIG_FD),
         (above(log_a.as_fd())?, LOG_A_FD),
         (above(log_b.as_fd())?, LOG_B_FD),
+        (above(listener.as_fd())?, SECCOMP_FD),
     ];
     let init = above(fds.init.as_fd())?;
     // While their numbers are still theirs: closed later, they would close what has been placed there.
-    drop((fds, log_a, log_b, null));
+    drop((fds, log_a, log_b, listener, null));
     for (fd, number) in wanted {
         process::place(fd, number).step(step)?;
     }
-    process::close_on_exec_from(LOG_B_FD as u32 + 1).step(step)?;
+    process::close_on_exec_from(SECCOMP_FD as u32 + 1).step(step)?;
     Ok(init)
 }
 
@@ -152,7 +160,5 @@ fn restrict(shared: &Shared, init: BorrowedFd<'_>) -> Result<(), StepError> {
     keep.push(INIT_CAPABILITY);
     process::bound_capabilities(&keep).step("bounding capabilities")?;
     process::set_capabilities(&keep).step("dropping capabilities")?;
-    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock")?;
-    shared.filter.load().step("loading the seccomp filter")
+    landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock")
 }

@@ -6,7 +6,7 @@ use testkit::World;
 
 const ATTACKS: &str = include_str!("inside/attacks.py");
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "mount",
     "namespaces",
     "modules",
@@ -27,6 +27,7 @@ const NAMES: [&str; 20] = [
     "tty",
     "chroot",
     "core_pattern",
+    "filesystem_ioctls",
 ];
 
 /// Makes every attempt, and says all that got through rather than the first.

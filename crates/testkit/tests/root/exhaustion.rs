@@ -62,6 +62,64 @@ fn kernel_objects_are_bounded_for_each_agent() {
 }
 
 #[test]
+fn netlink_sockets_are_counted() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("greedy", &[]);
+    for user in ["agent", "root"] {
+        let ran = world.python("greedy", user, &[], EXHAUST, &["netlink"]).ok();
+        let count = number(&ran.out, "netlink sockets");
+        assert!((16..=128).contains(&count), "{user}: {count}");
+    }
+}
+
+#[test]
+fn filters_of_one_agent_leave_room_for_boundaries() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("greedy", &["--memory", "4GiB", "--pids", "2048"]);
+    let mut holder = world
+        .command(&["exec", "greedy", "--", "python3", "-c"])
+        .arg(calling("filters()"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("an exec");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.stdout.take().expect("a pipe")));
+    let said = lines.find(|line| line.as_ref().expect("output").starts_with("filters"));
+    println!("{said:?}");
+    world.create("neighbour", &[]);
+    assert_eq!(world.sh("neighbour", "echo fine").ok().out, "fine\n");
+    world.cli(&["rm", "-f", "greedy"]).ok();
+    holder.kill().expect("it is ours");
+    holder.wait().expect("it ended");
+}
+
+#[test]
+fn init_is_small() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("measured", &[]);
+    let private = || {
+        let pid = world.newest_init().expect("its init");
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+        number(&rollup, "Private_Dirty")
+    };
+    let fresh = private();
+    for _ in 0..20 {
+        world.sh("measured", "echo short").ok();
+    }
+    let used = private();
+    println!("Private_Dirty of init: {fresh} KiB fresh, {used} KiB after 20 execs");
+    assert!(fresh.max(used) <= 700, "{fresh} and {used} KiB");
+}
+
+#[test]
 fn a_fork_bomb_stays_inside() {
     if !testkit::can_run() {
         return;

@@ -143,6 +143,8 @@ def attack_namespaces():
             print(f"  open /proc/1/ns/{kind}: {error.strerror}")
             fd = os.open(f"/proc/self/ns/{kind}", os.O_RDONLY)
         refuse(f"setns {kind}", nr(308, 268), fd, 0)
+        # The filter lets the user namespace through, the way in of every boundary: the kernel refuses to enter one's own.
+        refuse(f"setns {kind} by name", nr(308, 268), fd, CLONE_NEW[kind], also=(errno.EINVAL,) if kind == "user" else ())
         os.close(fd)
 
 
@@ -174,6 +176,17 @@ def attack_kernel_interfaces():
     refuse("open_by_handle_at", nr(304, 265), -100, ctypes.create_string_buffer(64), 0)
     refuse("name_to_handle_at", nr(303, 264), -100, ctypes.c_char_p(b"/"), ctypes.create_string_buffer(256), ctypes.create_string_buffer(8), 0, also=(errno.EOPNOTSUPP,))
     refuse("lookup_dcookie", nr(212, 18), 0, 0, 0)
+    refuse("open_by_handle_at of the mount", nr(304, 265), os.open("/", os.O_RDONLY), ctypes.create_string_buffer(64), 0)
+    refuse("memfd_secret", 447, 0)
+    refuse("quotactl_fd", 443, os.open("/", os.O_RDONLY), 0, 0, 0)
+    refuse("statmount", 457, ctypes.create_string_buffer(64), ctypes.create_string_buffer(512), 512, 0)
+    refuse("listmount", 458, ctypes.create_string_buffer(64), ctypes.create_string_buffer(512), 64, 0)
+    refuse("lsm_get_self_attr", 459, 100, 0, ctypes.create_string_buffer(8), 0)
+    refuse("listns", 470, ctypes.create_string_buffer(64), ctypes.create_string_buffer(64), 8, 0)
+    refuse("file_getattr", 468, -100, ctypes.c_char_p(b"/"), ctypes.create_string_buffer(64), 64, 0)
+    refuse("mbind", nr(237, 235), 0, 0, 0, 0, 0, 0)
+    refuse("process_madvise of init", 440, os.pidfd_open(1), ctypes.create_string_buffer(16), 1, 20, 0, also=(errno.EINVAL,))
+    refuse("pidfd_getfd of init", 438, os.pidfd_open(1), 3, 0)
     refuse("sethostname", nr(170, 161), ctypes.c_char_p(b"x"), 1)
     refuse("setdomainname", nr(171, 162), ctypes.c_char_p(b"x"), 1)
     refuse("settimeofday", nr(164, 170), ctypes.create_string_buffer(16), 0)
@@ -237,7 +250,7 @@ def attack_proc():
         "/proc/1/setgroups", "/proc/1/uid_map", "/proc/self/uid_map", "/proc/1/mem", "/proc/1/attr/current",
     ):
         refused(f"write {path}", write(path), also=(errno.EINVAL, errno.EIO, errno.ESRCH))
-    for path in ("/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/1/environ", "/proc/1/mem", "/proc/1/maps", "/proc/1/syscall", "/proc/1/stack", "/proc/1/auxv"):
+    for path in ("/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/timer_list", "/proc/pressure/memory", "/proc/sched_debug", "/proc/1/environ", "/proc/1/mem", "/proc/1/maps", "/proc/1/syscall", "/proc/1/stack", "/proc/1/auxv"):
         refused(f"read {path}", read(path), also=(errno.EIO, errno.ESRCH))
     # Root inside owns these files of init: with them it can harm its own init, and nobody else.
     if os.getuid() != 0:
@@ -518,6 +531,22 @@ def attack_chroot():
     print(f"  root {here.st_dev}:{here.st_ino}, after: {there.st_dev}:{there.st_ino}")
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
         leaks.append("chroot ended elsewhere")
+
+
+def attack_filesystem_ioctls():
+    """Files of the home lie on the volume itself: what its filesystem can be told by ioctl."""
+    fd = os.open("/home/agent", os.O_RDONLY)
+    file = os.open(tempfile.mkstemp(dir="/home/agent")[1], os.O_RDWR)
+    size = ctypes.create_string_buffer(256)
+    also = (errno.ENOTTY, errno.EOPNOTSUPP)
+    for name, number in (
+        ("FIFREEZE", 0xC0045877), ("FITHAW", 0xC0045878), ("FITRIM", 0xC0185879), ("EXT4_IOC_RESIZE_FS", 0x40086610),
+        ("EXT4_IOC_SHUTDOWN", 0x8004587D), ("EXT4_IOC_GROUP_EXTEND", 0x40086607), ("FIBMAP", 1),
+        ("FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS", 0xC0406619), ("FS_IOC_ADD_ENCRYPTION_KEY", 0xC0506617),
+        ("FS_IOC_REMOVE_ENCRYPTION_KEY", 0xC0406618), ("FS_IOC_SET_ENCRYPTION_POLICY", 0x800C6613),
+    ):
+        refuse(name, nr(16, 29), fd, number, size, also=also)
+    refuse("make immutable", nr(16, 29), file, 0x40086602, ctypes.byref(ctypes.c_long(0x10)), also=also)
 
 
 def attack_core_pattern():

@@ -85,6 +85,62 @@ def disk():
     return written
 
 
+def netlink():
+    """What waits in a netlink socket is charged to nobody: asks each for all links until its buffer is full."""
+    import resource
+    import struct
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    kept = []
+    try:
+        while len(kept) < 4000:
+            kept.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+            kept[-1].setblocking(False)
+            try:
+                for serial in range(400):
+                    kept[-1].send(struct.pack("IHHII16x", 32, 18, 0x301, serial, 0))
+            except OSError:
+                pass
+    except OSError as error:
+        print("stopped:", error)
+    print("netlink sockets:", len(kept))
+    for one in kept:
+        one.close()
+    # What programs use them for.
+    for _ in range(1000):
+        assert socket.if_nameindex() == [(1, "lo")]
+    return len(kept)
+
+
+def filters():
+    """Compiled seccomp filters share one limit with everybody on the machine."""
+    import struct
+    program = struct.pack("HBBI", 0x20, 0, 0, 0) + struct.pack("HBBI", 0x34, 0, 0, 7) * 4094 + struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4096, ctypes.addressof(buffer)))
+    libc.prctl(38, 1, 0, 0, 0)
+    read, write = os.pipe()
+    children = total = 0
+    try:
+        while children < 5000:
+            if os.fork() == 0:
+                count = 0
+                while libc.prctl(22, 2, head) == 0:
+                    count += 1
+                os.write(write, b"%d " % count)
+                signal.pause()
+            children += 1
+            count = int(os.read(read, 64))
+            total += count
+            if not count:
+                print("no more room for filters")
+                break
+    except OSError as error:
+        print("stopped:", error)
+    print("filters:", total, flush=True)
+    time.sleep(60)
+
+
 def socket_buffers():
     """Fills TCP buffers over loopback that nobody reads."""
     listener = socket.socket()
