@@ -50,6 +50,11 @@ impl Paths {
         self.run.join("up.pid")
     }
 
+    /// A service's pid and start time.
+    pub fn service_pid(&self, name: &str) -> PathBuf {
+        self.run.join(format!("{name}.pid"))
+    }
+
     /// Where the node takes local orders.
     pub fn node_socket(&self) -> PathBuf {
         self.run.join("node.sock")

@@ -11,6 +11,12 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// For calls to control: it is found again soon after a restart, and an outage of any length costs a call every
+    /// few seconds.
+    pub(crate) fn to_control() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(5))
+    }
+
     /// Starts with the first delay.
     pub(crate) fn new(first: Duration, last: Duration) -> Self {
         Self { first, last, next: first }

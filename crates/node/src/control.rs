@@ -19,8 +19,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-/// How long control may hold a question for desired state.
-pub(crate) const WAIT: Duration = Duration::from_secs(30);
+/// How long control may hold a question for desired state. With each question control hears that the node still
+/// speaks, and acts on an idle timeout only then.
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
 /// What an answer may take beyond that.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The largest answer that is read.

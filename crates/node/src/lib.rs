@@ -103,7 +103,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let key = NodeKey::load_or_make(journal.root())?;
     let boot_id = machine::boot_id().map_err(machine("read the machine's boot id"))?;
     let http = control::client().map_err(RunError::Http)?;
-    let program = std::env::current_exe().map_err(machine("find this executable"))?;
+    let program = machine::program().map_err(machine("find this executable"))?;
     let jail = config.jail.clone().unwrap_or_else(|| program.with_file_name("cofferdam-jail"));
 
     let directories = directories(&config, jail.clone());

@@ -21,6 +21,8 @@ const BATCH: usize = 50;
 pub(crate) struct Reporter {
     entries: Mutex<Entries>,
     wake: Notify,
+    /// Told when control was silent and answers again.
+    answers: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +100,11 @@ impl Reporter {
         self.wake.notify_one();
     }
 
+    /// Control is there again: what waits for another attempt goes out now.
+    pub(crate) fn control_answers(&self) {
+        self.answers.notify_waiters();
+    }
+
     /// What is due now, or else when something will be.
     pub(crate) fn take(&self, now: Instant) -> Due {
         let mut entries = self.lock();
@@ -139,7 +146,7 @@ impl Reporter {
 
     /// Sends what is due, for ever.
     pub(crate) async fn run(&self, caller: &Caller) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        let mut backoff = Backoff::to_control();
         loop {
             match self.take(Instant::now()) {
                 Due::Later(None) => self.wake.notified().await,
@@ -151,7 +158,10 @@ impl Reporter {
                     Err(error) => {
                         self.give_back(&report);
                         tracing::debug!(error = %crate::chain(&error), "control did not take a report");
-                        tokio::time::sleep(backoff.delay()).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(backoff.delay()) => {}
+                            () = self.answers.notified() => backoff.reset(),
+                        }
                     }
                 },
             }

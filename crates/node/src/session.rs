@@ -60,7 +60,7 @@ impl Session {
 
     async fn enroll(&mut self, key: &NodeKey) -> Result<Standing, EnrollError> {
         let path = self.journal.root().join(BOOTSTRAP);
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
+        let mut backoff = Backoff::to_control();
         loop {
             let token = match fs::read_to_string(&path) {
                 Ok(token) => Zeroizing::new(token),
@@ -97,7 +97,7 @@ impl Session {
 
     /// Asks for the desired state, for ever.
     async fn pull(&mut self, caller: &Caller, mut standing: Standing) {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
+        let mut backoff = Backoff::to_control();
         let mut rev = None;
         let mut trouble: Option<String> = None;
         loop {
@@ -124,6 +124,7 @@ impl Session {
                     rev = next;
                     if trouble.take().is_some() {
                         tracing::info!("control answers again");
+                        self.reporter.control_answers();
                         // It may be another process on an older state.
                         self.reporter.repeat_all();
                     }

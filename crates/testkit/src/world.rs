@@ -15,6 +15,8 @@ const PREFIX: &str = "cofferdam-test-";
 pub struct World {
     dir: PathBuf,
     cgroup: String,
+    /// The directory of `cofferdam` and `cofferdam-jail`.
+    programs: PathBuf,
     /// Port of the control API on 127.0.0.1.
     pub control_port: u16,
     /// Port of the first gate on 127.0.0.1.
@@ -81,7 +83,23 @@ impl World {
     /// An installation that is not started yet: its configuration is written.
     pub fn prepare() -> Self {
         remove_stale_worlds();
-        let pid = std::process::id();
+        Self::prepare_as(std::process::id())
+    }
+
+    /// The same with programs of its own, which a test may then replace.
+    pub fn prepare_with_programs() -> Self {
+        let mut world = Self::prepare();
+        let programs = world.dir.join("bin");
+        fs::create_dir(&programs).expect("a folder for programs");
+        for name in ["cofferdam", "cofferdam-jail"] {
+            fs::copy(world.programs.join(name), programs.join(name)).expect("a copy of the program");
+        }
+        world.programs = programs;
+        world
+    }
+
+    /// What a test of this pid would have prepared.
+    pub fn prepare_as(pid: u32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("{PREFIX}{pid}-{count}");
@@ -90,7 +108,8 @@ impl World {
             fs::create_dir_all(dir.join(part)).expect("a world of its own");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).expect("mode of the world");
-        let world = Self { dir, cgroup, control_port: free_port(), guard_port: free_port() };
+        let world =
+            Self { dir, cgroup, programs: binaries(), control_port: free_port(), guard_port: free_port() };
         // Worlds at the same time must not share ids: each takes 64 ranges by its pid, above those of a real one.
         let slot = (pid + count * 97) % 512;
         let uid_first = 0x8000_0000 + slot * 64 * 65_536;
@@ -132,9 +151,14 @@ impl World {
         &self.cgroup
     }
 
+    /// The directory of the programs.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// A `cofferdam` command in this world.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binaries().join("cofferdam"));
+        let mut command = Command::new(self.programs.join("cofferdam"));
         command
             .args(args)
             .env_remove("COFFERDAM_URL")
@@ -267,7 +291,7 @@ impl World {
     }
 
     /// Pids of the inits of this world's agents, oldest first.
-    fn inits(&self) -> Vec<i32> {
+    pub fn inits(&self) -> Vec<i32> {
         let mut found: Vec<i32> = processes()
             .into_iter()
             .filter(|(pid, words)| {
@@ -295,6 +319,16 @@ impl World {
         })
     }
 
+    /// What the node knows of its agents, as its journal has it.
+    pub fn journal(&self) -> Vec<serde_json::Value> {
+        let entries = fs::read_dir(self.dir.join("data/node/agents")).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+            // It may be replaced or removed right now.
+            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
+            .collect()
+    }
+
     /// What there is now of what a world must not leave behind.
     pub fn leftovers(&self) -> Leftovers {
         Leftovers::look(&self.cgroup, &self.dir)
@@ -318,7 +352,11 @@ impl Drop for World {
                 let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 eprintln!("--- {log}\n{}", &text[start..]);
             }
-            self.cli(&["down"]);
+            let ran = self.cli(&["down"]);
+            if ran.code != 0 {
+                eprintln!("--- down\n{}", ran.err);
+                return;
+            }
         } else {
             self.down();
             fs::remove_dir_all(&self.dir).expect("nobody writes to the world any more");
@@ -359,8 +397,12 @@ fn status_field(pid: i32, label: &str) -> Option<String> {
     status.lines().find_map(|line| line.strip_prefix(label)).map(str::to_owned)
 }
 
-/// Ends and removes worlds whose test is gone.
+/// Ends and removes worlds whose test is gone. One test at a time does; the others need not wait for it.
 fn remove_stale_worlds() {
+    let lock = fs::File::create(std::env::temp_dir().join(".cofferdam-test.lock")).expect("a lock");
+    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
     let entries = fs::read_dir(std::env::temp_dir()).expect("the temporary directory").filter_map(Result::ok);
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -371,9 +413,31 @@ fn remove_stale_worlds() {
         if pid == std::process::id() || Path::new(&format!("/proc/{pid}")).exists() {
             continue;
         }
-        let stale = World { dir: entry.path(), cgroup: name, control_port: 0, guard_port: 0 };
-        stale.cli(&["down"]);
+        let stale = std::mem::ManuallyDrop::new(World {
+            dir: entry.path(),
+            cgroup: name,
+            programs: binaries(),
+            control_port: 0,
+            guard_port: 0,
+        });
+        // Without its configuration it was never started, and `down` would look for another installation.
+        if stale.dir.join("etc/node.toml").exists() {
+            let ran = stale.cli(&["down"]);
+            if ran.code != 0 {
+                eprintln!("{}, of a test that was killed, stays: {}", stale.dir.display(), ran.err);
+                continue;
+            }
+        }
+        unmount_beneath(&stale.dir);
         let _ = fs::remove_dir_all(&stale.dir);
-        std::mem::forget(stale);
+    }
+}
+
+/// Unmounts what a test mounted in its world, the last first.
+fn unmount_beneath(dir: &Path) {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty());
     }
 }

@@ -7,18 +7,19 @@ use crate::failure::{fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
-use crate::up::pidfile::{self, Owner, Supervisor};
-use crate::up::{remains, setup};
+use crate::up::pidfile::{self, Held, Owner};
+use crate::up::{remains, setup, supervise};
 use anyhow::Context as _;
 use model::{Code, Name};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
 use serde_json::json;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::net::{UnixDatagram, UnixStream};
 
 /// Agents have ten seconds to end by themselves; many end side by side.
 const AGENTS_WITHIN: Duration = Duration::from_secs(120);
@@ -51,8 +52,15 @@ impl Args {
             confirm(&paths)?;
         }
         let cgroup = service::node_config(&paths)?.cgroup;
-        let stopped = stop(&paths).await?;
-        let remaining = remains::agents(&cgroup);
+        let (stopped, _held) = stop(&paths).await?;
+        let mut remaining = remains::agents(&cgroup);
+        if !remaining.is_empty() {
+            // The node was dead, or died over it. Only a node may say whose process is an agent's: one of our own.
+            if let Err(error) = end_with_a_node(&paths).await {
+                eprintln!("cofferdam: {error:#}");
+            }
+            remaining = remains::agents(&cgroup);
+        }
         if !remaining.is_empty() {
             let list =
                 remaining.iter().map(|agent| format!("agt_{} ({} processes)", agent.agent, agent.processes));
@@ -79,14 +87,14 @@ impl Args {
     }
 }
 
-/// Ends agents, then the services. `false` when nothing ran.
-async fn stop(paths: &Paths) -> anyhow::Result<bool> {
+/// Ends agents, then the services. `false` when nothing ran. Nobody can start anything while the lock is held.
+async fn stop(paths: &Paths) -> anyhow::Result<(bool, Option<Held>)> {
     if !paths.run.is_dir() {
-        return Ok(false);
+        return Ok((false, None));
     }
-    let supervisor = match pidfile::take(&paths.up_pid())? {
-        Owner::Us(_) => None,
-        Owner::Running(supervisor) => Some(supervisor),
+    let (held, supervisor) = match pidfile::take(&paths.up_pid())? {
+        Owner::Us(held) => (Some(held), None),
+        Owner::Running(supervisor) => (None, Some(supervisor)),
         Owner::Unclear => {
             return Err(fail(Code::InUse, "A `cofferdam up` is just starting or ending; try again."));
         }
@@ -99,12 +107,65 @@ async fn stop(paths: &Paths) -> anyhow::Result<bool> {
     if let Err(error) = &ended {
         eprintln!("cofferdam: {error:#}");
     }
-    if let Some(supervisor) = &supervisor {
-        progress.stage("ending control and node");
-        end_supervisor(supervisor).await?;
+    progress.stage("ending control and node");
+    if let Some(supervisor) = &supervisor
+        && !supervisor.end(SUPERVISOR_WITHIN).await?
+    {
+        return Err(fail(
+            Code::Timeout,
+            format!("The supervisor (process {}) does not end.", supervisor.pid),
+        ));
+    }
+    let held = match held {
+        Some(held) => held,
+        None => match pidfile::take(&paths.up_pid())? {
+            Owner::Us(held) => held,
+            Owner::Running(_) | Owner::Unclear => {
+                return Err(fail(Code::InUse, "Another `cofferdam up` started meanwhile; try again."));
+            }
+        },
+    };
+    // A supervisor that was killed may have left them behind.
+    for name in ["node", "control"] {
+        supervise::take_over(name, &paths.service_pid(name)).await?;
     }
     progress.done();
-    Ok(supervisor.is_some() || matches!(ended, Ok(true)))
+    Ok((supervisor.is_some() || matches!(ended, Ok(true)), Some(held)))
+}
+
+/// Starts a node for nothing but to find the agents that are left, and to end them.
+async fn end_with_a_node(paths: &Paths) -> anyhow::Result<()> {
+    let progress = Progress::start("ending agents that no node watched");
+    let notify = paths.run.join("notify-down.sock");
+    let _ = std::fs::remove_file(&notify);
+    let socket =
+        UnixDatagram::bind(&notify).with_context(|| format!("cannot listen on {}", notify.display()))?;
+    let log = paths.logs().join("node.log");
+    let stderr = File::options().append(true).create(true).mode(0o640).open(&log);
+    let setup::ServiceCommand { mut command, file: _program } = setup::service_command("node", paths, None)?;
+    command.env("NOTIFY_SOCKET", &notify).stdout(Stdio::null());
+    command.stderr(stderr.with_context(|| format!("cannot write {}", log.display()))?);
+    let mut node = tokio::process::Command::from(command).spawn().context("cannot start the node")?;
+    let mut datagram = [0; 256];
+    let work = async {
+        tokio::select! {
+            status = node.wait() => {
+                anyhow::bail!("the node ended at once ({}); its log is {}", status?, log.display());
+            }
+            // It adopts what lives before it says that it is ready.
+            ready = socket.recv(&mut datagram) => ready?,
+        };
+        end_agents(&paths.node_socket()).await?;
+        node.wait().await?;
+        Ok(())
+    };
+    let ended = tokio::time::timeout(AGENTS_WITHIN, work).await;
+    if ended.is_err() {
+        // SIGKILL: it did not even end its agents.
+        let _ = node.kill().await;
+    }
+    progress.done();
+    ended.unwrap_or_else(|_| Err(anyhow::anyhow!("the node did not end its agents in time")))
 }
 
 /// Asks the node to end every boundary and itself. `false` when there is no node.
@@ -130,23 +191,6 @@ async fn end_agents(socket: &Path) -> anyhow::Result<bool> {
         Some(error) => anyhow::bail!("the node could not end its agents: {error}"),
         None => Ok(true),
     }
-}
-
-async fn end_supervisor(supervisor: &Supervisor) -> anyhow::Result<()> {
-    match rustix::process::pidfd_send_signal(&supervisor.pidfd, Signal::TERM) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(errno) => return Err(errno).context("cannot end the supervisor"),
-    }
-    let pidfd = supervisor.pidfd.try_clone()?;
-    let ended = tokio::task::spawn_blocking(move || -> rustix::io::Result<usize> {
-        // A pidfd becomes readable when its process has ended: pidfd_open(2).
-        let timeout = Timespec { tv_sec: SUPERVISOR_WITHIN.as_secs() as i64, tv_nsec: 0 };
-        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))
-    });
-    if ended.await?? > 0 {
-        return Ok(());
-    }
-    Err(fail(Code::Timeout, format!("The supervisor (process {}) does not end.", supervisor.pid)))
 }
 
 /// Removes the runtime directory, in which nothing lives any more.

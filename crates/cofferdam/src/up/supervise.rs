@@ -1,7 +1,7 @@
 //! Keeps control and node running: starts them, waits until they are ready, starts them again when they die,
 //! ends them when asked. Agents are node's; they outlive all of this.
 
-use super::pidfile::Held;
+use super::pidfile::{self, Held};
 use super::setup::{self, User};
 use crate::failure::{self, Failure};
 use crate::paths::Paths;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::net::UnixDatagram;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long a service may take to end.
 const END_WITHIN: Duration = Duration::from_secs(20);
-const FIRST_DELAY: Duration = Duration::from_millis(200);
+const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// A service that ran this long did not die of its start, and is started again at once.
 const STEADY: Duration = Duration::from_secs(2);
@@ -177,6 +177,8 @@ impl Service {
         stopping: &mut watch::Receiver<bool>,
         ready: &mut Option<mpsc::Sender<Result<(), Problem>>>,
     ) -> anyhow::Result<(Ended, Vec<u8>)> {
+        let pid = self.paths.service_pid(self.name);
+        take_over(self.name, &pid).await?;
         let notify = self.paths.run.join(format!("notify-{}.sock", self.name));
         let _ = std::fs::remove_file(&notify);
         let socket =
@@ -196,6 +198,9 @@ impl Service {
         let setup::ServiceCommand { command, file: _program } = service;
         let mut starting = tokio::process::Command::from(command);
         let mut child = starting.spawn().context("cannot execute this program")?;
+        if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+            pidfile::note(&pid, id)?;
+        }
         let deadline = tokio::time::sleep(READY_WITHIN);
         tokio::pin!(deadline);
         let mut waiting = true;
@@ -239,6 +244,17 @@ impl Service {
         let file = File::options().read(true).append(true).create(true).mode(0o640).open(path);
         Ok(Some(file.with_context(|| format!("cannot write {}", path.display()))?))
     }
+}
+
+/// Waits for the service of a supervisor that was killed: the kernel told it to end when that died, and until it
+/// has ended its port and its journal are taken.
+pub async fn take_over(name: &str, pid: &Path) -> anyhow::Result<()> {
+    let Some(predecessor) = pidfile::find(pid) else { return Ok(()) };
+    eprintln!("cofferdam: waiting for the {name} (process {}) of a supervisor that died", predecessor.pid);
+    if predecessor.end(END_WITHIN).await? || predecessor.kill(END_WITHIN).await? {
+        return Ok(());
+    }
+    anyhow::bail!("the {name} of a supervisor that died (process {}) does not end", predecessor.pid)
 }
 
 /// Waits until the services are told to stop.
