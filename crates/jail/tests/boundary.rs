@@ -191,7 +191,9 @@ fn a_whole_boundary() {
     if let Some(reason) = missing() {
         return println!("skipped: {reason}");
     }
+    // A shell in init's place does not answer the filter's questions: it closes the listener, and the kernel says no.
     let tries = r#"
+exec 8>&-
 busybox() { /bin/busybox "$@"; }
 must_fail() { if "$@"; then echo "WORKED: $*"; fi; }
 must_work() { "$@" || echo "FAILED: $*"; }
