@@ -148,9 +148,11 @@ pub fn run() -> ! {
         eprintln!("cofferdam-jail init runs as pid 1 of a boundary and is started by the zygote only");
         sys::exit_now(2);
     }
+    // Before anything is opened that might get its number.
+    let filter = sys::inherited(SECCOMP_FD).ok().filter(|fd| sys::is_filter_listener(fd.as_fd()));
     let mut record = sys::inherited(EXIT_RECORD_FD).ok().map(File::from);
     let own = record.as_ref().and_then(|record| record.try_clone().ok());
-    let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(own) {
+    let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(own, filter) {
         Ok(mut init) => init.serve(),
         Err((step, error)) => format!("{step}: {error}"),
     }));
@@ -180,7 +182,10 @@ fn read_config() -> io::Result<InitConfig> {
 }
 
 impl Init {
-    fn new(record: Option<File>) -> Result<Self, (&'static str, io::Error)> {
+    fn new(
+        record: Option<File>,
+        listener_of_filter: Option<OwnedFd>,
+    ) -> Result<Self, (&'static str, io::Error)> {
         fn step<T>(name: &'static str, result: io::Result<T>) -> Result<T, (&'static str, io::Error)> {
             result.map_err(|error| (name, error))
         }
@@ -204,7 +209,6 @@ impl Init {
         step("watching the channel", watched)?;
         let watched = poll.add(signals.as_fd(), token(Tag::Signals, Key::NONE), readable);
         step("watching signals", watched)?;
-        let listener_of_filter = sys::inherited(SECCOMP_FD).ok();
         if let Some(listener) = &listener_of_filter {
             let watched = poll.add(listener.as_fd(), token(Tag::Socket, Key::NONE), readable);
             step("watching the filter", watched)?;

@@ -292,6 +292,14 @@ pub fn connect_loopback(port: u16, v6: bool) -> io::Result<std::net::TcpStream> 
     }
 }
 
+/// Whether a descriptor is the listener of a seccomp filter: others do not know the request.
+pub fn is_filter_listener(fd: BorrowedFd<'_>) -> bool {
+    let nobody = 0u64;
+    // SAFETY: the request reads one number, of a call that is waiting; there is none with this one.
+    let asked = unsafe { libc::ioctl(fd.as_raw_fd(), SECCOMP_IOCTL_NOTIF_ID_VALID as _, &raw const nobody) };
+    asked == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT)
+}
+
 /// Takes the next question of a seccomp filter's listener that is readable, which keeps this from waiting: the
 /// identity of the call. `None` when its caller is gone.
 pub fn next_question(listener: BorrowedFd<'_>) -> Option<u64> {
@@ -312,9 +320,11 @@ pub fn answer_question(listener: BorrowedFd<'_>, id: u64, refusal: Option<libc::
     unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
 }
 
-/// `SECCOMP_IOWR(0, struct seccomp_notif)` and `SECCOMP_IOWR(1, struct seccomp_notif_resp)` of `linux/seccomp.h`.
+/// `SECCOMP_IOWR(0, struct seccomp_notif)`, `SECCOMP_IOWR(1, struct seccomp_notif_resp)` and `SECCOMP_IOW(2, __u64)` of
+/// `linux/seccomp.h`.
 const SECCOMP_IOCTL_NOTIF_RECV: u32 = 0xc050_2100;
 const SECCOMP_IOCTL_NOTIF_SEND: u32 = 0xc018_2101;
+const SECCOMP_IOCTL_NOTIF_ID_VALID: u32 = 0x4008_2102;
 
 /// Open files that this process may have: (soft, hard).
 pub fn open_files_limit() -> io::Result<libc::rlimit> {
