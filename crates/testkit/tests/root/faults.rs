@@ -78,6 +78,7 @@ fn random_kills_leave_nothing_behind() {
     let started = world.sh("spared", "cut -d' ' -f22 /proc/1/stat").ok().out;
     let kinds = ["control", "node", "gate", "zygote", "init"];
     let mut times = Vec::new();
+    let (mut made, mut hit) = (0, std::collections::BTreeMap::new());
     for round in 0..rounds {
         let begun = Instant::now();
         let name = format!("victim-{round}");
@@ -100,8 +101,9 @@ fn random_kills_leave_nothing_behind() {
         };
         if let Some(victim) = victim {
             kill(victim);
+            *hit.entry(kind).or_insert(0) += 1;
         }
-        child.wait().expect("create ends");
+        made += u64::from(child.wait().expect("create ends").success());
         let created = begun.elapsed();
         // Destroying is an order like any other: it arrives when control is back.
         eventually("the order to destroy", || matches!(world.cli(&["rm", "-f", &name]).code, 0 | 3));
@@ -111,6 +113,10 @@ fn random_kills_leave_nothing_behind() {
     let total: Duration = times.iter().map(|(whole, ..)| *whole).sum();
     println!("{rounds} rounds in {total:?}; the slowest (whole, create, killed, round):");
     times.iter().rev().take(10).for_each(|time| println!("  {time:?}"));
+    // The rounds must have been what they claim to be: most creates got through, and every kind was hit.
+    println!("{made} creates got through; killed: {hit:?}");
+    assert!(made * 3 >= rounds, "{made} of {rounds} creates got through");
+    assert!(rounds < 50 || hit.len() == kinds.len(), "{hit:?}");
     eventually("the spared agent answers", || {
         world.sh("spared", "cut -d' ' -f22 /proc/1/stat").out == started
     });
