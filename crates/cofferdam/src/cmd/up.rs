@@ -49,6 +49,8 @@ impl Args {
         let held = match pidfile::take(&paths.up_pid())? {
             Owner::Us(held) => held,
             Owner::Running(supervisor) => {
+                let user = setup::find_user(setup::CONTROL_USER)?.context("the control user is gone")?;
+                ensure_key(&paths, user)?;
                 summary(&paths, global, Some(supervisor.pid))?;
                 return Ok(0);
             }

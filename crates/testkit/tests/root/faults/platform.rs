@@ -13,13 +13,17 @@ fn a_killed_supervisor_is_replaced() {
     world.create("kept", &[]);
     let started = world.sh("kept", "cut -d' ' -f22 /proc/1/stat").ok().out;
     for _ in 0..2 {
-        kill(world.pid_of("supervise").expect("the supervisor runs"));
+        let supervisor = world.pid_of("supervise").expect("the supervisor runs");
+        kill(supervisor);
+        gone(supervisor);
         // At once: control and node of the dead one may still be there.
         world.up();
         assert_eq!(world.sh("kept", "cut -d' ' -f22 /proc/1/stat").ok().out, started, "another init");
     }
     // And without a supervisor, `down` ends everything all the same; again it has nothing to do.
-    kill(world.pid_of("supervise").expect("the supervisor runs"));
+    let supervisor = world.pid_of("supervise").expect("the supervisor runs");
+    kill(supervisor);
+    gone(supervisor);
     world.down();
     world.down();
     world.up();
