@@ -72,8 +72,8 @@ fn a_life_with_its_volume() {
     assert_eq!(world.cli(&["show", "worker"]).code, 3);
     // What happened is told afterwards.
     let events = world.cli(&["events", "-o", "json"]).json().to_string();
-    for kind in ["agent.created", "agent.destroyed"] {
-        assert!(events.contains(kind) || events.contains("destroyed"), "{kind} in {events}");
+    for kind in ["agent.created", "agent.token_issued", "agent.ordered", "agent.state"] {
+        assert!(events.contains(kind), "{kind} in {events}");
     }
 }
 
