@@ -13,6 +13,7 @@
 pub mod confine;
 pub mod init;
 pub mod landlock;
+pub mod laps;
 pub mod layout;
 pub mod seccomp;
 pub mod spec;

@@ -2,10 +2,11 @@
 //!
 //! Node and zygote share a `SOCK_SEQPACKET` socket pair (descriptor 3 of the zygote): one message is one JSON
 //! document with the descriptors that belong to it ([`crate::wire`] sends and receives both). Init reads its
-//! [`InitConfig`] from a sealed memfd and writes one [`ExitRecord`] before it ends.
+//! [`InitConfig`] from a pipe and writes one [`ExitRecord`] before it ends.
 //!
 //! Nothing here is a path of the host: what the zygote works on arrives as descriptors.
 
+use crate::laps::Lap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -35,10 +36,8 @@ pub enum Request {
 pub struct Launch {
     /// Comes back in the reply.
     pub request: u64,
-    /// The base32 part of the agent's id: for messages only.
-    pub agent: String,
-    /// Host name inside, at most 63 bytes of `[a-z0-9-]`.
-    pub hostname: String,
+    /// The base32 part of the boundary's id: for messages only.
+    pub boundary: String,
     /// First id of the agent's range of [`crate::layout::ID_COUNT`], for uids and gids alike. Never below that count.
     pub base_uid: u32,
     /// An image that was added before.
@@ -98,7 +97,8 @@ pub struct LaunchFds<F> {
     pub channel: F,
     /// Where init writes its [`ExitRecord`]; opened for writing.
     pub exit_record: F,
-    /// [`InitConfig`] as JSON in a sealed memfd; init reads it from offset 0 by `pread`.
+    /// Where init reads its [`InitConfig`], as JSON up to the end of file: a pipe whose other end is node's alone. Init
+    /// does nothing before that; at an end without a configuration it ends.
     pub config: F,
     /// `cgroup.procs` files, opened for writing, of all the cgroups that the agent belongs in.
     pub cgroups: Vec<F>,
@@ -163,6 +163,8 @@ pub enum Reply {
         pid: i32,
         /// The ABI of Landlock that is in force around it; 0 = none.
         landlock_abi: u32,
+        /// How long each step of the child took.
+        laps: Vec<Lap>,
     },
     /// There is no boundary.
     Failed {
@@ -184,7 +186,7 @@ pub enum Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitConfig {
-    /// Host name, already set; for `HOSTNAME`.
+    /// Host name, already set; for `HOSTNAME` and `/etc`.
     pub hostname: String,
     /// Environment of every process, beneath its own.
     pub env: BTreeMap<String, String>,

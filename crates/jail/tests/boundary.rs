@@ -126,8 +126,7 @@ impl World {
         };
         let launch = Launch {
             request: 7,
-            agent: "test".into(),
-            hostname: "inside".into(),
+            boundary: "test".into(),
             base_uid: BASE,
             image: DIGEST.into(),
             keep_scratch,
@@ -223,7 +222,8 @@ must_work busybox sh -c 'busybox nc -l -p 80 > /tmp/heard & busybox sleep 0.2; e
 must_work busybox head -c 8 /dev/urandom > /dev/null
 must_work busybox sh -c 'ulimit -c 0'
 busybox touch /scratch
-busybox cat /etc/hostname /etc/resolv.conf
+busybox hostname
+busybox cat /etc/resolv.conf
 busybox cat /proc/self/mountinfo
 busybox stat -c 'node %n %F' /dev/*
 "#;
@@ -232,7 +232,7 @@ busybox stat -c 'node %n %F' /dev/*
     let (said, status) = world.visit(false);
     assert!(!said.contains("WORKED"), "{said}");
     assert!(!said.contains("FAILED"), "{said}");
-    assert!(said.contains("inside\nnameserver 192.0.2.53\n"), "{said}");
+    assert!(said.contains("blank\nnameserver 192.0.2.53\n"), "{said}");
     for leak in ["cofferdam-jail", "/tmp/cofferdam", "volume", "lowerdir=/l/"] {
         assert!(!said.contains(leak), "the list of mounts says {leak}: {said}");
     }

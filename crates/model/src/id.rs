@@ -124,6 +124,10 @@ id!(
     AgentId, "agt"
 );
 id!(
+    /// One boundary on its node, from before an agent has it.
+    BoundaryId, "bnd"
+);
+id!(
     /// One audit event.
     EventId, "evt"
 );

@@ -23,7 +23,7 @@ pub mod workspace;
 mod tests;
 
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
-pub use id::{AccountId, AgentId, EventId, ExecId, ImageId, KeyId, NodeId, UserId, VolumeId};
+pub use id::{AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, UserId, VolumeId};
 pub use name::Name;
 pub use problem::{Code, Problem};
 pub use quantity::{ByteSize, Span};

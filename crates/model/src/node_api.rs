@@ -62,7 +62,8 @@ impl std::fmt::Debug for CallbackToken {
 }
 
 /// `GET /node/v1/desired?rev=N&wait=30`: all that this node should make true. Answered at once when `rev`
-/// is not the newest, else when something changes, else with the same `rev` after `wait` seconds.
+/// is not the newest, else when something changes, else with the same `rev` after `wait` seconds. With `&epoch=E` the
+/// node says that it has all of revision N in that database epoch, and is told what changed since alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesiredState {
     /// The installation that speaks.
@@ -71,9 +72,15 @@ pub struct DesiredState {
     pub database_epoch: u64,
     /// Revision of this node's desired state.
     pub rev: u64,
-    /// Every agent placed on this node that is not yet reported destroyed. An agent that is missing here
-    /// is not to be touched: absence is never an order.
+    /// Every agent placed on this node that is not yet reported destroyed; with `since`, those that changed. An
+    /// agent that is missing here is not to be touched: absence is never an order.
     pub agents: Vec<DesiredAgent>,
+    /// The revision that this completes. Without one, this is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// With `since`: agents that are no longer in the list, because they were reported destroyed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<AgentId>,
     /// Keys that verify workspace tokens.
     pub keys: Vec<VerifyingKey>,
 }

@@ -28,7 +28,7 @@ enum Ask {
 #[serde(untagged)]
 enum Answer {
     Done { ok: bool },
-    Status { agents: usize },
+    Status { agents: usize, blanks: usize },
     Error { error: String },
 }
 
@@ -97,7 +97,7 @@ async fn converse(stream: UnixStream, fleet: &Fleet, shutdown: &mpsc::Sender<Shu
     let _answered: oneshot::Sender<()>;
     let answered;
     let answer = match serde_json::from_slice(&line) {
-        Ok(Ask::Status) => Answer::Status { agents: fleet.count() },
+        Ok(Ask::Status) => Answer::Status { agents: fleet.count(), blanks: fleet.blanks() },
         Ok(Ask::Shutdown) => {
             let (parked, done) = oneshot::channel();
             (_answered, answered) = oneshot::channel();

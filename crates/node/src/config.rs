@@ -28,6 +28,8 @@ pub struct Config {
     pub gate_uid_first: u32,
     /// Agents that the node may hold at once.
     pub slots: u32,
+    /// Boundaries that are kept ready for new agents, at most; 0 is none. How many there are follows demand.
+    pub blanks: u32,
     /// The jail binary; by default the `cofferdam-jail` beside this executable.
     pub jail: Option<PathBuf>,
     /// What any agent may have at most, whatever control says.
@@ -60,6 +62,7 @@ impl Default for Config {
             uid_ranges: 4095,
             gate_uid_first: 0x7fff_0000,
             slots: 200,
+            blanks: 8,
             jail: None,
             limits: Limits::default(),
         }
@@ -182,6 +185,7 @@ impl Config {
             ),
             ((1..=10_000).contains(&self.slots), "slots", "must be between 1 and 10000"),
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
+            (self.blanks <= 1000, "blanks", "must be at most 1000"),
             (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
             (
                 self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,

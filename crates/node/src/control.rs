@@ -132,8 +132,19 @@ struct RawDesired {
     installation: String,
     database_epoch: u64,
     rev: u64,
+    #[serde(default)]
+    since: Option<u64>,
+    #[serde(default)]
+    gone: Vec<AgentId>,
     agents: Vec<serde_json::Value>,
     keys: Vec<VerifyingKey>,
+}
+
+/// The revision that the node has in whole, and in which database epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub rev: u64,
+    pub epoch: u64,
 }
 
 struct Held {
@@ -191,10 +202,10 @@ impl Caller {
     }
 
     /// All that this node should make true; waits until it is not `rev` any more.
-    pub(crate) async fn desired(&self, rev: Option<u64>) -> Result<DesiredState, CallError> {
+    pub(crate) async fn desired(&self, known: Option<Known>) -> Result<DesiredState, CallError> {
         let wait = WAIT.as_secs();
-        let query = match rev {
-            Some(rev) => format!("?rev={rev}&wait={wait}"),
+        let query = match known {
+            Some(Known { rev, epoch }) => format!("?rev={rev}&wait={wait}&epoch={epoch}"),
             // Without a wait: the first question is also whether control is there.
             None => "?rev=0&wait=0".to_owned(),
         };
@@ -212,6 +223,8 @@ impl Caller {
             installation: raw.installation,
             database_epoch: raw.database_epoch,
             rev: raw.rev,
+            since: raw.since,
+            gone: raw.gone,
             keys: raw.keys,
         })
     }

@@ -1,5 +1,6 @@
 //! All agents of this node: one worker each, told what control wants, in parallel and none behind another.
 
+use crate::blanks::Blanks;
 use crate::config::Config;
 use crate::gates::Gates;
 use crate::journal::Journal;
@@ -25,6 +26,10 @@ pub(crate) struct Shared {
     pub reporter: Arc<Reporter>,
     /// How many agents are worked on at once.
     pub permits: Semaphore,
+    /// How many are worked on now.
+    working: watch::Sender<usize>,
+    /// Boundaries made ahead.
+    pub blanks: Blanks,
     pub boot_id: String,
     /// Agents that live and that the journal does not know.
     pub strangers: BTreeSet<AgentId>,
@@ -44,6 +49,7 @@ impl Shared {
         reporter: Arc<Reporter>,
         boot_id: String,
         strangers: BTreeSet<AgentId>,
+        blanks: Blanks,
     ) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Arc::new(Self {
@@ -54,10 +60,24 @@ impl Shared {
             gates,
             reporter,
             permits: Semaphore::new((2 * cores).clamp(4, 32)),
+            working: watch::Sender::new(0),
+            blanks,
             boot_id,
             strangers,
             volumes: Mutex::new(BTreeMap::new()),
         })
+    }
+
+    /// Until it is dropped, blanks wait.
+    pub(crate) fn work(self: &Arc<Self>) -> Working {
+        self.working.send_modify(|working| *working += 1);
+        Working(self.clone())
+    }
+
+    /// Returns once no agent is worked on.
+    pub(crate) async fn idle(&self) {
+        // The sender is here, so it is never gone.
+        let _ = self.working.subscribe().wait_for(|working| *working == 0).await;
     }
 
     /// Makes the volume the agent's, if it is nobody's. Whether it is the agent's now.
@@ -68,6 +88,15 @@ impl Shared {
     /// The agent is gone for good.
     pub(crate) fn disclaim(&self, agent: AgentId) {
         lock(&self.volumes).retain(|_, holder| *holder != agent);
+    }
+}
+
+/// An agent is being worked on.
+pub(crate) struct Working(Arc<Shared>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.working.send_modify(|working| *working -= 1);
     }
 }
 
@@ -87,6 +116,17 @@ struct Handle {
     park: mpsc::Sender<oneshot::Sender<()>>,
     /// Only its tombstone is left.
     buried: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// Tells the worker that control's list does not have its agent.
+    fn leave_out(&self) {
+        self.seen.send_if_modified(|seen| {
+            let changed = *seen != Seen::Unlisted;
+            *seen = Seen::Unlisted;
+            changed
+        });
+    }
 }
 
 impl Fleet {
@@ -112,9 +152,9 @@ impl Fleet {
         fleet
     }
 
-    /// Tells every worker what control wants, and makes workers for agents that are new. An agent that is not
-    /// listed is left alone; returns those.
-    pub(crate) fn apply(&self, state: DesiredState) -> Vec<AgentId> {
+    /// Tells workers what control wants, and makes workers for agents that are new. An agent that is not listed is left
+    /// alone; returns those that a whole list leaves out.
+    pub(crate) fn apply(&self, state: DesiredState) -> Option<Vec<AgentId>> {
         let mut workers = lock(&self.workers);
         workers.retain(|_, handle| !handle.seen.is_closed());
         let mut listed = BTreeSet::new();
@@ -139,26 +179,33 @@ impl Fleet {
                 }
             }
         }
+        if state.since.is_some() {
+            for handle in state.gone.iter().filter_map(|agent| workers.get(agent)) {
+                handle.leave_out();
+            }
+            return None;
+        }
         let mut orphans: Vec<AgentId> =
             self.shared.strangers.iter().filter(|agent| !listed.contains(agent)).copied().collect();
         for (agent, handle) in workers.iter().filter(|(agent, _)| !listed.contains(agent)) {
-            handle.seen.send_if_modified(|seen| {
-                let changed = *seen != Seen::Unlisted;
-                *seen = Seen::Unlisted;
-                changed
-            });
+            handle.leave_out();
             let gone = handle.seen.is_closed() || handle.buried.load(Ordering::Relaxed);
             if !gone && !orphans.contains(agent) {
                 orphans.push(*agent);
             }
         }
         orphans.sort_unstable();
-        orphans
+        Some(orphans)
     }
 
     /// Agents that there are workers for.
     pub(crate) fn count(&self) -> usize {
         lock(&self.workers).values().filter(|handle| !handle.seen.is_closed()).count()
+    }
+
+    /// Boundaries that are ready for new agents.
+    pub(crate) fn blanks(&self) -> usize {
+        self.shared.blanks.ready()
     }
 
     /// Ends every boundary; each starts again when a node starts next. Returns when all are gone.

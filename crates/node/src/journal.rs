@@ -1,9 +1,11 @@
 //! The journal: one JSON file per agent, and one for the node itself.
 //!
-//! A file is replaced in one step: written beside, synced, renamed, and the directory synced. So after a crash
-//! each file is whole, the old one or the new one; what is left beside is removed when the journal is opened.
+//! A file is replaced in one step: written beside and renamed. So after a crash of the node each file is whole, the old
+//! one or the new one; what is left beside is removed when the journal is opened. Only what must outlive the machine's
+//! own crash is synced as well: that an agent's life is over. For all else such a crash ends the boundaries too, and
+//! control says again what should be.
 
-use crate::local::Local;
+use crate::local::{After, Local, Phase};
 use model::AgentId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,6 +95,11 @@ impl Journal {
                 tracing::warn!(path = %path.display(), "this file in the journal is not a record; left alone");
                 continue;
             };
+            if is_torn(&path).map_err(failed("read", &path))? {
+                tracing::warn!(path = %path.display(), "the machine crashed before this record was on disk; forgotten");
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+                continue;
+            }
             let record: Local = read(&path)?
                 .ok_or_else(|| failed("read", &path)(io::Error::from(io::ErrorKind::NotFound)))?;
             if record.desired.spec.id != agent {
@@ -104,9 +111,11 @@ impl Journal {
         Ok(records)
     }
 
-    /// Writes an agent's record. On disk when this returns.
+    /// Writes an agent's record. One that says that its life is over is on disk when this returns.
     pub(crate) fn save(&self, record: &Local) -> Result<(), JournalError> {
-        write(&self.agents, &format!("{}.json", record.desired.spec.id.base32()), record)
+        let name = format!("{}.json", record.desired.spec.id.base32());
+        let over = matches!(record.phase, Phase::Ending(After::Ended) | Phase::Ended | Phase::Destroyed);
+        write(&self.agents, &name, record, if over { Sync::Now } else { Sync::Later })
     }
 
     /// Removes an agent's record.
@@ -114,7 +123,7 @@ impl Journal {
         let path = self.agents.join(format!("{}.json", agent.base32()));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
-            _ => sync(&self.agents),
+            _ => Ok(()),
         }
     }
 
@@ -125,7 +134,7 @@ impl Journal {
 
     /// Writes one of the node's own records.
     pub(crate) fn write_own<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
-        write(&self.root, name, value)
+        write(&self.root, name, value, Sync::Now)
     }
 
     /// Where the node's own files are.
@@ -161,14 +170,28 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, JournalError> {
     }
 }
 
-fn write<T: Serialize>(directory: &Path, name: &str, value: &T) -> Result<(), JournalError> {
+fn write<T: Serialize>(directory: &Path, name: &str, value: &T, when: Sync) -> Result<(), JournalError> {
     let path = directory.join(name);
     let bytes = serde_json::to_vec(value).map_err(|error| failed("encode", &path)(error.into()))?;
-    replace(directory, name, &bytes)
+    replace(directory, name, &bytes, when)
+}
+
+/// When a file has to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Before the call returns.
+    Now,
+    /// When the system gets to it.
+    Later,
+}
+
+/// Whether a file is what a crash of the machine leaves of one that was not synced: nothing, or zeroes.
+fn is_torn(path: &Path) -> io::Result<bool> {
+    Ok(fs::read(path)?.iter().all(|byte| *byte == 0))
 }
 
 /// Replaces a file in one step. It is readable by root alone.
-pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8], when: Sync) -> Result<(), JournalError> {
     let path = directory.join(name);
     let beside = directory.join(format!("{name}.{TEMPORARY}"));
     let written = OpenOptions::new()
@@ -177,14 +200,17 @@ pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), 
         .truncate(true)
         .mode(0o600)
         .open(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            if when == Sync::Now { file.sync_all() } else { Ok(()) }
+        })
         .and_then(|()| fs::rename(&beside, &path));
     if let Err(error) = written {
         // A full disk: the old record stands, and nothing is left beside it.
         let _ = fs::remove_file(&beside);
         return Err(failed("write", &path)(error));
     }
-    sync(directory)
+    if when == Sync::Now { sync(directory) } else { Ok(()) }
 }
 
 fn sync(directory: &Path) -> Result<(), JournalError> {

@@ -1,6 +1,6 @@
 //! The node's key pair: made at the first start, never leaves the machine, proves who calls.
 
-use crate::journal::{JournalError, replace};
+use crate::journal::{JournalError, Sync, replace};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -61,7 +61,7 @@ impl NodeKey {
                 let document =
                     Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Make)?;
                 let der = Zeroizing::new(document.as_ref().to_vec());
-                replace(root, FILE, encode(&der).as_bytes())?;
+                replace(root, FILE, encode(&der).as_bytes(), Sync::Now)?;
                 der
             }
             Err(source) => return Err(KeyError::Read { path, source }),

@@ -10,7 +10,8 @@ pub(crate) struct Leases {
     first: u32,
     ranges: u32,
     slots: u32,
-    held: BTreeMap<u32, AgentId>,
+    /// By whom; `None` is a blank.
+    held: BTreeMap<u32, Option<AgentId>>,
 }
 
 /// Why no range was handed out.
@@ -23,14 +24,14 @@ pub(crate) enum LeaseError {
     #[error("all {0} ranges of user ids are in use; raise `uid_ranges` in node.toml, or stop some agents")]
     Exhausted(u32),
     /// Two records in the journal name one range.
-    #[error("the journal gives user ids from {base} to {agent} and to {holder}")]
+    #[error("the journal gives user ids from {base} to {agent} and to {}", holder.map_or("a blank".to_owned(), |holder| holder.to_string()))]
     Twice {
         /// The range.
         base: u32,
         /// Who asks.
         agent: AgentId,
-        /// Who has it.
-        holder: AgentId,
+        /// Who has it; `None` is a blank.
+        holder: Option<AgentId>,
     },
 }
 
@@ -44,34 +45,60 @@ impl Leases {
     /// started when the configuration was another.
     pub(crate) fn restore(&mut self, agent: AgentId, range: UidRange) -> Result<(), LeaseError> {
         let overlap = self.held.iter().find(|(base, holder)| {
-            base.abs_diff(range.base) < UidRange::COUNT && !(**base == range.base && **holder == agent)
+            base.abs_diff(range.base) < UidRange::COUNT && !(**base == range.base && **holder == Some(agent))
         });
         if let Some((base, holder)) = overlap {
             return Err(LeaseError::Twice { base: *base, agent, holder: *holder });
         }
-        self.held.insert(range.base, agent);
+        self.held.insert(range.base, Some(agent));
         Ok(())
     }
 
     /// The range that the agent has, or else the lowest that is free.
     pub(crate) fn take(&mut self, agent: AgentId) -> Result<UidRange, LeaseError> {
-        if let Some((base, _)) = self.held.iter().find(|(_, holder)| **holder == agent) {
+        if let Some((base, _)) = self.held.iter().find(|(_, holder)| **holder == Some(agent)) {
             return Ok(UidRange { base: *base });
         }
-        if self.held.len() >= self.slots as usize {
-            return Err(LeaseError::Full(self.slots));
-        }
-        let base = (0..self.ranges)
-            .map(|index| self.first + index * UidRange::COUNT)
-            .find(|base| self.is_free(*base))
-            .ok_or(LeaseError::Exhausted(self.ranges))?;
-        self.held.insert(base, agent);
+        self.check_room()?;
+        let base = self.lowest_free().ok_or(LeaseError::Exhausted(self.ranges))?;
+        self.held.insert(base, Some(agent));
         Ok(UidRange { base })
+    }
+
+    /// A free range for a blank, which takes no slot.
+    pub(crate) fn take_spare(&mut self) -> Option<UidRange> {
+        let base = self.lowest_free()?;
+        self.held.insert(base, None);
+        Some(UidRange { base })
+    }
+
+    /// A blank becomes an agent's.
+    pub(crate) fn hand_over(&mut self, range: UidRange, agent: AgentId) -> Result<(), LeaseError> {
+        self.check_room()?;
+        self.held.insert(range.base, Some(agent));
+        Ok(())
+    }
+
+    /// A blank is gone.
+    pub(crate) fn free_spare(&mut self, range: UidRange) {
+        if self.held.get(&range.base) == Some(&None) {
+            self.held.remove(&range.base);
+        }
+    }
+
+    fn check_room(&self) -> Result<(), LeaseError> {
+        let agents = self.held.values().flatten().count();
+        if agents >= self.slots as usize { Err(LeaseError::Full(self.slots)) } else { Ok(()) }
+    }
+
+    fn lowest_free(&self) -> Option<u32> {
+        let bases = (0..self.ranges).map(|index| self.first + index * UidRange::COUNT);
+        bases.into_iter().find(|base| self.is_free(*base))
     }
 
     /// Frees what the agent has. The caller has seen that its processes and mounts are gone.
     pub(crate) fn free(&mut self, agent: AgentId) {
-        self.held.retain(|_, holder| *holder != agent);
+        self.held.retain(|_, holder| *holder != Some(agent));
     }
 
     fn is_free(&self, base: u32) -> bool {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod backoff;
+mod blanks;
 mod config;
 mod control;
 mod fleet;
@@ -121,6 +122,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let (opened, told) = (journal.clone(), reporter.clone());
     let gates = blocking("open the gates", move || Gates::open(settings, opened, told)).await??;
+    // Nothing depends on it: what cannot be read is as good as nothing.
+    let shapes = journal.read_own(blanks::RECORD).ok().flatten().unwrap_or_default();
     let standing: Option<control::Standing> = journal.read_own(ENROLLED)?;
     if let Some(standing) = &standing {
         gates.set_keys(&standing.installation, &standing.keys);
@@ -141,8 +144,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         reporter.clone(),
         boot_id,
         strangers,
+        blanks::Blanks::new(config.blanks, machine::capacity(config.slots).memory, shapes),
     );
-    let fleet = Arc::new(Fleet::adopt(shared, records).await);
+    let blanks = tokio::spawn(blanks::keep(shared.clone()));
+    let fleet = Arc::new(Fleet::adopt(shared.clone(), records).await);
     let admin =
         admin::Admin::listen(&config.run.join("node.sock")).map_err(machine("listen on node.sock"))?;
     let (attempted, attempt) = oneshot::channel();
@@ -175,9 +180,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ended = session.run(key, standing) => ended.map(|()| None),
     };
     trash.abort();
+    blanks.abort();
     if let Some(asked) = ended? {
         tracing::info!("shutting down: agents are ended, and start again with the next node");
         fleet.park().await;
+        blanks::discard(&shared, shared.blanks.drain()).await;
         let _ = asked.parked.send(());
         let _ = tokio::time::timeout(Duration::from_secs(5), asked.answered).await;
     }

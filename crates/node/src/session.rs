@@ -1,7 +1,7 @@
 //! The node's life with control: enrols once, then pulls and reports. Control may be away for as long as it likes.
 
 use crate::backoff::Backoff;
-use crate::control::{self, CallError, Caller, EnrollError, Foreign, Standing};
+use crate::control::{self, CallError, Caller, EnrollError, Foreign, Known, Standing};
 use crate::gates::Gates;
 use crate::journal::Journal;
 use crate::key::NodeKey;
@@ -28,8 +28,8 @@ pub(crate) struct Session {
     pub journal: Arc<Journal>,
     pub gates: Arc<Gates>,
     pub reporter: Arc<Reporter>,
-    /// Acts on a desired state; returns the agents that it leaves out.
-    pub apply: Box<dyn Fn(DesiredState) -> Vec<AgentId> + Send + Sync>,
+    /// Acts on a desired state; returns the agents that a whole one leaves out.
+    pub apply: Box<dyn Fn(DesiredState) -> Option<Vec<AgentId>> + Send + Sync>,
     pub http: reqwest::Client,
     pub origin: String,
     pub capacity: Capacity,
@@ -98,21 +98,21 @@ impl Session {
     /// Asks for the desired state, for ever.
     async fn pull(&mut self, caller: &Caller, mut standing: Standing) {
         let mut backoff = Backoff::to_control();
-        let mut rev = None;
+        let mut known: Option<Known> = None;
         let mut trouble: Option<String> = None;
         loop {
             let asked = Instant::now();
-            let answer = caller.desired(rev).await;
+            let answer = caller.desired(known).await;
             self.tell_attempted();
             let found = match answer {
                 Ok(state) => {
                     // An answer too early that says nothing new must not become a busy loop.
-                    let calm = if rev == Some(state.rev) {
+                    let calm = if known.is_some_and(|known| known.rev == state.rev) {
                         CALM.saturating_sub(asked.elapsed())
                     } else {
                         Duration::ZERO
                     };
-                    let next = Some(state.rev);
+                    let next = Some(Known { rev: state.rev, epoch: state.database_epoch });
                     self.take(state, &mut standing)
                         .map(|()| (next, calm))
                         .map_err(|foreign| foreign.to_string())
@@ -121,7 +121,7 @@ impl Session {
             };
             match found {
                 Ok((next, calm)) => {
-                    rev = next;
+                    known = next;
                     if trouble.take().is_some() {
                         tracing::info!("control answers again");
                         self.reporter.control_answers();
@@ -136,7 +136,7 @@ impl Session {
                         tracing::warn!(error, "no desired state from control; agents go on as they are");
                         trouble = Some(error);
                     }
-                    rev = None;
+                    known = None;
                     tokio::time::sleep(backoff.delay()).await;
                 }
             }
@@ -159,8 +159,9 @@ impl Session {
                 self.reporter.repeat_all();
             }
         }
-        let orphans = (self.apply)(state);
-        self.reporter.set_orphans(orphans);
+        if let Some(orphans) = (self.apply)(state) {
+            self.reporter.set_orphans(orphans);
+        }
         Ok(())
     }
 

@@ -12,11 +12,11 @@ use model::evidence::Evidence;
 use model::gate_api::{Condition, GateAgent};
 use model::node_api::{DesiredAgent, ObservedAgent};
 use model::{AgentId, Desired};
-use sandbox::Boundary;
+use sandbox::{Blank, Boundary};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -61,6 +61,8 @@ pub(crate) struct Worker {
     /// The record in memory is newer than the one on disk.
     unsaved: bool,
     boundary: Option<Held>,
+    /// A boundary that was made ahead, until it is launched.
+    blank: Option<Blank>,
     /// Nobody looked yet whether the journaled boundary lives.
     unadopted: bool,
     evidence: Vec<Evidence>,
@@ -121,6 +123,7 @@ impl Worker {
             local,
             unsaved: false,
             boundary: None,
+            blank: None,
             evidence: Vec::new(),
             workspace_url: None,
             seen,
@@ -203,10 +206,13 @@ impl Worker {
             if steps.is_empty() {
                 break;
             }
+            let _working = self.shared.work();
             for step in steps {
                 tracing::debug!(agent = %self.agent, generation = desired.generation, ?step, "step");
-                let failures = self.failures;
+                let (failures, started) = (self.failures, Instant::now());
                 self.execute(step, &desired).await?;
+                let took_us = started.elapsed().as_micros() as u64;
+                tracing::debug!(agent = %self.agent, ?step, took_us, "done");
                 let ended = self.boundary.as_ref().is_some_and(Held::has_exited);
                 if ended || self.failures != failures || self.seen.has_changed().unwrap_or(false) {
                     continue 'planning;

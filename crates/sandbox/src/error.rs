@@ -80,6 +80,9 @@ pub enum LaunchError {
         /// Why.
         source: io::Error,
     },
+    /// The boundary could not be given its name.
+    #[error("cannot set the boundary's host name")]
+    HostName(#[source] io::Error),
     /// The init's configuration could not be handed over.
     #[error("cannot hand its configuration to the agent's init")]
     Config(#[source] io::Error),

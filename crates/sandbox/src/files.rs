@@ -1,10 +1,8 @@
-//! Small files around a boundary: the init binary by content, the runtime directory, the sealed configuration.
+//! Small files around a boundary: the init binary by content, the runtime directory.
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -51,15 +49,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// Makes a directory and those above it; the mode is that of the new ones.
 pub(crate) fn directory(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
-}
-
-/// A file without a name that nobody can change any more.
-pub(crate) fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(fd);
-    file.write_all(content)?;
-    fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
-    Ok(file.into())
 }
 
 /// Writes a file so that it is there whole or not at all.

@@ -4,7 +4,7 @@ use crate::cgroup::Group;
 use crate::host::lock;
 use crate::volume::{PARTIAL, same_file};
 use crate::{Shared, children, container, files};
-use model::AgentId;
+use model::{AgentId, BoundaryId};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -17,25 +17,40 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).map(|found| found.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
+/// The boundary that a directory is named after.
+fn boundary_of(path: &Path) -> Option<BoundaryId> {
+    BoundaryId::from_base32(path.file_name()?.to_str()?).ok()
+}
+
 /// The agent that a directory is named after.
 fn agent_of(path: &Path) -> Option<AgentId> {
     AgentId::from_base32(path.file_name()?.to_str()?).ok()
 }
 
 pub(crate) fn living(shared: &Shared) -> Vec<AgentId> {
-    in_cgroups(shared)
-        .into_iter()
-        .filter(|&agent| Group::new(&shared.cgroups, agent).is_populated())
-        .collect()
+    let alive = |agent: &AgentId| {
+        container::find(shared, *agent).is_some_and(|record| is_populated(shared, record.boundary))
+    };
+    agents(shared).into_iter().filter(alive).collect()
 }
 
-fn in_cgroups(shared: &Shared) -> BTreeSet<AgentId> {
+fn is_populated(shared: &Shared, boundary: BoundaryId) -> bool {
+    Group::new(&shared.cgroups, boundary).is_populated()
+}
+
+/// Agents that have runtime files.
+fn agents(shared: &Shared) -> BTreeSet<AgentId> {
+    entries(&shared.config.run.join("agents")).iter().filter_map(|path| agent_of(path)).collect()
+}
+
+/// Boundaries that have cgroups.
+fn in_cgroups(shared: &Shared) -> BTreeSet<BoundaryId> {
     shared
         .cgroups
         .parents()
         .iter()
         .flat_map(|parent| entries(parent))
-        .filter_map(|path| agent_of(&path))
+        .filter_map(|path| boundary_of(&path))
         .collect()
 }
 
@@ -45,43 +60,37 @@ pub(crate) fn sweep(shared: &Shared, keep: &[AgentId]) -> Vec<String> {
         0 => {}
         count => said.push(format!("collected {count} ended processes that nobody waited for")),
     }
-    let with_files = entries(&shared.config.run.join("agents"));
+    blanks(shared, &mut said);
     let sockets = sockets(&shared.config.run.join("gates"));
-    let mut agents = in_cgroups(shared);
-    agents.extend(with_files.iter().filter_map(|path| agent_of(path)));
-    agents.extend(sockets.iter().map(|(agent, _)| *agent));
-    for agent in agents {
-        if keep.contains(&agent) {
+    let mut found = agents(shared);
+    found.extend(sockets.iter().map(|(agent, _)| *agent));
+    let mut known = BTreeSet::new();
+    for agent in found {
+        let record = container::find(shared, agent);
+        let boundary = record.map(|record| record.boundary);
+        let alive = boundary.is_some_and(|boundary| is_populated(shared, boundary));
+        if keep.contains(&agent) || alive {
+            known.extend(boundary);
+            if !keep.contains(&agent) {
+                said.push(format!("{agent} is unknown but alive: left alone"));
+            }
             continue;
         }
-        let group = Group::new(&shared.cgroups, agent);
-        if group.is_populated() {
-            said.push(format!("{agent} is unknown but alive: left alone"));
-            continue;
-        }
-        note(
-            &mut said,
-            format!("cgroups of {agent}"),
-            group.remove().map_err(|error| error.to_string()),
-            false,
-        );
         let run = container::agent_dir(&shared.config, agent);
         if run.exists() {
-            note(
-                &mut said,
-                path_text(&run),
-                fs::remove_dir_all(&run).map_err(|error| error.to_string()),
-                true,
-            );
+            note(&mut said, path_text(&run), fs::remove_dir_all(&run).map_err(text), true);
         }
         for (_, socket) in sockets.iter().filter(|(of, _)| *of == agent) {
-            note(
-                &mut said,
-                path_text(socket),
-                files::remove(socket).map_err(|error| error.to_string()),
-                true,
-            );
+            note(&mut said, path_text(socket), files::remove(socket).map_err(text), true);
         }
+    }
+    for boundary in in_cgroups(shared).difference(&known) {
+        if is_populated(shared, *boundary) {
+            said.push(format!("{boundary} is unknown but alive: left alone"));
+            continue;
+        }
+        let removed = Group::new(&shared.cgroups, *boundary).remove();
+        note(&mut said, format!("cgroups of {boundary}"), removed.map_err(text), false);
     }
     let mut workshops = shared.volumes.workshops().to_vec();
     workshops.push(shared.config.init_store.clone());
@@ -95,6 +104,25 @@ pub(crate) fn sweep(shared: &Shared, keep: &[AgentId]) -> Vec<String> {
         }
     }
     said
+}
+
+/// Blanks that a dead node left: no agent ever had them, so they may be ended.
+fn blanks(shared: &Shared, said: &mut Vec<String>) {
+    for dir in entries(&shared.config.run.join("blanks")) {
+        let ended = match boundary_of(&dir) {
+            Some(boundary) => Group::new(&shared.cgroups, boundary).clear(container::PATIENCE).map_err(text),
+            None => Ok(()),
+        };
+        let removed = ended.and_then(|()| fs::remove_dir_all(&dir).map_err(text));
+        note(said, path_text(&dir), removed, true);
+    }
+    for volume in entries(&shared.volumes.blanks()) {
+        note(said, path_text(&volume), files::remove(&volume).map_err(text), true);
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 fn path_text(path: &Path) -> String {

@@ -6,7 +6,7 @@
 use crate::host::lock;
 use crate::host::loop_device::{self, Access};
 use crate::host::mount::{MountError, detached};
-use model::{ByteSize, VolumeId};
+use model::{BoundaryId, ByteSize, VolumeId};
 use rustix::fs::{CWD, RenameFlags, SeekFrom, fallocate, renameat_with};
 use rustix::mount::MountAttrFlags;
 use std::collections::HashMap;
@@ -30,6 +30,7 @@ const RELEASE_TIME: Duration = Duration::from_secs(10);
 const BLOCK: u64 = 4096;
 
 const TRASH: &str = ".trash";
+const BLANK: &str = ".blank";
 const TEMPLATE: &str = ".template";
 const SUFFIX: &str = ".ext4";
 /// The end of names of files that are being made; they are locked while they are.
@@ -48,7 +49,7 @@ pub enum VolumeError {
     #[error("volume {id} does not exist")]
     Missing {
         /// Which.
-        id: VolumeId,
+        id: String,
     },
     /// There already, and different.
     #[error("volume {id} exists with {found}, not with {size}")]
@@ -64,7 +65,7 @@ pub enum VolumeError {
     #[error("volume {id} is still in use by another boundary")]
     Busy {
         /// Which.
-        id: VolumeId,
+        id: String,
     },
     /// No room.
     #[error(
@@ -91,7 +92,7 @@ pub enum VolumeError {
     #[error("cannot get a loop device for volume {id}; is /dev/loop-control there (modprobe loop)?")]
     Loop {
         /// Which.
-        id: VolumeId,
+        id: String,
         /// Why.
         source: io::Error,
     },
@@ -99,7 +100,7 @@ pub enum VolumeError {
     #[error("cannot mount volume {id}: {said}")]
     Mount {
         /// Which.
-        id: VolumeId,
+        id: String,
         /// What the kernel said.
         said: String,
         /// Why.
@@ -139,7 +140,7 @@ pub(crate) struct Store {
 impl Store {
     /// Makes the directories.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        for path in [dir.to_owned(), dir.join(TRASH), dir.join(TEMPLATE)] {
+        for path in [dir.to_owned(), dir.join(TRASH), dir.join(BLANK), dir.join(TEMPLATE)] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         }
         Ok(Self { dir: dir.to_owned(), templates: Mutex::default() })
@@ -155,24 +156,49 @@ impl Store {
         [self.dir.clone(), self.dir.join(TEMPLATE)]
     }
 
+    /// Where volumes wait that are nobody's yet. None of them outlives its node.
+    pub(crate) fn blanks(&self) -> PathBuf {
+        self.dir.join(BLANK)
+    }
+
+    /// Makes an empty volume that is nobody's yet; its file.
+    pub(crate) fn create_blank(&self, id: BoundaryId, size: ByteSize) -> Result<PathBuf, VolumeError> {
+        let path = self.blanks().join(format!("{}{SUFFIX}", id.base32()));
+        let made = self.make(&path, size);
+        made.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(path)
+    }
+
+    /// Makes a blank's volume an agent's. It is in use, and stays so.
+    pub(crate) fn take_blank(&self, blank: &Path, id: VolumeId) -> Result<(), VolumeError> {
+        let path = self.path(id);
+        renameat_with(CWD, blank, CWD, &path, RenameFlags::NOREPLACE)
+            .map_err(|error| VolumeError::file("put in place", &path)(error.into()))
+    }
+
     pub(crate) fn create(&self, id: VolumeId, size: ByteSize) -> Result<(), VolumeError> {
-        if size < MINIMUM_VOLUME {
-            return Err(VolumeError::TooSmall { size });
-        }
-        let blocks = ByteSize(size.0 / BLOCK * BLOCK);
         let path = self.path(id);
         match fs::metadata(&path) {
-            Ok(found) if found.len() == blocks.0 => return Ok(()),
+            Ok(found) if found.len() == whole_blocks(size).0 => return Ok(()),
             Ok(found) => return Err(VolumeError::OtherSize { id, found: ByteSize(found.len()), size }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(VolumeError::file("read", &path)(error)),
         }
-        let template = self.template(blocks)?;
-        let Some(mut partial) = Partial::create(&path)? else { return self.create(id, size) };
-        copy(&template, &partial.file, blocks.0)
+        if self.make(&path, size)? { Ok(()) } else { self.create(id, size) }
+    }
+
+    /// Makes a volume's file; `false` when it is there, made by another in the meantime.
+    fn make(&self, path: &Path, size: ByteSize) -> Result<bool, VolumeError> {
+        if size < MINIMUM_VOLUME {
+            return Err(VolumeError::TooSmall { size });
+        }
+        let size = whole_blocks(size);
+        let template = self.template(size)?;
+        let Some(mut partial) = Partial::create(path)? else { return Ok(false) };
+        copy(&template, &partial.file, size.0)
             .and_then(|()| partial.file.sync_data())
-            .map_err(VolumeError::file("write the volume", &path))?;
-        partial.finish(&path)
+            .map_err(VolumeError::file("write the volume", path))?;
+        partial.finish(path).map(|()| true)
     }
 
     /// An empty filesystem of this size, made on first use.
@@ -198,20 +224,20 @@ impl Store {
 
     /// Mounts the volume at no place. The mount and its loop device last as long as the descriptor or
     /// anything that the mount was attached to.
-    pub(crate) fn mount(&self, id: VolumeId) -> Result<OwnedFd, VolumeError> {
-        let path = self.path(id);
+    pub(crate) fn mount(&self, path: &Path) -> Result<OwnedFd, VolumeError> {
+        let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => VolumeError::Missing { id },
-                _ => VolumeError::file("open", &path)(error),
+            OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => VolumeError::Missing { id: id.clone() },
+                _ => VolumeError::file("open", path)(error),
             })?;
         // The loop device keeps this very open description, and with it the lock, until it is cleared: two
         // mounts of one ext4 would destroy it.
-        if !lock::exclusive(&file, RELEASE_TIME).map_err(VolumeError::file("lock", &path))? {
+        if !lock::exclusive(&file, RELEASE_TIME).map_err(VolumeError::file("lock", path))? {
             return Err(VolumeError::Busy { id });
         }
         let device = loop_device::attach(file.as_fd(), Access::ReadWrite)
-            .map_err(|source| VolumeError::Loop { id, source })?;
+            .map_err(|source| VolumeError::Loop { id: id.clone(), source })?;
         // The name of the source shows in the agent's own mount table: this one says nothing of the host.
         let source = format!("/proc/self/fd/{}", device.fd().as_raw_fd());
         // `noinit_itable`: no kernel thread that writes zeroes into the sparse file. `discard`: what the
@@ -321,6 +347,10 @@ pub(crate) fn same_file(file: &File, path: &Path) -> bool {
         (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
         _ => false,
     }
+}
+
+fn whole_blocks(size: ByteSize) -> ByteSize {
+    ByteSize(size.0 / BLOCK * BLOCK)
 }
 
 fn make_filesystem(path: &Path, size: ByteSize) -> Result<(), VolumeError> {

@@ -6,6 +6,7 @@
 use crate::children::Watch;
 use crate::host::process::spawn_with_fd;
 use crate::image;
+use jail::laps::Lap;
 use jail::spec::{Launch, Reply, Request};
 use jail::wire;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
@@ -68,6 +69,7 @@ pub(crate) struct Launched {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) landlock_abi: u32,
+    pub(crate) laps: Vec<Lap>,
 }
 
 /// A boundary that it could not make.
@@ -258,12 +260,12 @@ impl Link {
             }
             Reply::ImageAdded { digest } => self.image_answer(&digest, Ok(())),
             Reply::ImageFailed { digest, step, errno } => self.image_answer(&digest, Err((step, errno))),
-            Reply::Launched { request, pid, landlock_abi } => {
+            Reply::Launched { request, pid, landlock_abi, laps } => {
                 let (Some(pidfd), Ok(pid)) = (fds.next(), u32::try_from(pid)) else {
                     tracing::error!(request, "the zygote launched without a pidfd");
                     return;
                 };
-                let launched = Launched { pid, pidfd, landlock_abi };
+                let launched = Launched { pid, pidfd, landlock_abi, laps };
                 let unwanted = match lock(&self.waiting).launches.remove(&request) {
                     Some(sender) => sender.send(Ok(launched)).err().and_then(|refused| refused.0.ok()),
                     None => Some(launched),

@@ -94,7 +94,7 @@ impl World {
     fn launch(&self, sandbox: &Sandbox, spec: &AgentSpec) -> Boundary {
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
         sandbox
-            .launch(spec, lease(), 0, &self.channel(spec))
+            .launch(spec, lease(), 0, &self.channel(spec), None)
             .unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
@@ -244,7 +244,7 @@ fn every_control_is_observed() {
     eprintln!("ended in {:?}", began.elapsed());
 
     // Alive, it is launched no second time and not cleared away.
-    let again = sandbox.launch(&spec, lease(), 0, &world.channel(&spec));
+    let again = sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None);
     assert!(matches!(again, Err(sandbox::LaunchError::AlreadyRunning { .. })), "{again:?}");
     assert!(boundary.cleanup().is_err());
     assert!(sandbox.remains(boundary.record()).cleanup().is_err());
@@ -360,7 +360,7 @@ fn failed_launches_leave_nothing() {
     let Some(world) = World::new("failed_launches_leave_nothing") else { return };
     let sandbox = world.sandbox();
     let check = |spec: &AgentSpec, lease: UidRange, channel: &Path, expected: &str| {
-        let error = chain(&sandbox.launch(spec, lease, 0, channel).unwrap_err());
+        let error = chain(&sandbox.launch(spec, lease, 0, channel, None).unwrap_err());
         assert!(error.contains(expected), "{error}");
         world.assert_clean();
     };
@@ -426,7 +426,7 @@ fn a_zygote_may_die_at_any_time() {
                 .iter()
                 .map(|spec| {
                     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-                    scope.spawn(|| sandbox.launch(spec, lease(), 0, &world.channel(spec)))
+                    scope.spawn(|| sandbox.launch(spec, lease(), 0, &world.channel(spec), None))
                 })
                 .collect();
             // At another instant each time.

@@ -198,7 +198,7 @@ impl Change {
                 .await?;
         }
         if destroyed || after.generation != before.generation {
-            self.raise(after.node).await?;
+            self.raise_for(after.node, id).await?;
         }
         detail["from"] = json!(before.state);
         detail["to"] = json!(after.state);
@@ -341,7 +341,7 @@ impl Store {
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "run_as": spec.run_as, "resources": spec.resources});
         change.event(Some(spec.account), "agent.created", spec.id, detail).await?;
-        change.raise(node).await?;
+        change.raise_for(node, spec.id).await?;
         change.touch(Changed::Agent(spec.id));
         change.remember(idempotency, &agent).await?;
         change.commit().await?;

@@ -52,11 +52,24 @@ pub(crate) struct Change {
     on_commit: OnCommit,
 }
 
+// IMMEDIATE takes the write lock now: a transaction that reads first and then finds the lock taken by another process could
+// not be retried by SQLite's busy handler. FULL syncs at the commit, NORMAL with a later one.
+const BEGIN_DURABLE: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+const BEGIN_REPEATABLE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
 impl Store {
+    /// Begins a change that is on disk once it is committed.
     pub(crate) async fn change(&self, actor: Actor) -> Result<Change, Error> {
-        // IMMEDIATE takes the write lock now: a transaction that reads first and then finds the lock taken by
-        // another process could not be retried by SQLite's busy handler.
-        let tx = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
+        self.begin(actor, BEGIN_DURABLE).await
+    }
+
+    /// Begins a change that a power cut may undo as a whole, because whoever told it will tell it again.
+    pub(crate) async fn repeatable_change(&self, actor: Actor) -> Result<Change, Error> {
+        self.begin(actor, BEGIN_REPEATABLE).await
+    }
+
+    async fn begin(&self, actor: Actor, statement: &'static str) -> Result<Change, Error> {
+        let tx = self.0.writer.begin_with(statement).await?;
         Ok(Change {
             tx,
             now: millis(self.now()),
@@ -104,6 +117,17 @@ impl Change {
             .execute(self.db())
             .await?;
         self.touch(Changed::Node(node));
+        Ok(())
+    }
+
+    /// The same for one agent of it.
+    pub(crate) async fn raise_for(&mut self, node: NodeId, agent: AgentId) -> Result<(), Error> {
+        self.raise(node).await?;
+        sqlx::query("UPDATE agents SET node_rev = (SELECT rev FROM nodes WHERE id = $1) WHERE id = $2")
+            .bind(node.to_string())
+            .bind(agent.to_string())
+            .execute(self.db())
+            .await?;
         Ok(())
     }
 

@@ -60,14 +60,14 @@ struct Inner {
 }
 
 fn migrations() -> Migrator {
-    let initial: SqlStr = include_str!("../migrations/sqlite/0001_initial.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial,
-        false,
-    )])
+    let all = [
+        ("initial", include_str!("../migrations/sqlite/0001_initial.sql")),
+        ("changes", include_str!("../migrations/sqlite/0002_changes.sql")),
+    ];
+    let numbered = (1..).zip(all).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(numbered.collect())
 }
 
 impl Store {

@@ -1,12 +1,13 @@
 //! Nodes, their slots, and what each of them should make true.
 
-use crate::agents::agent;
+use crate::agents::{Agent, agent};
 use crate::change::{Actor, Change};
 use crate::rows::{Columns, millis};
 use crate::{Error, PageOf, Store};
 use model::api::Node;
 use model::node_api::{Capacity, DesiredAgent};
-use model::{AccountId, Name, NodeId};
+use model::agent::AgentState;
+use model::{AccountId, AgentId, Name, NodeId};
 use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -31,8 +32,10 @@ pub struct Enrolment {
 pub struct DesiredRows {
     /// The node's revision.
     pub rev: u64,
-    /// Its agents, tombstones included.
+    /// Its agents, tombstones included; of a later revision than the one that was asked about.
     pub agents: Vec<DesiredAgent>,
+    /// Agents that are gone since the one that was asked about.
+    pub gone: Vec<AgentId>,
 }
 
 fn node(row: &SqliteRow) -> Result<Node, Error> {
@@ -189,28 +192,38 @@ impl Store {
         row.ok_or(Error::NotFound { what: "node" })?.number("rev")
     }
 
-    /// All that a node should make true.
-    pub async fn desired(&self, node: NodeId) -> Result<DesiredRows, Error> {
+    /// What a node should make true: what changed after `since`, or everything.
+    pub async fn desired(&self, node: NodeId, since: Option<u64>) -> Result<DesiredRows, Error> {
         let mut snapshot = self.0.reader.begin().await?;
         let row = sqlx::query("SELECT rev FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_optional(&mut *snapshot)
             .await?;
         let rev = row.ok_or(Error::NotFound { what: "node" })?.number("rev")?;
-        let rows = sqlx::query("SELECT * FROM agents WHERE node = $1 AND state <> 'destroyed' ORDER BY id")
-            .bind(node.to_string())
-            .fetch_all(&mut *snapshot)
-            .await?;
-        let agents = rows.iter().map(|row| {
-            let agent = agent(row)?;
-            Ok(DesiredAgent {
-                spec: agent.spec,
-                desired: agent.desired,
-                generation: agent.generation,
-                token_epoch: agent.token_epoch,
-            })
-        });
-        Ok(DesiredRows { rev, agents: agents.collect::<Result<_, Error>>()? })
+        let rows = match since {
+            Some(since) => {
+                sqlx::query("SELECT * FROM agents WHERE node = $1 AND node_rev > $2 ORDER BY id")
+                    .bind(node.to_string())
+                    .bind(i64::try_from(since).unwrap_or(i64::MAX))
+                    .fetch_all(&mut *snapshot)
+                    .await?
+            }
+            None => {
+                sqlx::query("SELECT * FROM agents WHERE node = $1 AND state <> 'destroyed' ORDER BY id")
+                    .bind(node.to_string())
+                    .fetch_all(&mut *snapshot)
+                    .await?
+            }
+        };
+        let mut found = DesiredRows { rev, agents: Vec::new(), gone: Vec::new() };
+        for row in &rows {
+            let Agent { spec, desired, generation, token_epoch, state, .. } = agent(row)?;
+            match state {
+                AgentState::Destroyed => found.gone.push(spec.id),
+                _ => found.agents.push(DesiredAgent { spec, desired, generation, token_epoch }),
+            }
+        }
+        Ok(found)
     }
 
     /// The nodes that an account may use.

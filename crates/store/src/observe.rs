@@ -84,7 +84,12 @@ impl Store {
     /// Takes in a report. Agents that control does not know, or that belong on another node, are recorded once
     /// as orphans and left alone.
     pub async fn observe(&self, node: NodeId, report: &ObservedState) -> Result<(), Error> {
-        let mut change = self.change(Actor::Node(node)).await?;
+        // That an agent runs is told again by a node that lives, and is no longer so after a power cut.
+        let lives = |agent: &ObservedAgent| matches!(agent.observed, Observed::Running | Observed::Paused);
+        let mut change = match report.agents.iter().all(lives) {
+            true => self.repeatable_change(Actor::Node(node)).await?,
+            false => self.change(Actor::Node(node)).await?,
+        };
         let mut audited = false;
         let mut strangers = 0;
         // An agent has one state at a time: of several the last counts.

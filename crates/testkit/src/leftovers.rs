@@ -62,7 +62,7 @@ impl Leftovers {
                 found.loops.push(format!("{} {}", entry.file_name().display(), file.trim()));
             }
         }
-        for place in ["run/agents", "run/gates"] {
+        for place in ["run/agents", "run/blanks", "run/gates"] {
             let Ok(entries) = fs::read_dir(dir.join(place)) else { continue };
             found
                 .files

@@ -62,8 +62,11 @@ impl Ran {
 
 /// The directory with the built binaries: `target/release`, above the test's own.
 fn binaries() -> PathBuf {
-    let test = std::env::current_exe().expect("the test knows its own path");
-    test.ancestors().nth(2).expect("tests lie in target/release/deps").to_path_buf()
+    let this = std::env::current_exe().expect("this program knows its own path");
+    let dir = this.parent().expect("it lies in a directory");
+    // Tests and examples lie one deeper.
+    let deeper = dir.ends_with("deps") || dir.ends_with("examples");
+    if deeper { dir.parent().expect("that lies in a directory").to_path_buf() } else { dir.to_path_buf() }
 }
 
 fn free_port() -> u16 {
@@ -95,6 +98,26 @@ impl World {
             fs::copy(world.programs.join(name), programs.join(name)).expect("a copy of the program");
         }
         world.programs = programs;
+        world
+    }
+
+    /// One that can hold many agents. Only one of these can be there at a time.
+    pub fn prepare_sized(slots: u32) -> Self {
+        remove_stale_worlds();
+        let world = Self::prepare_as(std::process::id());
+        let path = world.dir.join("etc/node.toml");
+        let text = fs::read_to_string(&path).expect("node.toml");
+        let kept = text
+            .lines()
+            .filter(|line| !["uid_", "slots", "gate_uid"].iter().any(|key| line.starts_with(key)));
+        let mut text: String = kept.map(|line| format!("{line}\n")).collect();
+        // Below the ids of a real installation, and of all other worlds.
+        text.push_str(&format!(
+            "uid_first = {}\nuid_ranges = {slots}\nslots = {slots}\ngate_uid_first = {}\n",
+            0x2000_0000,
+            0x2000_0000 - 65_536
+        ));
+        fs::write(&path, text).expect("node.toml");
         world
     }
 
@@ -290,20 +313,19 @@ impl World {
         found.pop()
     }
 
-    /// Pids of the inits of this world's agents, oldest first.
+    /// Pids of the inits of this world's agents, oldest first. Those of blanks are nobody's.
     pub fn inits(&self) -> Vec<i32> {
-        let mut found: Vec<i32> = processes()
-            .into_iter()
-            .filter(|(pid, words)| {
-                words.first().is_some_and(|word| word == "init")
-                    && fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                        .is_ok_and(|text| text.contains(&format!("/{}/", self.cgroup)))
-                    && status_field(*pid, "NSpid:\t").is_some_and(|pids| pids.ends_with("\t1"))
-            })
-            .map(|(pid, _)| pid)
-            .collect();
+        let agents = fs::read_dir(self.dir.join("run/agents")).into_iter().flatten().flatten();
+        let record = |agent: fs::DirEntry| {
+            let json = fs::read(agent.path().join("boundary.json")).ok()?;
+            let record: serde_json::Value = serde_json::from_slice(&json).ok()?;
+            let pid = i32::try_from(record["pid"].as_i64()?).ok()?;
+            let here = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+            here.contains(&format!("/{}/", self.cgroup)).then_some((record["start_time"].as_i64()?, pid))
+        };
+        let mut found: Vec<_> = agents.filter_map(record).collect();
         found.sort_unstable();
-        found
+        found.into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// The pid of the init that was started last.

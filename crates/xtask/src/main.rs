@@ -19,7 +19,7 @@ usage: cargo xtask CHORE
   lint         formatting, clippy, tidy
   tidy         the design's invariants
   test         setup, lint, build, all tests
-  bench        medians of create, exec and destroy against runc and bwrap (needs root)
+  bench        what agents cost beside runc and bwrap; `bench create --rounds 20` measures less (needs root)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
 fn main() -> Result<()> {
@@ -30,7 +30,7 @@ fn main() -> Result<()> {
         ["lint"] => test::lint(),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
-        ["bench"] => bench::run(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

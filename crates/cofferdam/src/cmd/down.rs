@@ -62,8 +62,9 @@ impl Args {
             remaining = remains::agents(&cgroup);
         }
         if !remaining.is_empty() {
-            let list =
-                remaining.iter().map(|agent| format!("agt_{} ({} processes)", agent.agent, agent.processes));
+            let list = remaining
+                .iter()
+                .map(|agent| format!("bnd_{} ({} processes)", agent.boundary, agent.processes));
             return Err(fail_with(
                 Code::InUse,
                 format!("Agents still run: {}.", list.collect::<Vec<_>>().join(", ")),

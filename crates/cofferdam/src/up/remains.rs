@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Remaining {
     /// The part of the agent's id behind the prefix.
-    pub agent: String,
+    pub boundary: String,
     /// How many processes.
     pub processes: usize,
 }
@@ -74,9 +74,9 @@ pub fn agents(cgroup: &str) -> Vec<Remaining> {
         if processes == 0 {
             continue;
         }
-        match found.iter_mut().find(|remaining| remaining.agent == name) {
+        match found.iter_mut().find(|remaining| remaining.boundary == name) {
             Some(remaining) => remaining.processes = remaining.processes.max(processes),
-            None => found.push(Remaining { agent: name, processes }),
+            None => found.push(Remaining { boundary: name, processes }),
         }
     }
     found

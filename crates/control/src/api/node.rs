@@ -34,10 +34,11 @@ pub(super) async fn desired(
     caller: NodeCaller,
     query: Query,
 ) -> Result<axum::Json<DesiredState>, Fault> {
-    query.only(&["rev", "wait"])?;
+    query.only(&["rev", "wait", "epoch"])?;
     let rev = query.number("rev", 0, i64::MAX.unsigned_abs())?.unwrap_or(0);
     let wait = query.number("wait", 0, MAX_WAIT)?.unwrap_or(0);
-    Ok(axum::Json(app::desired(&state, caller.node, rev, Duration::from_secs(wait)).await?))
+    let epoch = query.number("epoch", 0, i64::MAX.unsigned_abs())?;
+    Ok(axum::Json(app::desired(&state, caller.node, rev, epoch, Duration::from_secs(wait)).await?))
 }
 
 pub(super) async fn observed(

@@ -41,11 +41,13 @@ pub(crate) async fn token(app: &App, request: TokenRequest) -> Result<CallbackTo
     Ok(CallbackToken { token, expires_in: CALLBACK_LIFE.whole_seconds().unsigned_abs() })
 }
 
-/// The node's desired state: now if `rev` is not the newest, else when it changes, else after `wait`.
+/// The node's desired state: now if `rev` is not the newest, else when it changes, else after `wait`. In whole, unless
+/// the node has `rev` of this database epoch.
 pub(crate) async fn desired(
     app: &App,
     node: NodeId,
     rev: u64,
+    epoch: Option<u64>,
     wait: std::time::Duration,
 ) -> Result<DesiredState, Fault> {
     let deadline = tokio::time::Instant::now() + wait;
@@ -57,12 +59,20 @@ pub(crate) async fn desired(
             () = app.ending.cancelled() => break,
         }
     }
-    let rows = app.store.desired(node).await?;
+    let since = (epoch == Some(app.installation.database_epoch)).then_some(rev);
+    let mut rows = app.store.desired(node, since).await?;
+    let since = since.filter(|since| *since <= rows.rev);
+    if since.is_none() && epoch.is_some() {
+        // It has a revision that never was here.
+        rows = app.store.desired(node, None).await?;
+    }
     Ok(DesiredState {
         installation: app.installation.id.clone(),
         database_epoch: app.installation.database_epoch,
         rev: rows.rev,
         agents: rows.agents,
+        since,
+        gone: rows.gone,
         keys: app.store.verifying_keys().await?,
     })
 }

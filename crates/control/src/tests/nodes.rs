@@ -113,6 +113,39 @@ async fn a_long_poll_is_answered_by_the_change() {
 }
 
 #[tokio::test]
+async fn a_node_that_knows_a_revision_is_told_what_changed() {
+    let world = World::new().await;
+    let machine = Machine::enrolled(&world, "node-1", 3).await;
+    world.image().await;
+    let (first, second) = (world.agent("a").await, world.agent("b").await);
+    let whole = machine.desired(&world, "").await;
+    assert_eq!((whole.agents.len(), whole.since), (2, None));
+    let changes = |rev: u64, epoch: u64| format!("?rev={rev}&epoch={epoch}");
+    let none = machine.desired(&world, &changes(whole.rev, whole.database_epoch)).await;
+    assert_eq!((none.agents.len(), none.since), (0, Some(whole.rev)));
+    let third = world.agent("c").await;
+    let new = machine.desired(&world, &changes(whole.rev, whole.database_epoch)).await;
+    assert_eq!(new.since, Some(whole.rev));
+    assert_eq!(new.agents.iter().map(|agent| agent.spec.id.to_string()).collect::<Vec<_>>(), [third]);
+
+    // A destroyed agent is told of twice: that it should go, and that it is no longer in the list.
+    world.call_as(&world.key, "DELETE", "/v1/agents/a", None).await.expect(200);
+    let order = machine.desired(&world, &changes(new.rev, new.database_epoch)).await;
+    assert_eq!(order.agents.iter().map(|agent| agent.spec.id.to_string()).collect::<Vec<_>>(), [&*first]);
+    machine.saw(&world, &first, order.agents[0].generation, Observed::Destroyed).await;
+    let gone = machine.desired(&world, &changes(order.rev, order.database_epoch)).await;
+    assert_eq!(gone.gone.iter().map(ToString::to_string).collect::<Vec<_>>(), [&*first]);
+    assert!(gone.agents.is_empty());
+
+    // A revision that never was here, or of another epoch, gets the whole.
+    for (rev, epoch) in [(gone.rev + 7, gone.database_epoch), (gone.rev, gone.database_epoch + 1)] {
+        let whole = machine.desired(&world, &changes(rev, epoch)).await;
+        assert_eq!((whole.agents.len(), whole.since), (2, None), "{rev} {epoch}");
+        assert!(whole.agents.iter().any(|agent| agent.spec.id.to_string() == second));
+    }
+}
+
+#[tokio::test]
 async fn nodes_speak_of_their_own_agents_only() {
     let world = World::new().await;
     let machine = Machine::enrolled(&world, "node-1", 1).await;

@@ -33,10 +33,10 @@ use logs::{Logs, Main};
 use reap::Worker;
 use serde::Serialize;
 use slab::{Key, Slab};
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use sys::Poll;
@@ -57,7 +57,7 @@ const SIGTERM_GRACE: Duration = Duration::from_secs(10);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// The longest configuration.
-const MAX_CONFIG: usize = 4 << 20;
+const MAX_CONFIG: u64 = 4 << 20;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,22 +163,40 @@ pub fn run() -> ! {
     sys::exit_now(1)
 }
 
+/// Waits for node to say what this boundary is for.
 fn read_config() -> io::Result<InitConfig> {
     let file = File::from(sys::inherited(CONFIG_FD)?);
     let mut text = Vec::new();
-    loop {
-        let start = text.len();
-        text.resize(start + (16 << 10), 0);
-        let count = file.read_at(text.get_mut(start..).unwrap_or_default(), start as u64)?;
-        text.truncate(start + count);
-        if count == 0 {
-            break;
-        }
-        if text.len() > MAX_CONFIG {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
+    file.take(MAX_CONFIG + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(serde_json::from_slice(&text)?)
+}
+
+/// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet.
+fn write_names(host: &str) -> io::Result<()> {
+    let hosts = format!("127.0.0.1 localhost {host}\n::1 localhost ip6-localhost ip6-loopback\n");
+    for (path, text) in [("/etc/hostname", format!("{host}\n")), ("/etc/hosts", hosts)] {
+        match replace(path, &text) {
+            // An agent whose disk is full must come up, or nobody could ever make room on it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Puts a new file in the place of whatever was there: never through a link. A directory stays, for it can only be there
+/// because the agent wanted one.
+fn replace(path: &str, text: &str) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 impl Init {
@@ -192,6 +210,7 @@ impl Init {
         sys::tune_allocator();
         step("protecting init", sys::protect())?;
         let config = step("reading the configuration", read_config())?;
+        step("writing the machine's name", write_names(&config.hostname))?;
         let log = |fd| sys::inherited(fd).map(File::from);
         let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));
         let logs = step("opening the log", logs)?;

@@ -6,6 +6,7 @@
 
 use super::{Report, Shared, kernelfs, network, rootfs, userns::UserNamespace, volume};
 use crate::landlock;
+use crate::laps::Laps;
 use crate::layout::{
     CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD, ROOT_CAPABILITIES, SECCOMP_FD,
 };
@@ -15,6 +16,8 @@ use crate::sys::{self, mount, process};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// The host name of a boundary that is no agent's yet.
+const NO_NAME: &str = "blank";
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -52,6 +55,7 @@ fn become_init(
     if !sys::is_readable_by_all(fds.init.as_fd()).step("examining init's binary")? {
         return Err(StepError::new("examining init's binary", "it must be readable for all (mode 0755)"));
     }
+    let mut laps = Laps::start();
     process::reset_signals().step("resetting signals")?;
     process::set_umask(0);
     process::new_session().step("making a session")?;
@@ -60,6 +64,7 @@ fn become_init(
     for cgroup in &fds.cgroups {
         sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
     }
+    laps.lap("join cgroups");
     process::unshare(
         libc::CLONE_NEWNS
             | libc::CLONE_NEWNET
@@ -68,37 +73,50 @@ fn become_init(
             | libc::CLONE_NEWCGROUP,
     )
     .step("making namespaces")?;
-    process::set_host_name(&launch.hostname, "").step("setting the host name")?;
+    laps.lap("namespaces");
+    process::set_host_name(NO_NAME, "").step("setting the host name")?;
 
     // As root on the disk, before ids are mapped.
     volume::prepare(fds.volume.as_fd(), launch.keep_scratch)?;
+    laps.lap("volume's directories");
 
     // The user namespace takes over these limits as bounds of the sum of what all its processes have.
     limit(&launch.limits)?;
     become_base(launch.base_uid)?;
     let proc = kernelfs::new_proc()?;
     let userns = UserNamespace::create(proc.as_fd(), launch.base_uid, &launch.limits)?;
+    laps.lap("user namespace");
 
     let root = rootfs::mount_overlay(launch, &fds.volume, userns.fd.as_fd())?;
+    laps.lap("overlay");
     let logs = volume::open_logs(fds.volume.as_fd())?;
     rootfs::furnish(root.as_fd(), launch)?;
+    laps.lap("home, /tmp, /run, /etc");
     kernelfs::attach_dev(root.as_fd(), launch)?;
+    laps.lap("/dev");
     network::prepare(proc.as_fd())?;
+    laps.lap("network");
     // The helper writes to /proc/sys, which is read-only from then on.
     let userns = userns.finish()?;
+    laps.lap("user namespace's limits");
     kernelfs::attach_proc(root.as_fd(), proc.as_fd())?;
+    laps.lap("/proc");
     kernelfs::attach_sys(root.as_fd(), launch.base_uid)?;
+    laps.lap("/sys");
     volume::set_spare_aside(fds.volume.as_fd())?;
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
+    laps.lap("enter the root");
 
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
     process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
     let listener = shared.filter.load_with_listener().step("loading the seccomp filter")?;
+    laps.lap("seccomp");
     process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
     let init = place_descriptors(fds, logs, listener)?;
     restrict(shared, init.as_fd())?;
     process::set_umask(0o022);
-    say(report, &Report::Ready);
+    laps.lap("ids, capabilities, Landlock");
+    say(report, &Report::Ready(laps.into_vec()));
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 

@@ -15,6 +15,7 @@ mod rootfs;
 mod userns;
 mod volume;
 
+use crate::laps::Lap;
 use crate::layout::{ID_COUNT, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
 use crate::spec::{LAUNCH_FDS_FIXED, LAUNCH_FDS_MAX, Launch, LaunchFds, Reply, Request};
@@ -28,8 +29,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// What a child says before it becomes init, one JSON line each; then it closes the pipe by exec.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// The next thing is exec.
-    Ready,
+    /// The next thing is exec. It comes with how long each step took.
+    Ready(Vec<Lap>),
     /// There will be no init.
     Failed(StepError),
 }
@@ -133,15 +134,8 @@ fn wait(socket: BorrowedFd<'_>, pending: &[Pending]) -> io::Result<Vec<bool>> {
 /// Refuses what would make a boundary that is none.
 fn check(launch: &Launch) -> Result<(), StepError> {
     let refuse = |detail: &str| Err(StepError::new("checking the launch", detail));
-    let host = &launch.hostname;
     if !root::is_digest(&launch.image) {
         return refuse("the image's digest must be 64 hex digits");
-    }
-    if host.is_empty()
-        || host.len() > 63
-        || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
-        return refuse("the host name must be 1 to 63 letters, digits and hyphens");
     }
     // The host's own users are below; the last ids are reserved for "no id".
     if launch.base_uid < ID_COUNT || launch.base_uid > u32::MAX - 2 * ID_COUNT {
@@ -195,7 +189,7 @@ fn verdict(child: &Pending, landlock_abi: u32) -> Reply {
     };
     for line in child.said.split(|&byte| byte == b'\n') {
         match serde_json::from_slice(line) {
-            Ok(Report::Ready) => reply = Reply::Launched { request, pid, landlock_abi },
+            Ok(Report::Ready(laps)) => reply = Reply::Launched { request, pid, landlock_abi, laps },
             Ok(Report::Failed(StepError { step, errno, detail })) => {
                 reply = Reply::Failed { request, step, errno, detail, pid: Some(pid) };
             }

@@ -117,7 +117,7 @@ pub fn attach_tmpfs(
     Ok(tmpfs)
 }
 
-/// Mounts home, `/tmp` and `/run`, and writes the files that name the machine.
+/// Mounts home, `/tmp` and `/run`, and writes where names are resolved.
 pub fn furnish(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError> {
     let home = directory(root, HOME.trim_start_matches('/'), 0o755)?;
     let attach_home = || {
@@ -133,19 +133,12 @@ pub fn furnish(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError> {
     }
 
     let etc = directory(root, "etc", 0o755)?;
-    let host = &launch.hostname;
-    for (name, text) in [
-        (c"hostname", format!("{host}\n")),
-        (c"hosts", format!("127.0.0.1 localhost {host}\n::1 localhost ip6-localhost ip6-loopback\n")),
-        (c"resolv.conf", format!("nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n")),
-    ] {
-        match replace(etc.as_fd(), name, text.as_bytes()) {
-            // An agent whose disk is full must come up, or nobody could ever make room on it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
-            other => other.step("writing the host's name and resolver")?,
-        }
+    let resolver = format!("nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n");
+    match replace(etc.as_fd(), c"resolv.conf", resolver.as_bytes()) {
+        // An agent whose disk is full must come up, or nobody could ever make room on it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => Ok(()),
+        other => other.step("writing the resolver's configuration"),
     }
-    Ok(())
 }
 
 /// Puts a new file in the place of whatever was there: never through a link. A directory stays, for it can only be there

@@ -89,7 +89,12 @@ impl Agent {
         let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
         let mut command = Command::new("unshare");
         command.args(["--pid", "--mount", "--mount-proc", "--fork", "--kill-child", "bash", "-c"]);
-        command.arg(format!("{before}exec -a init \"$0\"")).arg(env!("CARGO_BIN_EXE_cofferdam-jail"));
+        // Init writes the machine's name to /etc: to a layer of the test's own.
+        let etc = format!(
+            "mkdir {0}/etc {0}/work && mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/etc,workdir={0}/work /etc && ",
+            dir.display()
+        );
+        command.arg(format!("{etc}{before}exec -a init \"$0\"")).arg(env!("CARGO_BIN_EXE_cofferdam-jail"));
         // SAFETY: only dup2-like calls, which are safe between fork and exec. The sources are first moved above the
         // targets, so that none is overwritten.
         unsafe {

@@ -165,6 +165,8 @@ impl World {
             database_epoch: 3,
             rev: 1,
             agents: vec![wish(Desired::Running, 1)],
+            since: None,
+            gone: Vec::new(),
             keys: vec![VerifyingKey { kid: KeyId::new(), x: "AAAA".into() }],
         };
         let control = Arc::new(Control {
@@ -205,7 +207,7 @@ impl World {
             reporter: reporter.clone(),
             apply: Box::new(move |state| {
                 let _ = apply.send(state);
-                Vec::new()
+                None
             }),
             http: crate::control::client().unwrap(),
             origin: origin.clone(),

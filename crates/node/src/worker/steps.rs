@@ -8,10 +8,10 @@ use crate::fleet::lock;
 use crate::gates::GateError;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
-use crate::{terminate, validate};
+use crate::{blanks, terminate, validate};
 use model::node_api::DesiredAgent;
-use model::{Desired, ExitReason};
-use sandbox::{Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, UidRange};
+use model::{BoundaryId, Desired, ExitReason};
+use sandbox::{Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use time::OffsetDateTime;
 
@@ -23,7 +23,7 @@ impl Worker {
         match step {
             Step::Accept => self.accept(desired),
             Step::Admit => self.admit(),
-            Step::Lease => self.lease(),
+            Step::Lease => self.lease().await,
             Step::Volume => self.volume().await?,
             Step::Launch => self.launch().await?,
             Step::Recover => self.recover().await?,
@@ -142,7 +142,30 @@ impl Worker {
         }
     }
 
-    fn lease(&mut self) {
+    /// With a blank come its ids.
+    async fn lease(&mut self) {
+        let Some(local) = &self.local else { return };
+        let spec = &local.desired.spec;
+        if local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
+            let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
+            if let Some(blank) = found {
+                let lease = blank.lease();
+                let given = lock(&self.shared.leases).hand_over(lease, self.agent);
+                match given {
+                    Ok(()) => {
+                        self.change(|local| local.lease = Some(lease));
+                        self.blank = Some(blank);
+                    }
+                    Err(_) => unused.push(blank),
+                }
+            }
+            if !unused.is_empty() {
+                blanks::discard(&self.shared, unused).await;
+            }
+        }
+        if self.blank.is_some() {
+            return;
+        }
         let taken = lock(&self.shared.leases).take(self.agent);
         match taken {
             Ok(range) => self.change(|local| local.lease = Some(range)),
@@ -152,6 +175,10 @@ impl Worker {
 
     async fn volume(&mut self) -> Result<(), Stuck> {
         self.save()?;
+        if self.blank.is_some() {
+            // It has one.
+            return Ok(());
+        }
         let Some(local) = &self.local else { return Ok(()) };
         let (volume, size) = (local.desired.spec.volume, local.desired.spec.resources.disk);
         let made = self.heavy("make the volume", move |sandbox| sandbox.create_volume(volume, size)).await?;
@@ -178,11 +205,12 @@ impl Worker {
         self.change(Local::launching);
         self.save()?;
         let path = channel(&address.directory, self.agent);
+        let mut blank = self.blank.take();
         let launched = self
             .heavy("launch", move |sandbox| {
                 let mut attempts = 1;
                 loop {
-                    match sandbox.launch(&spec, lease, address.gid, &path) {
+                    match sandbox.launch(&spec, lease, address.gid, &path, blank.take()) {
                         Err(error) if error.is_transient() && attempts < ATTEMPTS => attempts += 1,
                         result => return result,
                     }
@@ -324,7 +352,13 @@ impl Worker {
     async fn clean(&mut self) -> Result<(), Stuck> {
         let Some(local) = &self.local else { return Ok(()) };
         let record = local.boundary.clone().unwrap_or_else(|| self.nameless(local));
-        let cleaned = self.heavy("clean up", move |sandbox| sandbox.remains(&record).cleanup()).await?;
+        // One that was never launched has the ids that are freed here.
+        let blank = self.blank.take();
+        let clean = move |sandbox: &Sandbox| {
+            drop(blank);
+            sandbox.remains(&record).cleanup()
+        };
+        let cleaned = self.heavy("clean up", clean).await?;
         cleaned.map_err(|error| stuck("clean up after it", &error))?;
         self.evidence.clear();
         self.change(Local::cleaned);
@@ -338,6 +372,7 @@ impl Worker {
         let spec = &local.desired.spec;
         let directory = self.shared.gates.directory(spec.account);
         BoundaryRecord {
+            boundary: BoundaryId::new(),
             agent: self.agent,
             pid: 0,
             start_time: 0,

@@ -1,7 +1,7 @@
-//! One agent's control group: a directory of the agent's name in each hierarchy.
+//! One boundary's control group: a directory of its name in each hierarchy.
 
 use super::{CgroupError, Controller, Tree, events};
-use model::{AgentId, Resources};
+use model::{BoundaryId, Resources};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,11 +14,11 @@ const CPU_PERIOD: u64 = 100_000;
 /// How often an emptied group is emptied again.
 const ROUNDS: usize = 16;
 
-/// An agent's directories. Dropping it removes nothing.
+/// A boundary's directories. Dropping it removes nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     tree: Tree,
-    agent: AgentId,
+    boundary: BoundaryId,
 }
 
 /// What a group uses and may use.
@@ -32,18 +32,18 @@ pub(crate) struct Usage {
 }
 
 impl Group {
-    pub(crate) fn new(tree: &Tree, agent: AgentId) -> Self {
-        Self { tree: tree.clone(), agent }
+    pub(crate) fn new(tree: &Tree, boundary: BoundaryId) -> Self {
+        Self { tree: tree.clone(), boundary }
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
-        let name = self.agent.base32();
+        let name = self.boundary.base32();
         self.tree.parents().into_iter().map(|parent| parent.join(&name)).collect()
     }
 
     /// The v2 directory.
     pub(crate) fn unified(&self) -> Option<PathBuf> {
-        self.tree.unified().map(|parent| parent.join(self.agent.base32()))
+        self.tree.unified().map(|parent| parent.join(self.boundary.base32()))
     }
 
     fn controller(&self, controller: Controller) -> Result<(PathBuf, bool), CgroupError> {
@@ -51,7 +51,7 @@ impl Group {
             .tree
             .for_controller(controller)
             .ok_or(CgroupError::Missing { controller: controller.name() })?;
-        Ok((parent.join(self.agent.base32()), v2))
+        Ok((parent.join(self.boundary.base32()), v2))
     }
 
     /// Makes the directories anew, so that no counter and no freeze of an earlier life is left in them.
@@ -63,7 +63,8 @@ impl Group {
         self.limit(resources)
     }
 
-    fn limit(&self, resources: &Resources) -> Result<(), CgroupError> {
+    /// Sets the limits.
+    pub(crate) fn limit(&self, resources: &Resources) -> Result<(), CgroupError> {
         let memory = resources.memory.0;
         let (dir, v2) = self.controller(Controller::Memory)?;
         if v2 {
@@ -195,7 +196,7 @@ impl Group {
     pub(crate) fn observed_limit(&self, controller: Controller, membership: &str) -> Result<String, String> {
         let name = controller.name();
         let (hierarchy, v2) = self.tree.layout.home(controller).ok_or(format!("no {name} controller"))?;
-        let expected = self.tree.shown(hierarchy, &self.agent.base32());
+        let expected = self.tree.shown(hierarchy, &self.boundary.base32());
         let is = membership_of(membership, name, v2).ok_or(format!("not in any {name} cgroup"))?;
         if is != expected {
             return Err(format!("init is in the {name} cgroup {is}, not in {expected}"));

@@ -62,7 +62,7 @@ impl AsRawFd for Boundary {
 impl Boundary {
     pub(super) fn new(shared: &Shared, record: BoundaryRecord, pidfd: Option<OwnedFd>) -> Self {
         Self {
-            group: Group::new(&shared.cgroups, record.agent),
+            group: Group::new(&shared.cgroups, record.boundary),
             run: agent_dir(&shared.config, record.agent),
             volume: shared.volumes.path(record.volume),
             _watch: Watch::new(record.pid),

@@ -1,15 +1,18 @@
 //! Level 2: launching a boundary, taking it over, pausing, ending and clearing it away.
 
+mod blank;
 mod boundary;
 mod launch;
 
+pub(crate) use blank::prepare;
+pub use blank::{Blank, Shape};
 pub use boundary::Boundary;
 pub(crate) use launch::launch;
 
 use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
-use model::{AgentId, VolumeId};
+use model::{AgentId, BoundaryId, VolumeId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long freezing, thawing and ending may take. They take milliseconds, unless the disk hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Names below `RUN/agents/ID/`.
 const EXIT_RECORD: &str = "exit";
@@ -27,6 +30,8 @@ const RECORD: &str = "boundary.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BoundaryRecord {
+    /// The name of its cgroups.
+    pub boundary: BoundaryId,
     /// Whose it is.
     pub agent: AgentId,
     /// Its init.
@@ -65,6 +70,9 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
     files::directory(&config.run, 0o711).map_err(failed(&config.run))?;
     let agents = config.run.join("agents");
     files::directory(&agents, 0o711).map_err(failed(&agents))?;
+    let blanks = config.run.join("blanks");
+    // Nobody but root may reach a channel that is no agent's yet.
+    files::directory(&blanks, 0o700).map_err(failed(&blanks))?;
     let volumes = volume::Store::open(&config.volumes).map_err(failed(&config.volumes))?;
     let init = InitBinary::store(&config.jail, &config.init_store)
         .map_err(|source| StartError::Init { path: config.jail.clone(), source })?;
@@ -80,6 +88,10 @@ pub(crate) fn agent_dir(config: &Config, agent: AgentId) -> PathBuf {
     config.run.join("agents").join(agent.base32())
 }
 
+pub(crate) fn blank_dir(config: &Config, boundary: BoundaryId) -> PathBuf {
+    config.run.join("blanks").join(boundary.base32())
+}
+
 pub(crate) fn remains(shared: &Shared, record: &BoundaryRecord) -> Boundary {
     // A caller that is wrong about its being dead must not end it by clearing away.
     let written = find(shared, record.agent);
@@ -87,7 +99,8 @@ pub(crate) fn remains(shared: &Shared, record: &BoundaryRecord) -> Boundary {
         .into_iter()
         .flatten()
         .find_map(|candidate| adopt(shared, candidate).ok().flatten());
-    alive.unwrap_or_else(|| Boundary::new(shared, record.clone(), None))
+    // What was written beside the boundary knows its cgroups best.
+    alive.unwrap_or_else(|| Boundary::new(shared, written.unwrap_or_else(|| record.clone()), None))
 }
 
 pub(crate) fn find(shared: &Shared, agent: AgentId) -> Option<BoundaryRecord> {

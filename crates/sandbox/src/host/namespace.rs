@@ -3,7 +3,7 @@
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const NS_GET_USERNS: Opcode = 0xB701;
 const NS_GET_OWNER_UID: Opcode = 0xB704;
@@ -42,6 +42,19 @@ pub(crate) fn owner_uid(namespace: BorrowedFd<'_>) -> io::Result<u32> {
     let getter = unsafe { rustix::ioctl::Getter::<NS_GET_OWNER_UID, u32>::new() };
     // SAFETY: as for `owner`.
     unsafe { ioctl(namespace, getter) }.map_err(io::Error::from)
+}
+
+/// Sets the host name in a process's UTS namespace, from a thread that ends with it.
+pub(crate) fn set_host_name(pid: u32, name: &str) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/uts"))?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, || {
+            let kind = rustix::thread::LinkNameSpaceType::HostNameAndNISDomainName;
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+            rustix::system::sethostname(name.as_bytes())
+        })?;
+        thread.join().unwrap_or(Err(rustix::io::Errno::INVAL)).map_err(io::Error::from)
+    })
 }
 
 /// Makes a user namespace whose ids 0–65535 are `base`… of ours, and ends the process that made it.

@@ -2,7 +2,7 @@
 
 use crate::cgroup::{Controller, Group, Tree};
 use crate::volume::{Store, VolumeError};
-use model::{AgentId, ByteSize, Resources, VolumeId};
+use model::{BoundaryId, ByteSize, Resources, VolumeId};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -65,14 +65,14 @@ fn a_volume_lives() {
 
     let point = dir.path().join("point");
     fs::create_dir(&point).unwrap();
-    let mount = store.mount(id).unwrap();
+    let mount = store.mount(&store.path(id)).unwrap();
     assert_eq!(loops_below(dir.path()).len(), 1);
     attach(&mount, &point);
     fs::write(point.join("kept"), "over mounts").unwrap();
     unmount(&point, UnmountFlags::DETACH).unwrap();
     drop(mount);
     // The mount waits for the device and its lock to be free.
-    let mount = store.mount(id).unwrap();
+    let mount = store.mount(&store.path(id)).unwrap();
     attach(&mount, &point);
     assert_eq!(fs::read_to_string(point.join("kept")).unwrap(), "over mounts");
     unmount(&point, UnmountFlags::DETACH).unwrap();
@@ -81,7 +81,7 @@ fn a_volume_lives() {
 
     store.trash(id).unwrap();
     store.trash(id).unwrap();
-    assert!(matches!(store.mount(id), Err(VolumeError::Missing { .. })));
+    assert!(matches!(store.mount(&store.path(id)), Err(VolumeError::Missing { .. })));
     assert!(store.empty_trash(Duration::from_secs(60)).is_empty());
     let emptied: Vec<_> = store.empty_trash(Duration::ZERO).into_iter().map(Result::unwrap).collect();
     assert_eq!(emptied, [id]);
@@ -96,13 +96,13 @@ fn a_volume_is_mounted_once() {
     let store = Store::open(dir.path()).unwrap();
     let id = VolumeId::new();
     store.create(id, SIZE).unwrap();
-    let first = store.mount(id).unwrap();
+    let first = store.mount(&store.path(id)).unwrap();
     let file = fs::File::open(store.path(id)).unwrap();
     assert!(!crate::host::lock::exclusive(&file, Duration::from_millis(50)).unwrap());
     drop(file);
     // Waiting gets it once the first is gone.
     std::thread::scope(|scope| {
-        let second = scope.spawn(|| store.mount(id));
+        let second = scope.spawn(|| store.mount(&store.path(id)));
         drop(first);
         second.join().unwrap().unwrap();
     });
@@ -121,13 +121,9 @@ fn volumes_are_made_at_once_by_many() {
         for _ in 0..8 {
             scope.spawn(|| store.create(shared, SIZE).unwrap());
             scope.spawn(|| {
-                store
-                    .mount({
-                        let id = VolumeId::new();
-                        store.create(id, SIZE).unwrap();
-                        id
-                    })
-                    .unwrap()
+                let id = VolumeId::new();
+                store.create(id, SIZE).unwrap();
+                store.mount(&store.path(id)).unwrap()
             });
         }
     });
@@ -182,7 +178,7 @@ fn limits_bind_members() {
         return;
     }
     let tree = TestTree::new("limits");
-    let group = Group::new(&tree.0, AgentId::new());
+    let group = Group::new(&tree.0, BoundaryId::new());
     let resources = Resources { cpus: 0.5, memory: ByteSize(64 << 20), pids: 20, ..Resources::default() };
     group.create(&resources).unwrap();
     let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
@@ -221,7 +217,7 @@ fn memory_is_counted_and_its_end_is_seen() {
         return;
     }
     let tree = TestTree::new("memory");
-    let group = Group::new(&tree.0, AgentId::new());
+    let group = Group::new(&tree.0, BoundaryId::new());
     group.create(&Resources { memory: ByteSize(32 << 20), ..Resources::default() }).unwrap();
     assert_eq!(group.oom_kills(), 0);
     // Waits for a line, so that it allocates only as a member.

@@ -1,0 +1,104 @@
+//! Many agents: at once, and at rest.
+
+use crate::peers::{Peers, timed};
+use crate::rows::{Rows, Target, quantile};
+use crate::session::{self, Session};
+use crate::weight;
+use model::Verb;
+use std::time::Instant;
+use tokio::task::JoinSet;
+
+const THOUSAND: usize = 1000;
+/// Creates under way at the same time when a thousand are made.
+const WIDTH: usize = 32;
+
+/// Creates at once, beside as many `runc run` at once.
+pub fn at_once(session: &Session, peers: &Peers, rows: &mut Rows) {
+    for count in [20, 100] {
+        eprintln!("{count} creates at once");
+        let (mut samples, agents) = session.wait(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..count {
+                let control = session.control.clone();
+                tasks.spawn(async move {
+                    let started = Instant::now();
+                    let agent = session::create(&control).await;
+                    let workspace = session::workspace(&control, &agent).await;
+                    session::exec(&workspace, &["true"]).await;
+                    (started.elapsed(), agent)
+                });
+            }
+            let (mut samples, mut agents) = (Vec::new(), Vec::new());
+            while let Some(done) = tasks.join_next().await {
+                let (took, agent) = done.expect("a create");
+                samples.push(took);
+                agents.push(agent);
+            }
+            (samples, agents)
+        });
+        samples.sort();
+        session.wait(async {
+            let mut tasks = JoinSet::new();
+            for agent in agents {
+                let control = session.control.clone();
+                tasks.spawn(async move { session::destroy(&control, &agent).await });
+            }
+            while tasks.join_next().await.is_some() {}
+        });
+        let runc: Vec<_> = std::thread::scope(|scope| {
+            let runs: Vec<_> =
+                (0..count).map(|index| scope.spawn(move || timed(&mut peers.runc_run(index)))).collect();
+            runs.into_iter().map(|run| run.join().expect("runc")).collect()
+        });
+        for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
+            let peer = Some(("runc run", quantile(&runc, share)));
+            let name = format!("{count} at once: create + true, {name}");
+            rows.add(name, "ms", quantile(&samples, share), peer, Target::None);
+        }
+    }
+}
+
+/// A thousand agents that do nothing.
+pub fn idle_thousand(session: &Session, rows: &mut Rows) {
+    eprintln!("{THOUSAND} idle agents");
+    let before = weight::available();
+    let started = Instant::now();
+    let agents = session.wait(async {
+        let mut tasks = JoinSet::new();
+        let mut agents = Vec::with_capacity(THOUSAND);
+        for index in 0..THOUSAND {
+            if index >= WIDTH {
+                agents.push(tasks.join_next().await.expect("one is under way").expect("a create"));
+            }
+            let control = session.control.clone();
+            tasks.spawn(async move { session::create(&control).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            agents.push(done.expect("a create"));
+        }
+        agents
+    });
+    let rate = THOUSAND as f64 / started.elapsed().as_secs_f64();
+    let each = (before - weight::available()) / THOUSAND as f64 / (1 << 20) as f64;
+    let own = weight::init_private(&session.world) / (1 << 20) as f64;
+    rows.add("1,000 idle agents: creates", "1/s", rate, None, Target::AtLeast(150.0));
+    let name = "1,000 idle agents: memory of each beyond its own process";
+    rows.add(name, "MiB", each - own, None, Target::AtMost(1.25));
+    let started = Instant::now();
+    session.wait(async {
+        let mut tasks = JoinSet::new();
+        for agent in &agents {
+            let (control, id) = (session.control.clone(), agent.id.to_string());
+            if tasks.len() >= WIDTH {
+                tasks.join_next().await;
+            }
+            tasks.spawn(async move { control.verb(&id, Verb::Destroy).await.expect("an order") });
+        }
+        while tasks.join_next().await.is_some() {}
+        for agent in &agents {
+            let gone = session.control.wait_agent(&agent.id.to_string(), "destroyed", 60).await;
+            assert!(gone.is_ok() || gone.is_err_and(|error| error.is_not_found()));
+        }
+    });
+    rows.add("1,000 destroyed", "s", started.elapsed().as_secs_f64(), None, Target::AtMost(10.0));
+}

@@ -1,0 +1,60 @@
+//! What Cofferdam costs beside its peers, measured in turn in one run: `cargo xtask bench`.
+//!
+//! It starts an installation of its own, drives it through the public API as a program would (one process, connections
+//! kept), and runs the peers from the same root filesystem. Every figure is a median unless it says otherwise. Nothing
+//! here decides a test.
+
+mod crowd;
+mod lone;
+mod peers;
+mod profile;
+mod rows;
+mod session;
+mod streams;
+mod weight;
+
+use peers::Peers;
+use rows::Rows;
+use session::Session;
+
+const HELP: &str =
+    "bench [SECTION...] [--rounds N]: sections are create, exec, streams, crowd, weight; all unless named";
+
+fn main() {
+    let mut rounds = 40;
+    let mut sections = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match &*argument {
+            "--rounds" => {
+                rounds =
+                    arguments.next().and_then(|text| text.parse().ok()).expect("--rounds takes a number");
+            }
+            "-h" | "--help" => return println!("{HELP}"),
+            section => sections.push(section.to_owned()),
+        }
+    }
+    let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
+    let session = Session::start();
+    let peers = Peers::make(&session);
+    let mut rows = Rows::default();
+    if wants("weight") {
+        weight::platform(&session, &mut rows);
+    }
+    if wants("create") {
+        lone::creates(&session, &peers, rounds, &mut rows);
+        profile::steps(&session.world, &mut rows);
+    }
+    if wants("exec") {
+        lone::execs(&session, &peers, rounds, &mut rows);
+    }
+    if wants("streams") {
+        streams::measure(&session, &peers, &mut rows);
+    }
+    if wants("crowd") {
+        crowd::at_once(&session, &peers, &mut rows);
+        crowd::idle_thousand(&session, &mut rows);
+    }
+    rows.print();
+    rows.write();
+}
