@@ -180,6 +180,12 @@ fn a_replaced_program_is_what_is_started_next() {
     let path = world.programs().join("cofferdam");
     let aside = world.programs().join("aside");
     fs::rename(&path, &aside).expect("aside");
-    fs::copy(&aside, &path).expect("a copy");
-    world.cli(&["ls"]).ok();
+    let control = world.pid_of("control").expect("control runs");
+    kill(control);
+    let log = world.dir().join("data/log/up.log");
+    eventually("a word about it", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("was removed while it ran"))
+    });
+    fs::rename(&aside, &path).expect("it is back");
+    eventually("control", || world.cli(&["ls"]).code == 0);
 }
