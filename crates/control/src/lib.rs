@@ -64,6 +64,14 @@ pub enum Error {
     /// The database refused.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The database cannot be used now.
+    #[error("{source}: {}; end the process that holds it (`fuser` shows it), or free some space", path.display())]
+    Database {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: store::Error,
+    },
     /// There is no signing key.
     #[error(transparent)]
     Signing(#[from] SigningError),
@@ -103,7 +111,12 @@ async fn open(config: &Config, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Re
     // SQLite gives its other files the mode of the database.
     let database = config.database();
     std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&database).map_err(failed)?;
-    Ok(Store::open(&database, clock, on_commit).await?)
+    Store::open(&database, clock, on_commit).await.map_err(|source| match source {
+        store::Error::Locked | store::Error::Busy | store::Error::DiskFull => {
+            Error::Database { path: database, source }
+        }
+        source => source.into(),
+    })
 }
 
 async fn open_alone(config: &Config) -> Result<Store, Error> {
@@ -166,7 +179,16 @@ async fn assemble(
     let kid = store.use_signing_key(&key.x).await?;
     let hosts = api::hosts(own, &config.hosts);
     let (signer, seats) = (key.named(kid), Seats::default());
-    Ok(Arc::new(App { store, notify, signer, seats, installation, hosts, ending }))
+    Ok(Arc::new(App {
+        store,
+        notify,
+        signer,
+        seats,
+        installation,
+        database: config.database(),
+        hosts,
+        ending,
+    }))
 }
 
 /// Serves the API until SIGTERM or SIGINT.

@@ -7,6 +7,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::{Code, Problem};
 
+/// How long to leave a server alone that cannot answer now.
+const RETRY_SECONDS: &str = "5";
+
 /// A problem on its way out. `api::shield` renders it, once it knows the request id.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault(pub(crate) Problem);
@@ -51,6 +54,7 @@ impl From<store::Error> for Fault {
                 say(Code::Unauthenticated).remedy("make a new bootstrap token and enrol with it")
             }
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
+            // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),
             E::Busy => say(Code::Unavailable).remedy("ask again in a while"),
             E::DiskFull => say(Code::DiskFull),
@@ -67,6 +71,42 @@ fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 impl Fault {
+    /// There is no such thing, or it is somebody else's: these are told apart for nobody.
+    pub(crate) fn missing(what: &str, key: &str) -> Self {
+        // Quoted, so that what was asked for shows where it begins, and cannot write to a terminal.
+        let key: String = key.chars().take(80).collect();
+        let detail = format!("there is no {what} {key:?}");
+        Self(
+            Problem::new(Code::NotFound, detail)
+                .remedy(format!("GET /v1/{what}s lists those that there are")),
+        )
+    }
+
+    /// What was found under this key; when it was not, the key is named.
+    pub(crate) fn or_missing<T>(found: Result<T, store::Error>, what: &str, key: &str) -> Result<T, Self> {
+        match found {
+            Err(store::Error::NotFound { .. }) => Err(Self::missing(what, key)),
+            found => Ok(found?),
+        }
+    }
+
+    /// Where to look, when the database could not be used.
+    pub(crate) fn locate(problem: &mut Problem, database: &std::path::Path) {
+        if problem.remedy.is_some() {
+            return;
+        }
+        let database = database.display();
+        problem.remedy = match problem.code {
+            Code::DiskFull => {
+                Some(format!("free some space on the disk that holds {database}, and ask again"))
+            }
+            Code::Unavailable => Some(format!(
+                "end the process that holds {database} (`fuser {database}` shows it), and ask again"
+            )),
+            _ => None,
+        };
+    }
+
     /// Our own fault: to the log with it.
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
         tracing::error!(error = %sentence(error), "a request failed");
@@ -94,6 +134,9 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let mut rendered = (status(problem.code), body).into_response();
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if problem.code == Code::Unavailable {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+    }
     if problem.code == Code::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

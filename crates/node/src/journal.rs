@@ -38,7 +38,15 @@ pub enum JournalError {
         /// What the parser says.
         source: serde_json::Error,
     },
-    /// The disk.
+    /// No room.
+    #[error("the disk that holds {path} is full; free some space there")]
+    Full {
+        /// What could not be written.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The disk, in another way.
     #[error("could not {action} {path}")]
     Io {
         /// What was attempted.
@@ -51,7 +59,12 @@ pub enum JournalError {
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> JournalError + 'a {
-    move |source| JournalError::Io { action, path: path.to_owned(), source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            JournalError::Full { path: path.to_owned(), source }
+        }
+        _ => JournalError::Io { action, path: path.to_owned(), source },
+    }
 }
 
 const TEMPORARY: &str = "new";

@@ -94,9 +94,18 @@ fn machine(action: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Machine { action, source }
 }
 
+/// What a node ended for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// A signal. Agents live on.
+    Signalled,
+    /// A `shutdown`. Every agent was ended, and starts again with the next node.
+    ShutDown,
+}
+
 /// Runs the node until SIGTERM or SIGINT, which leave agents alone, or a `shutdown` on its admin socket, which
 /// ends them until a node runs again.
-pub async fn run(config: Config) -> Result<(), RunError> {
+pub async fn run(config: Config) -> Result<Ended, RunError> {
     config.validate()?;
     let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
@@ -181,7 +190,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     trash.abort();
     blanks.abort();
-    if let Some(asked) = ended? {
+    let asked = ended?;
+    let how = if asked.is_some() { Ended::ShutDown } else { Ended::Signalled };
+    if let Some(asked) = asked {
         tracing::info!("shutting down: agents are ended, and start again with the next node");
         fleet.park().await;
         blanks::discard(&shared, shared.blanks.drain()).await;
@@ -189,7 +200,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         let _ = tokio::time::timeout(Duration::from_secs(5), asked.answered).await;
     }
     tracing::info!("node ends");
-    Ok(())
+    Ok(how)
 }
 
 /// Who has which ids, and who lives that the journal does not know.

@@ -48,7 +48,7 @@ pub(crate) struct Wish {
 /// Why a step could not be done now. It is tried again.
 #[derive(Debug, thiserror::Error)]
 enum Stuck {
-    #[error(transparent)]
+    #[error("{}", crate::chain(.0))]
     Journal(#[from] JournalError),
     #[error("could not {what}: {detail}")]
     Step { what: &'static str, detail: String },

@@ -79,11 +79,9 @@ pub fn checks(config: &Config) -> Vec<Check> {
     add(2, Need::Required, "namespaces", namespaces());
     let user = as_root(&user_namespace);
     add(2, Need::Required, "user namespace", user);
-    for (tool, package, need) in [
-        ("mkfs.ext4", "e2fsprogs", Need::Required),
-        ("mkfs.erofs", "erofs-utils", Need::Required),
-        ("mmdebstrap", "mmdebstrap", Need::Optional),
-    ] {
+    for (tool, package, need) in
+        [("mkfs.ext4", "e2fsprogs", Need::Required), ("mmdebstrap", "mmdebstrap", Need::Optional)]
+    {
         add(2, need, tool, tool_there(tool, package));
     }
     add(2, Need::Required, "jail binary", jail_binary(&config.jail));
@@ -186,10 +184,37 @@ fn tool_there(name: &str, package: &str) -> Seen {
 }
 
 fn jail_binary(path: &Path) -> Seen {
-    match path.is_file() {
-        true => Ok(path.display().to_string()),
-        false => gap(format!("{} is missing", path.display()), "cargo xtask build"),
+    let remedy = "install cofferdam-jail beside cofferdam (`cargo xtask build` makes both), or name it as `jail` in node.toml";
+    let shown = path.display();
+    match fs::read(path) {
+        Ok(program) => match interpreter_wanted(&program) {
+            Some(false) => Ok(shown.to_string()),
+            Some(true) => gap(format!("{shown} is linked dynamically, and runs in no image"), remedy),
+            None => gap(format!("{shown} is no 64-bit ELF program"), remedy),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => gap(format!("{shown} is missing"), remedy),
+        Err(error) => gap(format!("cannot read {shown}: {error}"), remedy),
     }
+}
+
+/// Whether a 64-bit little-endian ELF file asks for a dynamic linker (has a `PT_INTERP` segment): elf(5). `None` when
+/// it is no such file.
+fn interpreter_wanted(file: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let u16_at = |at: usize| Some(u16::from_le_bytes(file.get(at..at + 2)?.try_into().ok()?));
+    let u32_at = |at: usize| Some(u32::from_le_bytes(file.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_le_bytes(file.get(at..at + 8)?.try_into().ok()?));
+    // Magic, ELFCLASS64, ELFDATA2LSB.
+    if file.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (start, size, count) = (usize::try_from(u64_at(0x20)?).ok()?, u16_at(0x36)?, u16_at(0x38)?);
+    for index in 0..usize::from(count) {
+        if u32_at(start.checked_add(index * usize::from(size))?)? == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 fn run(program: &str, package: &str, args: &[&std::ffi::OsStr]) -> Result<(), (String, String)> {
@@ -240,17 +265,42 @@ fn volume(dir: &Path) -> Seen {
 }
 
 fn erofs(dir: &Path) -> Seen {
-    let (tree, path) = (dir.join("tree"), dir.join("image.erofs"));
-    fs::create_dir(&tree).and_then(|()| fs::write(tree.join("file"), "try")).map_err(|error| {
-        (format!("cannot write {}: {error}", tree.display()), "free space in /tmp".to_owned())
+    let path = dir.join("image.erofs");
+    fs::write(&path, empty_image()).map_err(|error| {
+        (format!("cannot write {}: {error}", path.display()), "free space in /tmp".to_owned())
     })?;
-    run("mkfs.erofs", "erofs-utils", &["--quiet".as_ref(), path.as_os_str(), tree.as_os_str()])
-        .or_else(|_| run("mkfs.erofs", "erofs-utils", &[path.as_os_str(), tree.as_os_str()]))?;
     let remedy = || "modprobe erofs, or run a kernel with CONFIG_EROFS_FS".to_owned();
     let file = File::open(&path).map_err(|error| (error.to_string(), remedy()))?;
     let (mount, how) = image::mount_file(&file, "try").map_err(|error| (format!("{error}"), remedy()))?;
     try_idmap(&mount, "EROFS")?;
     Ok(format!("mounted an EROFS image {how}, idmapped"))
+}
+
+/// An EROFS image of one block, with nothing in it but its root: the superblock, a short inode, and behind that the
+/// directory's two entries. After fs/erofs/erofs_fs.h of Linux.
+fn empty_image() -> Vec<u8> {
+    const SUPERBLOCK: usize = 1024;
+    /// Inodes are numbered by their place, in units of 32 bytes: this one follows the superblock.
+    const ROOT: u8 = 36;
+    const DIRECTORY: u8 = 2;
+    let mut image = vec![0; 4096];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(SUPERBLOCK, &0xE0F5_E1E2_u32.to_le_bytes());
+    // Blocks of 2^12 bytes; where the root is; how many inodes and blocks there are.
+    put(SUPERBLOCK + 12, &[12, 0, ROOT, 0]);
+    put(SUPERBLOCK + 16, &1_u64.to_le_bytes());
+    put(SUPERBLOCK + 36, &1_u32.to_le_bytes());
+    let inode = usize::from(ROOT) * 32;
+    // Its data follow it (layout 2); a directory, 0755; two links; 27 bytes.
+    put(inode, &[2 << 1, 0, 0, 0]);
+    put(inode + 4, &0o040_755_u16.to_le_bytes());
+    put(inode + 6, &2_u16.to_le_bytes());
+    put(inode + 8, &27_u32.to_le_bytes());
+    put(inode + 20, &1_u32.to_le_bytes());
+    put(inode + 32, &[ROOT, 0, 0, 0, 0, 0, 0, 0, 24, 0, DIRECTORY, 0]);
+    put(inode + 44, &[ROOT, 0, 0, 0, 0, 0, 0, 0, 25, 0, DIRECTORY, 0]);
+    put(inode + 56, b"...");
+    image
 }
 
 fn overlay(dir: &Path) -> Seen {

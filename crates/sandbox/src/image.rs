@@ -6,6 +6,7 @@ use rustix::mount::MountAttrFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Why an image cannot be used.
@@ -19,6 +20,18 @@ pub enum ImageError {
     Missing {
         /// Which.
         digest: String,
+    },
+    /// Not what was stored.
+    #[error(
+        "image {digest} is damaged: {path} {how}; remove that file, then build or import the image again"
+    )]
+    Damaged {
+        /// Which.
+        digest: String,
+        /// Its file.
+        path: PathBuf,
+        /// What shows it.
+        how: &'static str,
     },
     /// Unreadable.
     #[error("cannot open the image {path}")]
@@ -58,14 +71,45 @@ pub(crate) fn path(images: &Path, digest: &str) -> Result<PathBuf, ImageError> {
     }
 }
 
+/// Fails when the image is not there, or not whole.
+pub(crate) fn check(images: &Path, digest: &str) -> Result<(), ImageError> {
+    open(images, digest).map(drop)
+}
+
 /// Mounts an image at no place.
 pub(crate) fn mount(images: &Path, digest: &str) -> Result<OwnedFd, ImageError> {
+    mount_file(&open(images, digest)?, digest).map(|(mount, _)| mount)
+}
+
+fn open(images: &Path, digest: &str) -> Result<File, ImageError> {
     let path = path(images, digest)?;
     let file = File::open(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ImageError::Missing { digest: digest.to_owned() },
         _ => ImageError::Open { path: path.clone(), source },
     })?;
-    mount_file(&file, digest).map(|(mount, _)| mount)
+    match whole(&file) {
+        Ok(()) => Ok(file),
+        Err(how) => Err(ImageError::Damaged { digest: digest.to_owned(), path, how }),
+    }
+}
+
+/// Whether a file is an EROFS image with all of its blocks: what the kernel finds out only when somebody reads them.
+/// Its contents are not read; their digest was checked when they were stored.
+fn whole(file: &File) -> Result<(), &'static str> {
+    // The superblock, after fs/erofs/erofs_fs.h of Linux: its place, its first field, the size and number of blocks.
+    const SUPERBLOCK: u64 = 1024;
+    const MAGIC: u32 = 0xE0F5_E1E2;
+    let mut superblock = [0; 64];
+    file.read_exact_at(&mut superblock, SUPERBLOCK).map_err(|_| "is cut off")?;
+    let u32_at = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| superblock[at + byte]));
+    if u32_at(0) != MAGIC {
+        return Err("is no EROFS image");
+    }
+    let size = u64::from(u32_at(36)).checked_shl(superblock[12].into()).unwrap_or(u64::MAX);
+    match file.metadata() {
+        Ok(found) if found.len() >= size => Ok(()),
+        _ => Err("is cut off"),
+    }
 }
 
 /// Mounts an EROFS file, as it is where the kernel can (6.12), else over a loop device, and says which.

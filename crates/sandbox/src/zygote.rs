@@ -295,6 +295,8 @@ impl Link {
     }
 
     fn add_image(&self, images: &Path, digest: &str) -> Result<(), crate::LaunchError> {
+        // Also of one that is attached already: what is made of it now could not be started again.
+        image::check(images, digest)?;
         let mut added = lock(&self.images);
         if added.contains(digest) {
             return Ok(());

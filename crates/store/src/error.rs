@@ -47,7 +47,7 @@ pub enum Error {
     Replayed,
 
     /// Another process holds the database.
-    #[error("the database is locked by another process; find it with `fuser cofferdam.db` and end it")]
+    #[error("the database is locked by another process; nothing was changed")]
     Locked,
     /// Requests before this one take too long.
     #[error(
@@ -55,7 +55,7 @@ pub enum Error {
     )]
     Busy,
     /// The disk is full.
-    #[error("the disk that holds the database is full; free some space, nothing was changed")]
+    #[error("the disk that holds the database is full; nothing was changed")]
     DiskFull,
     /// The database could not be opened.
     #[error("cannot open the database {}: {source}", path.display())]

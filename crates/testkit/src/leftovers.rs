@@ -72,7 +72,7 @@ impl Leftovers {
     }
 }
 
-fn cgroup_mounts() -> Vec<String> {
+pub(crate) fn cgroup_mounts() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts
         .lines()

@@ -4,10 +4,11 @@
 //! ends it, and fails the test when anything is left. A world whose test was killed is removed by the next one.
 
 mod leftovers;
+mod stale;
 mod world;
 
 pub use leftovers::Leftovers;
-pub use world::{Ran, World};
+pub use world::{Ran, World, remove_stale_worlds};
 
 /// Whether a test that needs root can run. In CI it must; elsewhere it says why it does not.
 pub fn can_run() -> bool {

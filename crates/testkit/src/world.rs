@@ -1,6 +1,7 @@
 //! One installation, started by the command that users type.
 
 use crate::leftovers::Leftovers;
+use crate::stale::{self, PREFIX, unmount_beneath};
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -9,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-const PREFIX: &str = "cofferdam-test-";
-
 /// A running installation of its own.
 pub struct World {
     dir: PathBuf,
     cgroup: String,
     /// The directory of `cofferdam` and `cofferdam-jail`.
     programs: PathBuf,
+    /// Where the test mounted something.
+    disks: Vec<PathBuf>,
     /// Port of the control API on 127.0.0.1.
     pub control_port: u16,
     /// Port of the first gate on 127.0.0.1.
@@ -131,8 +132,14 @@ impl World {
             fs::create_dir_all(dir.join(part)).expect("a world of its own");
         }
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o711)).expect("mode of the world");
-        let world =
-            Self { dir, cgroup, programs: binaries(), control_port: free_port(), guard_port: free_port() };
+        let world = Self {
+            dir,
+            cgroup,
+            programs: binaries(),
+            disks: Vec::new(),
+            control_port: free_port(),
+            guard_port: free_port(),
+        };
         // Worlds at the same time must not share ids: each takes 64 ranges by its pid, above those of a real one.
         let slot = (pid + count * 97) % 512;
         let uid_first = 0x8000_0000 + slot * 64 * 65_536;
@@ -156,6 +163,18 @@ impl World {
         )
         .expect("node.toml");
         world
+    }
+
+    /// Puts a part of the data on a disk of its own, of so many bytes: a tmpfs, so that it is full when it is full.
+    /// It goes with the world.
+    pub fn small_disk(&mut self, part: &str, bytes: u64) -> PathBuf {
+        let point = self.dir.join("data").join(part);
+        fs::create_dir_all(&point).expect("a mount point");
+        let options = std::ffi::CString::new(format!("size={bytes},mode=0700")).expect("no NUL");
+        let flags = rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", &point, "tmpfs", flags, options.as_c_str()).expect("a tmpfs");
+        self.disks.push(point.clone());
+        point
     }
 
     /// `cofferdam up --detach`.
@@ -353,7 +372,13 @@ impl World {
 
     /// What there is now of what a world must not leave behind.
     pub fn leftovers(&self) -> Leftovers {
-        Leftovers::look(&self.cgroup, &self.dir)
+        let mut found = Leftovers::look(&self.cgroup, &self.dir);
+        // What the test mounted itself is its own.
+        found.mounts.retain(|line| {
+            let point = line.split(' ').nth(4).unwrap_or_default();
+            !self.disks.iter().any(|disk| disk == Path::new(point))
+        });
+        found
     }
 
     /// Ends the installation and fails the test when anything of it is left.
@@ -379,8 +404,10 @@ impl Drop for World {
                 eprintln!("--- down\n{}", ran.err);
                 return;
             }
+            unmount_beneath(&self.dir);
         } else {
             self.down();
+            unmount_beneath(&self.dir);
             fs::remove_dir_all(&self.dir).expect("nobody writes to the world any more");
         }
         let _ = fs::remove_dir_all(&self.dir);
@@ -420,7 +447,7 @@ fn status_field(pid: i32, label: &str) -> Option<String> {
 }
 
 /// Ends and removes worlds whose test is gone. One test at a time does; the others need not wait for it.
-fn remove_stale_worlds() {
+pub fn remove_stale_worlds() {
     let lock = fs::File::create(std::env::temp_dir().join(".cofferdam-test.lock")).expect("a lock");
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         return;
@@ -428,17 +455,14 @@ fn remove_stale_worlds() {
     let entries = fs::read_dir(std::env::temp_dir()).expect("the temporary directory").filter_map(Result::ok);
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((pid, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) else {
-            continue;
-        };
-        let Ok(pid) = pid.parse::<u32>() else { continue };
-        if pid == std::process::id() || Path::new(&format!("/proc/{pid}")).exists() {
+        if !stale::is_of_dead_test(&name) {
             continue;
         }
         let stale = std::mem::ManuallyDrop::new(World {
             dir: entry.path(),
             cgroup: name,
             programs: binaries(),
+            disks: Vec::new(),
             control_port: 0,
             guard_port: 0,
         });
@@ -453,13 +477,8 @@ fn remove_stale_worlds() {
         unmount_beneath(&stale.dir);
         let _ = fs::remove_dir_all(&stale.dir);
     }
-}
-
-/// Unmounts what a test mounted in its world, the last first.
-fn unmount_beneath(dir: &Path) {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(1));
-    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
-        let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty());
+    // And those whose directory is gone, so that nothing but the kernel's own lists names them.
+    for name in stale::without_directory() {
+        stale::remove(&name);
     }
 }

@@ -12,7 +12,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ca-certificates", "TLS to package mirrors"),
     ("debian-archive-keyring", "the keys that images are checked against"),
     ("e2fsprogs", "mkfs.ext4 for volumes"),
-    ("erofs-utils", "a second opinion on our images in tests, and doctor's trial image"),
+    ("erofs-utils", "a second opinion on our images in tests"),
     ("mmdebstrap", "images from Debian packages"),
     ("nftables", "compiles the rules of the dry network"),
     ("passwd", "useradd for the service users"),

@@ -10,6 +10,9 @@ use serde::Serialize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+/// How a node leaves that was told to end all of its agents and itself: nobody may start another one for it.
+pub const SHUT_DOWN: u8 = 10;
+
 /// The services.
 #[derive(Subcommand)]
 pub enum Command {
@@ -77,8 +80,10 @@ impl Command {
                 end_with_supervisor()?;
                 telemetry::init();
                 let config = node_config(&Paths::from_env()?)?;
-                runtime()?.block_on(node::run(config))?;
-                Ok(0)
+                Ok(match runtime()?.block_on(node::run(config))? {
+                    node::Ended::Signalled => 0,
+                    node::Ended::ShutDown => SHUT_DOWN,
+                })
             }
             Self::Gate { sockets } => {
                 telemetry::init();

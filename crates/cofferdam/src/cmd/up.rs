@@ -3,7 +3,7 @@
 use super::service;
 use crate::cli::Global;
 use crate::context::{Contexts, LOCAL};
-use crate::failure::{self, Failure, fail};
+use crate::failure::{self, Failure, fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -55,11 +55,19 @@ impl Args {
                 return Ok(0);
             }
             Owner::Unclear => {
-                return Err(fail(Code::InUse, "Another `cofferdam up` is just starting or ending."));
+                return Err(fail_with(
+                    Code::InUse,
+                    "Another `cofferdam up` or `cofferdam down` is at work here just now.",
+                    "wait for it; then `cofferdam up` says whether Cofferdam is up",
+                ));
             }
         };
         let progress = Progress::start("checking this machine");
-        setup::check_machine(&paths)?;
+        if let Err(error) = setup::check_machine(&paths) {
+            // Nothing was begun, and nothing is left of it.
+            held.abandon(&paths.up_pid());
+            return Err(error);
+        }
         progress.stage("preparing users, directories and the database");
         let user = setup::prepare(&paths)?;
         setup::first_start(&paths, user)?;
@@ -93,7 +101,11 @@ fn detach(paths: &Paths, held: Held, progress: &Progress) -> anyhow::Result<()> 
         match serde_json::from_str(&line?)? {
             Event::Stage { text } => progress.stage(&text),
             Event::Ready => return Ok(()),
-            Event::Failed { problem } => return Err(Failure::from(problem).into()),
+            Event::Failed { problem } => {
+                // It has said its last, and gives up the lock: whoever tries again finds nothing of it.
+                let _ = supervisor.wait();
+                return Err(Failure::from(problem).into());
+            }
         }
     }
     Err(fail(Code::Internal, format!("The supervisor ended; its log is {}.", log.display())))
@@ -162,16 +174,30 @@ fn summary(paths: &Paths, global: &Global, already: Option<i32>) -> anyhow::Resu
         None => output::line("Cofferdam is up.\n")?,
     }
     output::fields(&[
-        ("  control", url),
+        ("  control", url.clone()),
         ("  guard", format!("http://{guard}")),
         ("  data", paths.data.display().to_string()),
         ("  logs", paths.logs().display().to_string()),
         ("  context", format!("{LOCAL}, in {}", crate::context::file()?.display())),
     ])?;
+    output::line("\nNext:")?;
+    if !has_image(&url) {
+        output::line("  cofferdam image build debian      make a base image, once")?;
+    }
     output::line(
-        "\nNext:\n  cofferdam image build debian      make a base image, once\n  \
-         cofferdam run -it -- bash         a shell in an agent of its own\n  \
+        "  cofferdam run -it -- bash         a shell in an agent of its own\n  \
          cofferdam create --name worker    an agent that stays\n  \
          cofferdam down                    stop it all; data stays",
     )
+}
+
+/// Whether there is an image to make agents from. A hint hangs on it and nothing else, so an error is a no.
+fn has_image(url: &str) -> bool {
+    let images = || -> anyhow::Result<bool> {
+        let key =
+            Contexts::load()?.contexts.get(&LOCAL.parse::<Name>()?).map(|context| context.api_key.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(!runtime.block_on(Control::new(url, key)?.images())?.is_empty())
+    };
+    images().unwrap_or(false)
 }

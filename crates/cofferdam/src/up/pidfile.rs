@@ -136,6 +136,15 @@ impl Held {
         Ok(Self(file.into()))
     }
 
+    /// Gives the lock up, and removes it with its directory, if nothing else is in there.
+    pub fn abandon(self, path: &Path) {
+        // Under the lock, as `down` does it.
+        let _ = std::fs::remove_file(path);
+        if let Some(directory) = path.parent() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+
     /// Writes down that this process is the supervisor.
     pub fn claim(&mut self) -> anyhow::Result<()> {
         let pid = rustix::process::getpid().as_raw_nonzero().get();

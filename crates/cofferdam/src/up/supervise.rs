@@ -1,8 +1,12 @@
-//! Keeps control and node running: starts them, waits until they are ready, starts them again when they die,
+//! Keeps control and node running: starts them, waits until they are ready, starts them again when they end,
 //! ends them when asked. Agents are node's; they outlive all of this.
+//!
+//! However cleanly a service ended, nobody but the supervisor ends it for good: a stray SIGTERM is like any other
+//! death. The one exception is a node that was told to shut down (`cofferdam down`): that ends everything.
 
 use super::pidfile::{self, Held};
 use super::setup::{self, User};
+use crate::cmd::service::SHUT_DOWN;
 use crate::failure::{self, Failure};
 use crate::paths::Paths;
 use anyhow::Context as _;
@@ -12,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -74,7 +79,7 @@ pub fn detached() -> anyhow::Result<u8> {
     }
 }
 
-/// Supervises until SIGTERM or SIGINT. `log` sends what services say to files.
+/// Supervises until SIGTERM or SIGINT, or until the node was shut down. `log` sends what services say to files.
 pub async fn run(paths: &Paths, mut held: Held, log: bool, tell: impl Fn(Event)) -> anyhow::Result<()> {
     held.claim()?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -99,7 +104,9 @@ pub async fn run(paths: &Paths, mut held: Held, log: bool, tell: impl Fn(Event))
             }
         }
         tell(Event::Ready);
-        std::future::pending::<anyhow::Result<()>>().await
+        // A service that was ready once is kept for good, unless the node was shut down.
+        tasks.join_next().await;
+        Ok(())
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
@@ -122,9 +129,9 @@ struct Service {
 
 /// How one life of a service ended.
 enum Ended {
-    /// It was told to, by us or by somebody else.
+    /// We told it to, or it was the node and had been told to end everything.
     Done,
-    /// It died.
+    /// It died, or somebody else ended it.
     Died(ExitStatus),
     /// It never said that it was ready.
     Silent,
@@ -136,7 +143,8 @@ impl Service {
         Self { name, paths: paths.clone(), user, log }
     }
 
-    /// Starts it, again and again, until it is told to stop. Before it was ready once, dying is final.
+    /// Starts it, again and again, until it is told to stop, or was shut down. Before it was ready once, dying is
+    /// final.
     async fn keep(self, mut stopping: watch::Receiver<bool>, ready: mpsc::Sender<Result<(), Problem>>) {
         let mut first = Some(ready);
         let mut delay = FIRST_DELAY;
@@ -189,7 +197,8 @@ impl Service {
         let mut service = setup::service_command(self.name, &self.paths, self.user)?;
         let command = &mut service.command;
         command.env("NOTIFY_SOCKET", &notify).env("COFFERDAM_SUPERVISOR", std::process::id().to_string());
-        command.stdout(Stdio::null());
+        // Ctrl-C in a terminal is for the supervisor, which ends them in order.
+        command.stdout(Stdio::null()).process_group(0);
         let mut log = self.open_log()?;
         if let Some(log) = &log {
             command.stderr(log.try_clone()?);
@@ -209,8 +218,8 @@ impl Service {
             tokio::select! {
                 status = child.wait() => {
                     let status = status?;
-                    // An end without a fault was asked for, by whoever may signal it.
-                    break if status.success() && ready.is_none() { Ended::Done } else { Ended::Died(status) };
+                    let shut_down = status.code() == Some(SHUT_DOWN.into()) && ready.is_none();
+                    break if shut_down { Ended::Done } else { Ended::Died(status) };
                 }
                 () = told(stopping) => {
                     end(&mut child).await;

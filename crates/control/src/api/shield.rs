@@ -68,6 +68,10 @@ pub(crate) async fn shield(State(app): State<Arc<App>>, request: Request, next: 
         Ok(()) => next.run(request).instrument(span).await,
         Err(fault) => fault.into_response(),
     };
+    let mut response = response;
+    if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
+        Fault::locate(problem, &app.database);
+    }
     let mut response = render(response, &id);
     let headers = response.headers_mut();
     headers.insert("x-request-id", HeaderValue::from_str(&id).expect("made of hexadecimal digits"));

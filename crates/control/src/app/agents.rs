@@ -23,6 +23,9 @@ pub(crate) async fn create(
 ) -> Result<Agent, Fault> {
     validate::create_agent(&request)?;
     let image = super::images::find(app, caller, &request.image).await.map_err(|Fault(problem)| {
+        if problem.code != Code::NotFound {
+            return Fault(problem);
+        }
         let remedy = "register it with `cofferdam image build` or `cofferdam image import`";
         Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
     })?;
@@ -71,13 +74,13 @@ fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> Ag
 
 /// An agent of the caller's account, by id or name.
 pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Agent, Fault> {
-    let missing = || Fault::from(store::Error::NotFound { what: "agent" });
+    let missing = || Fault::missing("agent", key);
     if let Ok(id) = key.parse::<AgentId>() {
-        let agent = app.store.agent(id).await?;
+        let agent = Fault::or_missing(app.store.agent(id).await, "agent", key)?;
         return if agent.spec.account == caller.account { Ok(agent) } else { Err(missing()) };
     }
     let name: Name = key.parse().map_err(|_| missing())?;
-    Ok(app.store.agent_named(caller.account, &name).await?)
+    Fault::or_missing(app.store.agent_named(caller.account, &name).await, "agent", key)
 }
 
 pub(crate) async fn order(
@@ -134,7 +137,7 @@ pub(crate) async fn wait(
                 return Err(Problem::new(Code::Timeout, detail).remedy("ask again to go on waiting").into());
             }
             () = app.ending.cancelled() => {
-                let problem = Problem::new(Code::Unavailable, "control is ending");
+                let problem = Problem::new(Code::Unavailable, "control is ending").remedy("ask again in a while");
                 return Err(problem.remedy("ask again once it is back").into());
             }
         }

@@ -20,10 +20,10 @@ pub(crate) async fn register(
 /// An image by id or name.
 pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Image, Fault> {
     if let Ok(id) = key.parse::<ImageId>() {
-        return Ok(app.store.image(caller.account, id).await?);
+        return Fault::or_missing(app.store.image(caller.account, id).await, "image", key);
     }
-    let name: Name = key.parse().map_err(|_| store::Error::NotFound { what: "image" })?;
-    Ok(app.store.image_named(caller.account, &name).await?)
+    let name: Name = key.parse().map_err(|_| Fault::missing("image", key))?;
+    Fault::or_missing(app.store.image_named(caller.account, &name).await, "image", key)
 }
 
 pub(crate) async fn delete(app: &App, caller: &Caller, key: &str) -> Result<(), Fault> {

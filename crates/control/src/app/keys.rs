@@ -29,6 +29,6 @@ pub(crate) async fn create(
 }
 
 pub(crate) async fn delete(app: &App, caller: &Caller, id: &str) -> Result<(), Fault> {
-    let id: KeyId = id.parse().map_err(|_| store::Error::NotFound { what: "key" })?;
-    Ok(app.store.delete_key(caller.actor(), caller.account, id).await?)
+    let key: KeyId = id.parse().map_err(|_| Fault::missing("key", id))?;
+    Fault::or_missing(app.store.delete_key(caller.actor(), caller.account, key).await, "key", id)
 }

@@ -21,6 +21,8 @@ pub(crate) struct App {
     pub(crate) signer: Signer,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
+    /// Where the database lies, for those who have to look after it.
+    pub(crate) database: std::path::PathBuf,
     /// Values of `Host` that are answered.
     pub(crate) hosts: Vec<String>,
     /// Cancelled when control is to end: whoever waits gets an answer now.

@@ -6,6 +6,7 @@
 use super::{Held, Stuck, Worker, channel};
 use crate::fleet::lock;
 use crate::gates::GateError;
+use crate::journal::JournalError;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
 use crate::{blanks, terminate, validate};
@@ -174,9 +175,9 @@ impl Worker {
     }
 
     async fn volume(&mut self) -> Result<(), Stuck> {
-        self.save()?;
-        if self.blank.is_some() {
-            // It has one.
+        let saved = self.save();
+        // A blank has one.
+        if !self.remembered(saved)? || self.blank.is_some() {
             return Ok(());
         }
         let Some(local) = &self.local else { return Ok(()) };
@@ -194,7 +195,10 @@ impl Worker {
         let Some(lease) = local.lease else { return Ok(()) };
         let address = match self.shared.gates.ensure(spec.account) {
             Ok(address) => address,
-            Err(error @ (GateError::Journal(_) | GateError::Directory { .. })) => {
+            Err(GateError::Journal(error)) => {
+                return self.remembered(Err(Stuck::Journal(error))).map(drop);
+            }
+            Err(error @ GateError::Directory { .. }) => {
                 return Err(stuck("start its gate", &error));
             }
             Err(error) => {
@@ -202,8 +206,13 @@ impl Worker {
                 return Ok(());
             }
         };
+        let before = local.clone();
         self.change(Local::launching);
-        self.save()?;
+        if let Err(error) = self.save() {
+            // Nothing was begun.
+            self.local = Some(before);
+            return self.remembered(Err(error)).map(drop);
+        }
         let path = channel(&address.directory, self.agent);
         let mut blank = self.blank.take();
         let launched = self
@@ -420,6 +429,20 @@ impl Worker {
         };
         if let Err(error) = ended.await {
             tracing::error!(agent = %self.agent, %error, "not ended cleanly; the next node sees to it");
+        }
+    }
+
+    /// Whether what has to be remembered before a start is. When the disk is full, whoever ordered the start is
+    /// told so; an agent that starts by itself goes on trying by itself.
+    fn remembered(&mut self, saved: Result<(), Stuck>) -> Result<bool, Stuck> {
+        let parked = self.local.as_ref().is_some_and(|local| local.phase == Phase::Parked);
+        match saved {
+            Ok(()) => Ok(true),
+            Err(Stuck::Journal(error @ JournalError::Full { .. })) if !parked => {
+                self.fail(crate::chain(&error));
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
 

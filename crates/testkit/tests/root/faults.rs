@@ -1,7 +1,9 @@
 //! Processes killed at bad moments: what should run still runs, and nothing is left behind.
 
 mod lost;
+mod machine;
 mod platform;
+mod storage;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
@@ -26,7 +28,7 @@ fn gone(pid: i32) {
 }
 
 /// Waits for a process of the platform to be there again, by what it serves.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{what}: not within 40 s");
@@ -187,40 +189,6 @@ fn absence_is_never_an_order() {
     std::fs::remove_dir_all(&database).expect("the empty one goes");
     std::fs::rename(&aside, &database).expect("the database is back");
     eventually("the agent answers", || world.sh("kept", "cat /tmp/mark").out == "here\n");
-}
-
-#[test]
-fn what_cannot_be_made_is_not_half_made() {
-    if !testkit::can_run() {
-        return;
-    }
-    let world = World::start();
-    // The image's file vanished from the store.
-    let images = world.dir().join("data/images");
-    let file = std::fs::read_dir(&images)
-        .expect("the store")
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "erofs"))
-        .expect("an image");
-    let aside = world.dir().join("home/aside");
-    std::fs::rename(&file, &aside).expect("the image goes");
-    let ran = world.cli(&["create", "--name", "nothing", "--image", "debian"]);
-    assert_ne!(ran.code, 0);
-    assert!(ran.err.contains("image"), "{}", ran.err);
-    assert_eq!(world.newest_init(), None);
-    world.cli(&["rm", "-f", "nothing"]).ok();
-    std::fs::rename(&aside, &file).expect("the image is back");
-    // The control port is taken.
-    world.cli(&["down"]).ok();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", world.control_port)).expect("the port");
-    let ran = world.cli(&["up", "--detach"]);
-    assert_ne!(ran.code, 0);
-    assert!(ran.err.contains(&world.control_port.to_string()), "{}", ran.err);
-    drop(_taken);
-    world.cli(&["down"]);
-    world.up();
-    world.cli(&["run", "--image", "debian", "--", "true"]).ok();
 }
 
 #[test]
