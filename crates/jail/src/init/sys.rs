@@ -362,3 +362,36 @@ pub fn tune_allocator() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
     }
 }
+
+/// One page of a file, shared with whoever else has the file. Processes that are forked do not get it.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedPage(std::ptr::NonNull<[u8; PAGE]>);
+
+/// The smallest page there is. Where pages are larger, the rest is not used.
+const PAGE: usize = 4096;
+
+impl SharedPage {
+    /// The first page of a file, which has to be as long as that. The file may be closed then.
+    pub fn of(file: &std::fs::File) -> io::Result<Self> {
+        if file.metadata()?.len() < PAGE as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: the kernel chooses where; nothing that exists is replaced.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping was just made, and is as long as that.
+        check(unsafe { libc::madvise(start, PAGE, libc::MADV_DONTFORK) })?;
+        std::ptr::NonNull::new(start.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Copies bytes to its start, as many as there is room for.
+    pub fn write(self, bytes: &[u8]) {
+        let length = bytes.len().min(PAGE);
+        // SAFETY: the mapping is as long as that, is never removed, and no reference into it exists. Nobody but this
+        // process and the host's root has the file, and root only reads it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr().cast(), length) };
+    }
+}

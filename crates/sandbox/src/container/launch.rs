@@ -153,7 +153,7 @@ fn make_run_dir(run: &Path) -> Result<OwnedFd, LaunchError> {
     files::remove_dir(run).map_err(failed(run))?;
     files::directory(run, 0o711).map_err(failed(run))?;
     let path = run.join(EXIT_RECORD);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
     file.map(OwnedFd::from).map_err(failed(&path))
 }
 
