@@ -9,14 +9,15 @@ mod conn;
 mod errors;
 mod exec;
 mod files;
+mod locks;
 mod logs;
 mod port;
 mod procs;
+mod questions;
 mod reap;
 mod record;
 mod ring;
 mod slab;
-mod sockets;
 mod spawn;
 mod streams;
 mod sys;
@@ -124,6 +125,7 @@ struct Init {
     signals: OwnedFd,
     /// The seccomp filter's listener. Without one the kernel refuses what it would be asked about.
     listener_of_filter: Option<OwnedFd>,
+    locks: locks::Locks,
     record: Record,
     config: InitConfig,
     /// What children may have; init raised its own.
@@ -215,6 +217,7 @@ impl Init {
         Ok(Self {
             poll,
             listener_of_filter,
+            locks: locks::Locks::default(),
             listener,
             listener_paused: None,
             signals,
@@ -284,7 +287,7 @@ impl Init {
         match (tag, conn, exec) {
             (Tag::Listener, ..) => self.accept(),
             (Tag::Signals, ..) => self.read_signals(),
-            (Tag::Socket, ..) => self.decide_socket(),
+            (Tag::Socket, ..) => self.decide_question(),
             (Tag::MainOutput, ..) => drop(self.main_readable()),
             (Tag::MainStatus, ..) => self.main_started(),
             (Tag::Conn, Some(key), _) => self.drive(key, what),

@@ -301,19 +301,19 @@ pub fn is_filter_listener(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Takes the next question of a seccomp filter's listener that is readable, which keeps this from waiting: the
-/// identity of the call. `None` when its caller is gone.
-pub fn next_question(listener: BorrowedFd<'_>) -> Option<u64> {
+/// identity of the call, and its number. `None` when its caller is gone.
+pub fn next_question(listener: BorrowedFd<'_>) -> Option<(u64, libc::c_long)> {
     // SAFETY: plain data for which zeroes are valid, and which the kernel wants to be zero.
     let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the request writes one seccomp_notif.
     let heard =
         unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut question) };
-    check(heard).ok().map(|_| question.id)
+    check(heard).ok().map(|_| (question.id, question.data.nr.into()))
 }
 
 /// Lets the call go on, or fail with this `errno`.
 pub fn answer_question(listener: BorrowedFd<'_>, id: u64, refusal: Option<libc::c_int>) {
-    // The call's arguments are numbers: nobody can change them between the filter and the call.
+    // What was decided by are numbers: nobody can change them between the filter and the call.
     let flags = if refusal.is_none() { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 } else { 0 };
     let answer = libc::seccomp_notif_resp { id, val: 0, error: -refusal.unwrap_or(0), flags };
     // SAFETY: the request reads one seccomp_notif_resp. It fails when the caller is gone, which is as good.

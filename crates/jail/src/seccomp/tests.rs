@@ -124,7 +124,11 @@ fn what_must_not_be_reached() {
 #[test]
 fn clone_makes_threads_and_processes_and_no_namespaces() {
     check(SYS_clone, args([SIGCHLD as u64]), ALLOWED);
-    check(SYS_clone, args([(CLONE_VM | CLONE_THREAD | CLONE_SIGHAND) as u64]), ALLOWED);
+    let thread = CLONE_VM | CLONE_THREAD | CLONE_SIGHAND;
+    check(SYS_clone, args([(thread | CLONE_FILES) as u64]), ALLOWED);
+    check(SYS_clone, args([thread as u64]), fails(EPERM));
+    check(SYS_close_range, args([3, 9, CLOSE_RANGE_CLOEXEC as u64]), ALLOWED);
+    check(SYS_close_range, args([3, 9, CLOSE_RANGE_UNSHARE as u64]), fails(EINVAL));
     for flag in
         [CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP]
     {
@@ -159,6 +163,11 @@ fn sockets_of_four_families() {
 
 #[test]
 fn arguments_of_the_rest() {
+    for lock in [F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW] {
+        check(SYS_fcntl, args([0, lock as u64]), SECCOMP_RET_USER_NOTIF);
+    }
+    check(SYS_fcntl, args([0, F_GETLK as u64]), ALLOWED);
+    check(SYS_fcntl, args([0, F_SETFD as u64]), ALLOWED);
     check(SYS_ioctl, args([0, TIOCGWINSZ]), ALLOWED);
     check(SYS_ioctl, args([0, TIOCSTI]), fails(EPERM));
     check(SYS_ioctl, args([0, TIOCSTI | 1 << 32]), fails(EPERM));
