@@ -3,15 +3,18 @@
 
 use super::pidfile::{self, Held};
 use super::setup::{self, User};
+use super::socket;
 use crate::failure::{self, Failure};
 use crate::paths::Paths;
 use anyhow::Context as _;
+use command_fds::{CommandFdExt as _, FdMapping};
 use model::Problem;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -81,7 +84,10 @@ pub async fn run(paths: &Paths, mut held: Held, log: bool, tell: impl Fn(Event))
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let user = setup::find_user(setup::CONTROL_USER)?.context("the control user is gone")?;
-    let control = Service::new("control", paths, Some(user), log);
+    take_over("control", &paths.service_pid("control")).await?;
+    // It is kept here: while control starts again, whoever connects waits.
+    let socket = socket::listen(&paths.control_socket(), user)?;
+    let control = Service { socket: Some(socket), ..Service::new("control", paths, Some(user), log) };
     let node = Service::new("node", paths, None, log);
 
     let (stop, stopping) = watch::channel(false);
@@ -118,6 +124,8 @@ struct Service {
     paths: Paths,
     user: Option<User>,
     log: Option<PathBuf>,
+    /// What it listens on from its start: `LISTEN_FDS` of sd_listen_fds(3).
+    socket: Option<UnixListener>,
 }
 
 /// How one life of a service ended.
@@ -133,7 +141,7 @@ enum Ended {
 impl Service {
     fn new(name: &'static str, paths: &Paths, user: Option<User>, log: bool) -> Self {
         let log = log.then(|| paths.logs().join(format!("{name}.log")));
-        Self { name, paths: paths.clone(), user, log }
+        Self { name, paths: paths.clone(), user, log, socket: None }
     }
 
     /// Starts it, again and again, until it is told to stop. Before it was ready once, dying is final.
@@ -190,6 +198,10 @@ impl Service {
         let command = &mut service.command;
         command.env("NOTIFY_SOCKET", &notify).env("COFFERDAM_SUPERVISOR", std::process::id().to_string());
         command.stdout(Stdio::null());
+        if let Some(socket) = &self.socket {
+            let socket = FdMapping { parent_fd: socket.try_clone()?.into(), child_fd: 3 };
+            command.fd_mappings(vec![socket]).context("cannot pass a socket on")?.env("LISTEN_FDS", "1");
+        }
         let mut log = self.open_log()?;
         if let Some(log) = &log {
             command.stderr(log.try_clone()?);
