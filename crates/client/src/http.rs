@@ -15,12 +15,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Endpoint {
     client: Client,
     base: Url,
+    /// As it was given, for messages.
+    given: String,
     token: Option<String>,
 }
 
 impl Endpoint {
     pub(crate) fn new(url: &str, token: Option<String>) -> Result<Self, Error> {
-        let base = Url::parse(url).map_err(|error| Error::protocol(url, error))?;
+        // `unix:///run/cofferdam/control.sock`: whoever listens there has no name but this one.
+        let socket = url.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+        let base = Url::parse(if socket.is_some() { "http://localhost" } else { url });
+        let base = base.map_err(|error| Error::protocol(url, error))?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             return Err(Error::protocol(url, "expected a URL such as https://cofferdam.example.com"));
         }
@@ -32,8 +37,11 @@ impl Endpoint {
             // than most calls. A proxy for plain HTTP would see the credential.
             builder = builder.tls_certs_only([]).no_proxy();
         }
+        if let Some(path) = socket {
+            builder = builder.unix_socket(path);
+        }
         let client = builder.build().map_err(|error| Error::protocol(url, root_cause(&error)))?;
-        Ok(Self { client, base, token })
+        Ok(Self { client, base, given: url.trim_end_matches('/').to_owned(), token })
     }
 
     /// The address of a path of this API; the segments are escaped.
@@ -51,7 +59,7 @@ impl Endpoint {
 
     /// The server, for messages.
     pub(crate) fn origin(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+        &self.given
     }
 
     pub(crate) fn request(&self, method: reqwest::Method, segments: &[&str]) -> RequestBuilder {

@@ -60,6 +60,11 @@ impl Paths {
         self.run.join("node.sock")
     }
 
+    /// Where control answers, besides its port.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+
     /// Logs of the services when they run detached.
     pub fn logs(&self) -> PathBuf {
         self.data.join("log")

@@ -28,6 +28,7 @@ use model::{AccountId, Name};
 use notify::Notify;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Actor, NewAccount, OnCommit, Store};
@@ -191,18 +192,20 @@ async fn assemble(
     }))
 }
 
-/// Serves the API until SIGTERM or SIGINT.
-pub async fn serve(config: Config) -> Result<(), Error> {
+/// Serves the API until SIGTERM or SIGINT, at the address of the configuration and at a socket that somebody listens on
+/// already.
+pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), Error> {
     let ending = CancellationToken::new();
     server::end_on_signals(ending.clone())?;
-    let listener = server::listen(config.listen).await?;
+    let doors = server::Doors::new(server::listen(config.listen).await?, socket)?;
+    let own = doors.tcp.local_addr()?;
     let clock = Arc::new(SystemClock);
-    let app = assemble(&config, clock, listener.local_addr()?, ending.clone()).await?;
+    let app = assemble(&config, clock, own, ending.clone()).await?;
     let tasks =
         [tokio::spawn(tasks::deadlines::run(app.clone())), tokio::spawn(tasks::cleanup::run(app.clone()))];
     server::notify_ready()?;
-    tracing::info!(listen = %listener.local_addr()?, installation = app.installation.id, "control is ready");
-    server::serve(listener, api::router(app.clone()), ending).await;
+    tracing::info!(listen = %own, installation = app.installation.id, "control is ready");
+    server::serve(doors, api::router(app.clone()), ending).await;
     for task in tasks {
         // A task that panicked has logged it; the others are let finish.
         let _ = task.await;

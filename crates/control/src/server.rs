@@ -8,12 +8,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use model::crowd::{Crowd, Guest};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 /// Connections at a time, if the limit of descriptors allows so many.
@@ -37,6 +39,46 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
+/// Where control is reached: everything that comes in by either door has to show the same keys.
+pub(crate) struct Doors {
+    pub(crate) tcp: TcpListener,
+    /// `control.sock`, if the supervisor made one.
+    pub(crate) unix: Option<UnixListener>,
+}
+
+/// Which door a request came by. Absent for those that came by no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Tcp,
+    Unix,
+}
+
+impl Doors {
+    /// Takes over the socket that the supervisor listens on.
+    pub(crate) fn new(tcp: TcpListener, unix: Option<std::os::unix::net::UnixListener>) -> io::Result<Self> {
+        let unix = unix.map(|listener| listener.set_nonblocking(true).map(|()| listener)).transpose()?;
+        Ok(Self { tcp, unix: unix.map(UnixListener::from_std).transpose()? })
+    }
+
+    async fn accept(&self) -> io::Result<(Either<TcpStream, UnixStream>, Door)> {
+        let unix = async {
+            match &self.unix {
+                Some(unix) => unix.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.tcp.accept() => {
+                let (stream, _) = accepted?;
+                // Answers are small and awaited; without this they wait for the peer's delayed ACK.
+                let _ = stream.set_nodelay(true);
+                Ok((Either::Left(stream), Door::Tcp))
+            }
+            accepted = unix => Ok((Either::Right(accepted?.0), Door::Unix)),
+        }
+    }
+}
+
 /// A connection, as its requests know it.
 pub(crate) type Connection = Arc<Guest<CancellationToken>>;
 
@@ -52,18 +94,13 @@ fn places() -> usize {
 }
 
 /// Serves until `ending`, then lets answers under way finish.
-pub(crate) async fn serve(listener: TcpListener, router: Router, ending: CancellationToken) {
-    serve_some(listener, router, ending, places()).await;
+pub(crate) async fn serve(doors: Doors, router: Router, ending: CancellationToken) {
+    serve_some(doors, router, ending, places()).await;
 }
 
 /// The same for so many connections at a time. When there are more, those that did not yet show who they are,
 /// or idle, make room: see [`model::crowd`].
-pub(crate) async fn serve_some(
-    listener: TcpListener,
-    router: Router,
-    ending: CancellationToken,
-    places: usize,
-) {
+pub(crate) async fn serve_some(doors: Doors, router: Router, ending: CancellationToken, places: usize) {
     let graceful = GracefulShutdown::new();
     let crowd = Crowd::new(places);
     let mut http = http1::Builder::new();
@@ -73,11 +110,11 @@ pub(crate) async fn serve_some(
         .max_headers(HEADERS);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = doors.accept() => accepted,
             () = ending.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, door) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(BACKOFF).await;
@@ -90,11 +127,10 @@ pub(crate) async fn serve_some(
         if let Some(out) = out {
             out.cancel();
         }
-        // Answers are small and awaited; without this they wait for the peer's delayed ACK.
-        let _ = stream.set_nodelay(true);
         let inner = TowerToHyperService::new(router.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert::<Connection>(guest.clone());
+            request.extensions_mut().insert(door);
             inner.call(request)
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
@@ -107,7 +143,7 @@ pub(crate) async fn serve_some(
             }
         });
     }
-    drop(listener);
+    drop(doors);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }

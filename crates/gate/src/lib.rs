@@ -16,7 +16,6 @@ mod control;
 mod limits;
 mod lockdown;
 mod problems;
-mod seccomp;
 mod server;
 mod state;
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub const LOG_A_FD: i32 = 6;
 /// Init: second half of it.
 pub const LOG_B_FD: i32 = 7;
 
-/// Init: the listener of the seccomp filter, which asks it about netlink sockets.
+/// Init: the listener of the seccomp filter, which asks it about netlink sockets and locks of files.
 pub const SECCOMP_FD: i32 = 8;
 
 /// Where the kernel's resolver asks for names: an address of TEST-NET-1 (RFC 5737) that only the dry network answers.
@@ -45,6 +45,6 @@ pub const ROOT_CAPABILITIES: [u8; 11] = [
     31, // CAP_SETFCAP
 ];
 
-/// `CAP_AUDIT_READ`, which init alone keeps. It opens nothing in a network namespace that the host owns; because the
-/// agent's processes lack it, the kernel refuses them ptrace and prlimit on init.
-pub const INIT_CAPABILITY: u8 = 37;
+/// `CAP_SYS_PTRACE`, which init alone keeps. It reaches the agent's own processes and no others: init counts the locks that
+/// they have. Because they lack it, the kernel refuses them ptrace and prlimit on init.
+pub const INIT_CAPABILITY: u8 = 19;

@@ -95,7 +95,7 @@ pub struct LaunchFds<F> {
     pub volume: F,
     /// The channel: a unix stream socket, bound and listening.
     pub channel: F,
-    /// Where init writes its [`ExitRecord`]; opened for writing.
+    /// Where init leaves its [`ExitRecord`]; opened for reading and writing.
     pub exit_record: F,
     /// Where init reads its [`InitConfig`], as JSON up to the end of file: a pipe whose other end is node's alone. Init
     /// does nothing before that; at an end without a configuration it ends.
@@ -224,13 +224,21 @@ pub struct ExecSpec {
     pub user: Option<User>,
 }
 
-/// The last thing that init says, as JSON, written at once to a file that node reads. It comes from inside: a reader
-/// bounds it by [`EXIT_RECORD_MAX`] and believes nothing but what it says of the agent itself.
+/// The last thing that init says: one line of JSON in a file of [`EXIT_RECORD_MAX`] bytes that node reads. It comes from
+/// inside: a reader believes nothing but what it says of the agent itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExitRecord {
     /// Why the agent ended.
     pub reason: Ended,
+}
+
+impl ExitRecord {
+    /// Reads the file's content. What follows the line is not part of it.
+    pub fn read(content: &[u8]) -> Option<Self> {
+        let line = content.split(|&byte| byte == b'\n').next()?;
+        serde_json::from_slice(line).ok()
+    }
 }
 
 /// Longest exit record in bytes.

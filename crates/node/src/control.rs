@@ -8,7 +8,7 @@ use model::node_api::{
     CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ObservedState, TokenRequest,
 };
 use model::token::VerifyingKey;
-use model::{NodeId, Problem};
+use model::{AgentId, NodeId, Problem};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -38,7 +38,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Connection, SqlSafeStr, SqlStr};
+use sqlx::{Connection, SqlSafeStr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

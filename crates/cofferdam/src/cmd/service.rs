@@ -7,7 +7,7 @@ use clap::Subcommand;
 use model::Name;
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// How a node leaves that was told to end all of its agents and itself: nobody may start another one for it.
@@ -131,7 +131,7 @@ impl ControlArgs {
             printed.account = Some(issued.account);
             printed.api_key = Some(issued.api_key);
         } else if self.bootstrap.is_none() {
-            control::serve(config).await?;
+            control::serve(config, control_socket()?).await?;
             return Ok(0);
         }
         if let Some(node) = &self.bootstrap {
@@ -140,6 +140,11 @@ impl ControlArgs {
         crate::output::line(serde_json::to_string(&printed)?)?;
         Ok(0)
     }
+}
+
+/// The socket of the supervisor, which makes it where control may not write.
+fn control_socket() -> anyhow::Result<Option<UnixListener>> {
+    Ok(listenfd::ListenFd::from_env().take_unix_listener(0)?)
 }
 
 fn gate(sockets: &Path) -> anyhow::Result<u8> {

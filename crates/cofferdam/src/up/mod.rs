@@ -3,4 +3,5 @@
 pub mod pidfile;
 pub mod remains;
 pub mod setup;
+pub mod socket;
 pub mod supervise;

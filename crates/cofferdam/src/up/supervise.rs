@@ -6,16 +6,19 @@
 
 use super::pidfile::{self, Held};
 use super::setup::{self, User};
+use super::socket;
 use crate::cmd::service::SHUT_DOWN;
 use crate::failure::{self, Failure};
 use crate::paths::Paths;
 use anyhow::Context as _;
+use command_fds::{CommandFdExt as _, FdMapping};
 use model::Problem;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -86,7 +89,10 @@ pub async fn run(paths: &Paths, mut held: Held, log: bool, tell: impl Fn(Event))
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let user = setup::find_user(setup::CONTROL_USER)?.context("the control user is gone")?;
-    let control = Service::new("control", paths, Some(user), log);
+    take_over("control", &paths.service_pid("control")).await?;
+    // It is kept here: while control starts again, whoever connects waits.
+    let socket = socket::listen(&paths.control_socket(), user)?;
+    let control = Service { socket: Some(socket), ..Service::new("control", paths, Some(user), log) };
     let node = Service::new("node", paths, None, log);
 
     let (stop, stopping) = watch::channel(false);
@@ -125,6 +131,8 @@ struct Service {
     paths: Paths,
     user: Option<User>,
     log: Option<PathBuf>,
+    /// What it listens on from its start: `LISTEN_FDS` of sd_listen_fds(3).
+    socket: Option<UnixListener>,
 }
 
 /// How one life of a service ended.
@@ -140,7 +148,7 @@ enum Ended {
 impl Service {
     fn new(name: &'static str, paths: &Paths, user: Option<User>, log: bool) -> Self {
         let log = log.then(|| paths.logs().join(format!("{name}.log")));
-        Self { name, paths: paths.clone(), user, log }
+        Self { name, paths: paths.clone(), user, log, socket: None }
     }
 
     /// Starts it, again and again, until it is told to stop, or was shut down. Before it was ready once, dying is
@@ -199,6 +207,10 @@ impl Service {
         command.env("NOTIFY_SOCKET", &notify).env("COFFERDAM_SUPERVISOR", std::process::id().to_string());
         // Ctrl-C in a terminal is for the supervisor, which ends them in order.
         command.stdout(Stdio::null()).process_group(0);
+        if let Some(socket) = &self.socket {
+            let socket = FdMapping { parent_fd: socket.try_clone()?.into(), child_fd: 3 };
+            command.fd_mappings(vec![socket]).context("cannot pass a socket on")?.env("LISTEN_FDS", "1");
+        }
         let mut log = self.open_log()?;
         if let Some(log) = &log {
             command.stderr(log.try_clone()?);

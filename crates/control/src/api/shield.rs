@@ -1,8 +1,10 @@
 //! Around every request: its id, and the checks that keep web pages out. A page in the user's browser can reach
-//! loopback; it cannot choose `Host` (DNS rebinding would show), nor leave out `Origin` where it matters.
+//! loopback; it cannot choose `Host` (DNS rebinding would show), nor leave out `Origin` where it matters. It cannot
+//! reach a unix socket at all: there clients without an address to name may also say `localhost`.
 
 use crate::app::App;
 use crate::problems::{Fault, render};
+use crate::server::Door;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -41,7 +43,8 @@ fn refuse_foreign(app: &App, request: &Request) -> Result<(), Fault> {
         }
         _ => None,
     };
-    if !host.is_some_and(|host| app.hosts.contains(&host)) {
+    let local = request.extensions().get() == Some(&Door::Unix);
+    if !host.is_some_and(|host| app.hosts.contains(&host) || local && host == "localhost") {
         let problem = Problem::new(Code::Misdirected, "this server does not answer for that host name");
         return Err(problem.remedy("add the name to `hosts` in control.toml if it is meant to").into());
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 async fn a_taken_port_names_the_remedy() {
     let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = holder.local_addr().unwrap();
-    let error = crate::serve(Config { listen, ..Config::default() }).await.unwrap_err();
+    let error = crate::serve(Config { listen, ..Config::default() }, None).await.unwrap_err();
     assert!(matches!(error, Error::PortTaken { address } if address == listen));
     assert!(error.to_string().contains("control.toml"));
 }
@@ -22,7 +22,7 @@ async fn an_empty_database_serves_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = Config { listen, data: directory.path().join("control"), hosts: Vec::new() };
-    let error = crate::serve(config.clone()).await.unwrap_err();
+    let error = crate::serve(config.clone(), None).await.unwrap_err();
     assert!(matches!(error, Error::NotInitialised { .. }));
     assert!(crate::initialise(&config).await.unwrap().is_some());
     assert!(crate::initialise(&config).await.unwrap().is_none());
@@ -55,7 +55,8 @@ async fn connections_are_limited_and_end_cleanly() {
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let ending = CancellationToken::new();
-    let serving = tokio::spawn(server::serve(listener, api::router(world.app.clone()), ending.clone()));
+    let doors = server::Doors::new(listener, None).unwrap();
+    let serving = tokio::spawn(server::serve(doors, api::router(world.app.clone()), ending.clone()));
     let exchange = async |request: Vec<u8>| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut reading, mut writing) = stream.split();
@@ -86,6 +87,50 @@ async fn connections_are_limited_and_end_cleanly() {
     drop(idle);
 }
 
+#[tokio::test]
+async fn the_unix_socket_asks_for_the_same_keys() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let ending = CancellationToken::new();
+    let doors = server::Doors::new(tcp, Some(unix)).unwrap();
+    let serving = tokio::spawn(server::serve(doors, api::router(world.app.clone()), ending.clone()));
+    let ask = |host: &str, more: &str| {
+        format!("GET /v1/whoami HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n").into_bytes()
+    };
+    let by_unix = async |request: Vec<u8>| {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let key = format!("Authorization: Bearer {}\r\n", world.key);
+    for (host, more, status) in [
+        ("localhost", key.clone(), 200),
+        ("127.0.0.1:7700", key.clone(), 200),
+        ("localhost", String::new(), 401),
+        ("localhost", "Authorization: Bearer cof_x\r\n".to_owned(), 401),
+        ("localhost:1", key.clone(), 421),
+        ("evil.example", key.clone(), 421),
+        ("localhost", format!("{key}Origin: http://localhost\r\n"), 403),
+    ] {
+        let answer = by_unix(ask(host, &more)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{host} {more}: {answer}");
+    }
+    // By the other door, that name is not ours.
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(&ask("localhost", &key)).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    ending.cancel();
+    tokio::time::timeout(Duration::from_secs(8), serving).await.unwrap().unwrap();
+}
+
 /// Reads until there is an answer or the end.
 async fn answer(stream: &mut tokio::net::TcpStream) -> String {
     let mut bytes = vec![0; 4096];
@@ -104,7 +149,8 @@ async fn those_who_only_hold_places_keep_nobody_out() {
     let address = listener.local_addr().unwrap();
     let ending = CancellationToken::new();
     let router = api::router(world.app.clone());
-    let serving = tokio::spawn(server::serve_some(listener, router, ending.clone(), 4));
+    let doors = server::Doors::new(listener, None).unwrap();
+    let serving = tokio::spawn(server::serve_some(doors, router, ending.clone(), 4));
     let open = async |text: String| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();

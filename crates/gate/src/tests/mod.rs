@@ -4,7 +4,6 @@ mod doors;
 mod execs;
 mod files;
 mod hostile;
-mod lockdown;
 mod node;
 mod throughput;
 mod tokens;

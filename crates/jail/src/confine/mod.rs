@@ -135,13 +135,18 @@ fn attach_proc(root: BorrowedFd<'_>) -> Result<(), StepError> {
 }
 
 fn give_up(options: &Options) -> Result<(), StepError> {
+    /// `CAP_SYS_ADMIN` of `linux/capability.h`.
+    const SYS_ADMIN: u8 = 21;
     // Never a core; 1 also keeps the kernel from piping one into a helper, which 0 does not (core(5)).
     process::limit(libc::RLIMIT_CORE, 1, 1).step("setting limits")?;
     process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    // As long as this is root: agents can use up the room for compiled filters (`net.core.bpf_jit_limit`) for all others.
-    Filter::new(Profile::Service).load().step("loading the seccomp filter")?;
+    landlock::restrict(landlock::abi(), None).step("applying Landlock")?;
     process::bound_capabilities(&[]).step("bounding capabilities")?;
+    process::control(libc::PR_SET_KEEPCAPS, 1).step("keeping capabilities")?;
     process::become_user(options.uid, options.gid).step("changing the user")?;
-    process::set_capabilities(&[]).step("dropping capabilities")?;
-    landlock::restrict(landlock::abi(), None).step("applying Landlock")
+    // Agents can use up the room for compiled filters (`net.core.bpf_jit_limit`), and this capability alone goes beyond
+    // it. So the filter is the last lock but one, and the program needs no filter of its own.
+    process::set_capabilities(&[SYS_ADMIN]).step("dropping capabilities")?;
+    Filter::new(Profile::Service).load().step("loading the seccomp filter")?;
+    process::set_capabilities(&[]).step("dropping the last capability")
 }

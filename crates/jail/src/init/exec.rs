@@ -327,8 +327,8 @@ impl Init {
         }
     }
 
-    /// Forgets the oldest of too many execs that ended, and output of too many bytes.
-    fn trim(&mut self) {
+    /// Forgets the oldest of too many execs that ended, and the oldest output of too many bytes, which counts as lost.
+    pub(super) fn trim(&mut self) {
         let mut ended: Vec<(Key, usize)> = Vec::new();
         for key in self.execs.keys() {
             if let Some(exec) = self.execs.get_mut(key)
@@ -347,11 +347,12 @@ impl Init {
                 self.remove_exec(key);
                 count -= 1;
                 bytes -= kept;
-            } else if bytes > MAX_ENDED_BYTES
-                && let Some(exec) = self.execs.get_mut(key)
-            {
-                exec.streams.iter_mut().for_each(|stream| stream.ring.clear());
-                bytes -= kept;
+                continue;
+            }
+            let mut excess = bytes.saturating_sub(MAX_ENDED_BYTES);
+            for stream in self.execs.get_mut(key).into_iter().flat_map(|exec| &mut exec.streams) {
+                let given_up = stream.ring.give_up(excess);
+                (excess, bytes) = (excess - given_up, bytes - given_up);
             }
         }
     }

@@ -9,13 +9,15 @@ mod conn;
 mod errors;
 mod exec;
 mod files;
+mod locks;
 mod logs;
 mod port;
 mod procs;
+mod questions;
 mod reap;
+mod record;
 mod ring;
 mod slab;
-mod sockets;
 mod spawn;
 mod streams;
 mod sys;
@@ -31,6 +33,7 @@ use conn::Conn;
 use exec::Exec;
 use logs::{Logs, Main};
 use reap::Worker;
+use record::Record;
 use serde::Serialize;
 use slab::{Key, Slab};
 use std::fs::{File, OpenOptions};
@@ -122,7 +125,8 @@ struct Init {
     signals: OwnedFd,
     /// The seccomp filter's listener. Without one the kernel refuses what it would be asked about.
     listener_of_filter: Option<OwnedFd>,
-    record: File,
+    locks: locks::Locks,
+    record: Record,
     config: InitConfig,
     /// What children may have; init raised its own.
     open_files: libc::rlimit,
@@ -150,16 +154,17 @@ pub fn run() -> ! {
     }
     // Before anything is opened that might get its number.
     let filter = sys::inherited(SECCOMP_FD).ok().filter(|fd| sys::is_filter_listener(fd.as_fd()));
-    let mut record = sys::inherited(EXIT_RECORD_FD).ok().map(File::from);
-    let own = record.as_ref().and_then(|record| record.try_clone().ok());
-    let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(own, filter) {
-        Ok(mut init) => init.serve(),
-        Err((step, error)) => format!("{step}: {error}"),
-    }));
+    // Without a record nobody could be told why, so nothing is begun.
+    let Ok(record) = sys::inherited(EXIT_RECORD_FD).and_then(|fd| Record::new(File::from(fd))) else {
+        sys::exit_now(1)
+    };
+    let attempt =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(record, filter) {
+            Ok(mut init) => init.serve(),
+            Err((step, error)) => format!("{step}: {error}"),
+        }));
     let detail = attempt.unwrap_or_else(|_| "init has a fault".to_owned());
-    if let Some(record) = &mut record {
-        reap::write_record(record, Ended::InitFailed { detail });
-    }
+    record.write(Ended::InitFailed { detail });
     sys::exit_now(1)
 }
 
@@ -200,10 +205,7 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
 }
 
 impl Init {
-    fn new(
-        record: Option<File>,
-        listener_of_filter: Option<OwnedFd>,
-    ) -> Result<Self, (&'static str, io::Error)> {
+    fn new(record: Record, listener_of_filter: Option<OwnedFd>) -> Result<Self, (&'static str, io::Error)> {
         fn step<T>(name: &'static str, result: io::Result<T>) -> Result<T, (&'static str, io::Error)> {
             result.map_err(|error| (name, error))
         }
@@ -214,7 +216,6 @@ impl Init {
         let log = |fd| sys::inherited(fd).map(File::from);
         let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));
         let logs = step("opening the log", logs)?;
-        let record = step("opening the exit record", record.ok_or_else(|| io::ErrorKind::NotFound.into()))?;
         let listener = step("taking the channel", sys::inherited(CHANNEL_FD).map(UnixListener::from))?;
         step("taking the channel", listener.set_nonblocking(true))?;
         let signals = step("watching signals", sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM]))?;
@@ -235,6 +236,7 @@ impl Init {
         Ok(Self {
             poll,
             listener_of_filter,
+            locks: locks::Locks::default(),
             listener,
             listener_paused: None,
             signals,
@@ -304,7 +306,7 @@ impl Init {
         match (tag, conn, exec) {
             (Tag::Listener, ..) => self.accept(),
             (Tag::Signals, ..) => self.read_signals(),
-            (Tag::Socket, ..) => self.decide_socket(),
+            (Tag::Socket, ..) => self.decide_question(),
             (Tag::MainOutput, ..) => drop(self.main_readable()),
             (Tag::MainStatus, ..) => self.main_started(),
             (Tag::Conn, Some(key), _) => self.drive(key, what),

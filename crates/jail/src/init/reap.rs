@@ -3,9 +3,7 @@
 use super::slab::Key;
 use super::sys::{self, Status};
 use super::{Init, MAIN_DRAIN, Phase};
-use crate::spec::{Ended, ExitRecord};
-use std::fs::File;
-use std::io::Write;
+use crate::spec::Ended;
 use std::time::{Duration, Instant};
 
 /// Children that are collected before other events get their turn.
@@ -118,7 +116,7 @@ impl Init {
         if matches!(self.phase, Phase::Leaving { .. }) {
             return;
         }
-        write_record(&mut self.record, reason);
+        self.record.write(reason);
         let _ = sys::kill(-1, libc::SIGKILL);
         self.phase = Phase::Leaving { until: Instant::now() + super::DRAIN };
         self.pause_listener();
@@ -146,11 +144,4 @@ impl Init {
             _ => {}
         }
     }
-}
-
-/// Written at once, so that a reader never sees half of it.
-pub fn write_record(record: &mut File, reason: Ended) {
-    let mut text = serde_json::to_vec(&ExitRecord { reason }).unwrap_or_default();
-    text.push(b'\n');
-    let _ = record.write_all(&text);
 }

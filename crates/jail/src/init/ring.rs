@@ -72,10 +72,12 @@ impl Ring {
         std::mem::take(&mut self.lost)
     }
 
-    /// Lets go of what is kept, for the sake of others.
-    pub fn clear(&mut self) {
-        self.drop_oldest(self.data.len());
-        self.data = VecDeque::new();
+    /// Lets go of so many of the oldest bytes, for the sake of others, or of all. Says how many there were.
+    pub fn give_up(&mut self, most: usize) -> usize {
+        let count = most.min(self.data.len());
+        self.drop_oldest(count);
+        self.shrink();
+        count
     }
 
     /// Gives unused memory back, once nothing more is written.

@@ -150,7 +150,12 @@ impl Init {
             // The end of a pipe; EIO from a terminal whose last user is gone.
             _ => stream.close(&self.poll),
         }
+        let over = exec.exit.is_some();
         self.exec_changed(key);
+        if over {
+            // What was in its pipes when it ended.
+            self.trim();
+        }
     }
 
     /// Clients may have something to hear, and streams room.

@@ -301,19 +301,19 @@ pub fn is_filter_listener(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Takes the next question of a seccomp filter's listener that is readable, which keeps this from waiting: the
-/// identity of the call. `None` when its caller is gone.
-pub fn next_question(listener: BorrowedFd<'_>) -> Option<u64> {
+/// identity of the call, and its number. `None` when its caller is gone.
+pub fn next_question(listener: BorrowedFd<'_>) -> Option<(u64, libc::c_long)> {
     // SAFETY: plain data for which zeroes are valid, and which the kernel wants to be zero.
     let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the request writes one seccomp_notif.
     let heard =
         unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut question) };
-    check(heard).ok().map(|_| question.id)
+    check(heard).ok().map(|_| (question.id, question.data.nr.into()))
 }
 
 /// Lets the call go on, or fail with this `errno`.
 pub fn answer_question(listener: BorrowedFd<'_>, id: u64, refusal: Option<libc::c_int>) {
-    // The call's arguments are numbers: nobody can change them between the filter and the call.
+    // What was decided by are numbers: nobody can change them between the filter and the call.
     let flags = if refusal.is_none() { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 } else { 0 };
     let answer = libc::seccomp_notif_resp { id, val: 0, error: -refusal.unwrap_or(0), flags };
     // SAFETY: the request reads one seccomp_notif_resp. It fails when the caller is gone, which is as good.
@@ -360,5 +360,38 @@ pub fn tune_allocator() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
+    }
+}
+
+/// One page of a file, shared with whoever else has the file. Processes that are forked do not get it.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedPage(std::ptr::NonNull<[u8; PAGE]>);
+
+/// The smallest page there is. Where pages are larger, the rest is not used.
+const PAGE: usize = 4096;
+
+impl SharedPage {
+    /// The first page of a file, which has to be as long as that. The file may be closed then.
+    pub fn of(file: &std::fs::File) -> io::Result<Self> {
+        if file.metadata()?.len() < PAGE as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: the kernel chooses where; nothing that exists is replaced.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping was just made, and is as long as that.
+        check(unsafe { libc::madvise(start, PAGE, libc::MADV_DONTFORK) })?;
+        std::ptr::NonNull::new(start.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Copies bytes to its start, as many as there is room for.
+    pub fn write(self, bytes: &[u8]) {
+        let length = bytes.len().min(PAGE);
+        // SAFETY: the mapping is as long as that, is never removed, and no reference into it exists. Nobody but this
+        // process and the host's root has the file, and root only reads it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_ptr().cast(), length) };
     }
 }

@@ -35,8 +35,10 @@ fn what_a_client_got_is_not_lost() {
     ring.deliver(2000);
     ring.push(&[2; CAPACITY]);
     assert_eq!(ring.take_lost(), 1000);
-    ring.clear();
-    assert_eq!((ring.len(), ring.take_lost()), (0, CAPACITY as u64));
+    assert_eq!(ring.give_up(1000), 1000);
+    assert_eq!((ring.len(), ring.start(), ring.take_lost()), (CAPACITY - 1000, 4000, 1000));
+    assert_eq!(ring.give_up(usize::MAX), CAPACITY - 1000);
+    assert_eq!((ring.len(), ring.take_lost()), (0, CAPACITY as u64 - 1000));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! what they did before. A call through another architecture's table ends the process: its numbers mean something else.
 
 mod bpf;
+mod service;
 mod table;
 #[cfg(test)]
 mod tests;

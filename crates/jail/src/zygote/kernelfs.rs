@@ -39,7 +39,7 @@ const TTY_GROUP: u32 = 5;
 /// Names in `/proc` that tell of the host or reach it, and that everybody may read, or that ought to be out of reach
 /// whatever their mode: hardware, the host's disks and filesystems, its modules, keys, log and command line. What only
 /// the host's root may open (`slabinfo`, `kpagecount`, …) is left as it is: nobody inside is that.
-const MASKED: [&CStr; 23] = [
+const MASKED: [&CStr; 24] = [
     c"acpi",
     c"asound",
     c"bus",
@@ -55,6 +55,7 @@ const MASKED: [&CStr; 23] = [
     c"keys",
     c"kmsg",
     c"latency_stats",
+    c"locks", // reading it holds up every lock on the host, and it shows some of others
     c"modules",
     c"partitions",
     c"pressure", // of the whole host, and triggers that no cgroup is charged for

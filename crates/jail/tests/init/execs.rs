@@ -350,3 +350,39 @@ fn want_of_descriptors_is_said_in_words_and_passes() {
 fn client_error(frame: &channel::Frame) -> ErrorKind {
     frame.json::<channel::ChannelError>().expect("an error").kind
 }
+
+#[test]
+fn the_output_of_ended_execs_is_bounded_over_all_of_them() {
+    if skipped() {
+        return;
+    }
+    let agent = Agent::start();
+    let (count, each) = (40, 200 << 10);
+    let script = "head -c 102400 /dev/zero; head -c 102400 /dev/zero >&2";
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let request = attached(&["sh", "-c", script]);
+        ids.push(request.id.clone());
+        let mut client = agent.ask(&Request::Exec(Box::new(request)));
+        client.hello();
+        assert!(matches!(client.reply(), Reply::Attached { .. }));
+        let (out, err, exit) = client.until_exit();
+        assert_eq!((out.len() + err.len(), exit), (each, OK));
+    }
+    let kept: Vec<usize> = ids
+        .iter()
+        .map(|id| {
+            let mut client = agent.ask(&Request::Attach { id: id.clone() });
+            client.hello();
+            let Reply::Attached { offsets, .. } = client.reply() else { panic!("attached") };
+            let (out, err, exit) = client.until_exit();
+            assert_eq!(exit, OK);
+            let got = out.len() + err.len();
+            assert_eq!(got as u64 + offsets[0] + offsets[1], each as u64, "what is left is the end of it");
+            got
+        })
+        .collect();
+    let total: usize = kept.iter().sum();
+    assert!((3 << 20..=4 << 20).contains(&total), "{total} bytes are kept");
+    assert_eq!((kept[0], kept[count - 1]), (0, each), "the oldest goes first: {kept:?}");
+}

@@ -169,7 +169,7 @@ impl Agent {
     pub fn wait(&mut self) -> (ExitStatus, Option<ExitRecord>) {
         let status = self.outer.wait().expect("a child");
         let record = fs::read(self.dir.join("exit")).expect("the file exists");
-        (status, serde_json::from_slice(&record).ok())
+        (status, ExitRecord::read(&record))
     }
 }
 

@@ -186,3 +186,31 @@ fn greeting_and_ping() -> Vec<u8> {
     channel::encode_json(Kind::Request, &Request::Ping, &mut out).expect("small");
     out
 }
+
+#[test]
+fn init_that_was_taken_over_could_fill_no_file_of_the_host() {
+    if skipped() {
+        return;
+    }
+    let mut agent = Agent::with_main("while [ ! -e /proc/1/cwd/tmp/none ]; do sleep 0.05; done");
+    let pid = agent.init_pid();
+    let record = agent.path("exit");
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors") {
+        open.push(fs::read_link(entry.expect("one").path()).expect("a link").display().to_string());
+    }
+    assert!(open.iter().any(|path| path.ends_with("main.0")), "{open:?}");
+    assert!(!open.contains(&record), "the record is open: {open:?}");
+    // What it can write to is one page of it, which its children do not even have.
+    let maps = |pid: u32| fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    let shared: Vec<String> =
+        maps(pid).lines().filter(|line| line.ends_with(&record)).map(str::to_owned).collect();
+    let [line] = shared.as_slice() else { panic!("{shared:?}") };
+    let (start, end) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+    let number = |text| u64::from_str_radix(text, 16).expect("an address");
+    assert_eq!(number(end) - number(start), 4096);
+    assert_eq!(fs::metadata(&record).expect("the record").len(), 4096);
+    assert_eq!(agent.reply(&Request::Terminate { grace_ms: 0 }), Reply::Done);
+    assert_eq!(self::record(&mut agent), Ended::Requested);
+    assert_eq!(fs::metadata(&record).expect("the record").len(), 4096);
+}

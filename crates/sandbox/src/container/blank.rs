@@ -251,7 +251,7 @@ fn make_dir(dir: &Path) -> Result<OwnedFd, LaunchError> {
     };
     files::directory(dir, 0o711).map_err(failed(dir))?;
     let path = dir.join(EXIT_RECORD);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
     file.map(OwnedFd::from).map_err(failed(&path))
 }
 

@@ -182,7 +182,7 @@ impl Boundary {
         let out_of_memory = self.group.oom_kills() > 0;
         let recorded = files::read_bounded(&self.run.join(EXIT_RECORD), spec::EXIT_RECORD_MAX)
             .ok()
-            .and_then(|json| serde_json::from_slice::<ExitRecord>(&json).ok());
+            .and_then(|content| ExitRecord::read(&content));
         if let Some(ExitRecord { reason }) = recorded {
             return recorded_reason(reason, out_of_memory);
         }

@@ -1,0 +1,115 @@
+//! How many locks of bytes of files there may be.
+//!
+//! Counting them takes a look at every descriptor of every process, so what is kept in between is an upper bound.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Locks of the agent at the same time: 3 MiB of the kernel's memory. Databases take a handful.
+const MAX: usize = 16_384;
+/// A lock in the midst of another one, of another kind, makes three of it.
+const NEW: usize = 2;
+/// So much has to be free when they were counted, so that they are not counted at every call.
+const FREE: usize = 2048;
+/// After too many were counted, they are not counted again for so long.
+const REST: Duration = Duration::from_millis(250);
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub struct Locks {
+    at_most: usize,
+    /// Until then all are refused.
+    refused_until: Option<Instant>,
+}
+
+impl Locks {
+    /// Whether there may be one more.
+    pub fn one_more(&mut self, now: Instant, count: impl FnOnce() -> usize) -> bool {
+        if self.refused_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        self.refused_until = None;
+        self.at_most = self.at_most.saturating_add(NEW);
+        if self.at_most > MAX {
+            self.at_most = count();
+            if self.at_most > MAX - FREE {
+                // Counted again at the next call after the rest.
+                self.at_most = MAX;
+                self.refused_until = Some(now + REST);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// All that the agent's processes have. A file that a process has open twice counts twice.
+pub fn count() -> usize {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_process =
+        |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    processes.filter(is_process).map(|entry| of_process(&entry.path())).fold(0, usize::saturating_add)
+}
+
+fn of_process(process: &Path) -> usize {
+    // Threads share their descriptors, and the first thread may be gone before the others.
+    let tasks = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+    tasks.map(|task| of_task(&task.path())).max().unwrap_or(0)
+}
+
+fn of_task(task: &Path) -> usize {
+    let files = match fs::read_dir(task.join("fdinfo")) {
+        Ok(files) => files,
+        // It may not be looked at, and then there are no more locks until it is gone.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return usize::MAX,
+        Err(_) => return 0,
+    };
+    let locks = |entry: fs::DirEntry| {
+        let text = fs::read(entry.path()).unwrap_or_default();
+        text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"lock:")).count()
+    };
+    files.flatten().map(locks).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_counted_when_there_may_be_too_many() {
+        let now = Instant::now();
+        let mut locks = Locks::default();
+        for _ in 0..MAX / NEW {
+            assert!(locks.one_more(now, || panic!("not yet")));
+        }
+        // Most of them are gone again.
+        assert!(locks.one_more(now, || 10));
+        for _ in 0..(MAX - 10) / NEW {
+            assert!(locks.one_more(now, || panic!("not yet")));
+        }
+        assert!(!locks.one_more(now, || MAX - FREE + 1));
+        assert!(!locks.one_more(now + REST / 2, || panic!("not so soon")));
+        assert!(!locks.one_more(now + REST, || usize::MAX));
+        assert!(locks.one_more(now + REST * 2, || 0));
+    }
+
+    #[test]
+    fn those_of_a_process_are_found() {
+        let path = std::env::temp_dir().join(format!("cofferdam-jail-locks-{}", std::process::id()));
+        let file = fs::File::create(&path).unwrap();
+        let own = Path::new("/proc/self");
+        let before = of_process(own);
+        for start in [0, 10, 20] {
+            // SAFETY: plain data for which zeroes are valid.
+            let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+            (lock.l_type, lock.l_start, lock.l_len) = (libc::F_WRLCK as i16, start, 1);
+            // SAFETY: the call reads one such structure.
+            let set = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_SETLK, &lock) };
+            assert_eq!(set, 0);
+        }
+        assert_eq!(of_process(own), before + 3);
+        drop(file);
+        fs::remove_file(path).unwrap();
+    }
+}
