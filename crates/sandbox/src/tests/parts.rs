@@ -240,13 +240,19 @@ fn the_doctor_finds_this_host_fit() {
         return;
     }
     let here = Path::new("/nonexistent");
-    let config = crate::Config {
+    // As much of a static program as is looked at: a 64-bit ELF header without segments.
+    let folder = tempfile::tempdir().unwrap();
+    let jail = folder.path().join("jail");
+    let mut header = [0; 64];
+    header[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    fs::write(&jail, header).unwrap();
+    let mut config = crate::Config {
         run: here.into(),
         images: here.into(),
         volumes: here.into(),
         init_store: here.into(),
         cgroup: "cofferdam-test".into(),
-        jail: "/bin/true".into(),
+        jail,
     };
     let checks = crate::doctor::checks(&config);
     for check in &checks {
@@ -254,4 +260,9 @@ fn the_doctor_finds_this_host_fit() {
     }
     assert!(crate::doctor::passes(&checks, 2));
     assert!(checks.iter().all(|check| check.ok != check.remedy.is_some()));
+    // A dynamic one runs in no image but those with its own libraries.
+    config.jail = "/bin/true".into();
+    let checks = crate::doctor::checks(&config);
+    let jail = checks.iter().find(|check| check.control == "jail binary").unwrap();
+    assert!(!jail.ok && jail.detail.contains("dynamically"), "{jail:?}");
 }
