@@ -3,6 +3,7 @@
 
 mod bench;
 mod binaries;
+mod fuzz;
 mod quickstart;
 mod setup;
 mod shell;
@@ -20,6 +21,7 @@ usage: cargo xtask CHORE
   tidy         the design's invariants
   test         setup, lint, build, all tests
   bench        medians of create, exec and destroy against runc and bwrap (needs root)
+  fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
 fn main() -> Result<()> {
@@ -31,6 +33,7 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
         ["bench"] => bench::run(),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
