@@ -3,10 +3,12 @@
 mod attacks;
 mod bad_input;
 mod cli;
+mod doors;
 mod exhaustion;
 mod faults;
 mod images;
 mod intruder;
+mod mass;
 mod neighbours;
 mod story;
 mod works;
