@@ -2,6 +2,7 @@
 
 use crate::Error;
 use axum::Router;
+use axum::http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -131,7 +132,17 @@ pub(crate) async fn serve_some(doors: Doors, router: Router, ending: Cancellatio
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert::<Connection>(guest.clone());
             request.extensions_mut().insert(door);
-            inner.call(request)
+            // A body of chunks may come with a length too, which hyper does not show: whoever relayed it may see its end
+            // elsewhere, so nothing that follows is taken for a request (RFC 9112, section 6.1).
+            let last = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let answer = inner.call(request);
+            async move {
+                let mut answer = answer.await?;
+                if last {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

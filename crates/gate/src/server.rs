@@ -2,6 +2,7 @@
 
 use crate::limits;
 use axum::Router;
+use axum::http::{HeaderValue, header};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -52,7 +53,17 @@ pub async fn serve(listener: TcpListener, router: Router, places: usize) {
         let inner = TowerToHyperService::new(router.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert::<Connection>(guest.clone());
-            inner.call(request)
+            // A body of chunks may come with a length too, which hyper does not show: whoever relayed it may see its end
+            // elsewhere, so nothing that follows is taken for a request (RFC 9112, section 6.1).
+            let last = request.headers().contains_key(header::TRANSFER_ENCODING);
+            let answer = inner.call(request);
+            async move {
+                let mut answer = answer.await?;
+                if last {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let connection = http.serve_connection(TokioIo::new(Impatient::new(stream)), service).with_upgrades();
         tokio::spawn(async move {

@@ -40,7 +40,8 @@ fn an_agent_on_a_blank_is_as_any_other() {
     let blanks = waiting(&world);
     // What a blank cannot know ahead: name, limits, environment, user, main process.
     let more = ["--cpus", "0.5", "--pids", "77", "-e", "WHO=me", "--root", "--", "sh", "-c"];
-    world.create("second", &[&more[..], &["echo begun as $(id -u) on $(hostname); exec sleep 1000"]].concat());
+    world
+        .create("second", &[&more[..], &["echo begun as $(id -u) on $(hostname); exec sleep 1000"]].concat());
     let second = record(&world, "second");
     let boundary = second["boundary"].as_str().expect("its id").trim_start_matches("bnd_").to_owned();
     assert!(blanks.contains(&boundary), "{boundary} is none of {blanks:?}");

@@ -89,10 +89,23 @@ fn filters_of_one_agent_leave_room_for_boundaries() {
         .spawn()
         .expect("an exec");
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.stdout.take().expect("a pipe")));
-    let said = lines.find(|line| line.as_ref().expect("output").starts_with("filters"));
+    let mut said = Vec::new();
+    while said.last().is_none_or(|line: &String| !line.starts_with("filters")) {
+        said.push(lines.next().expect("it comes to an end").expect("output"));
+    }
     println!("{said:?}");
+    assert!(said.iter().any(|line| line == "no more room for filters"), "nothing was used up: {said:?}");
+    // A boundary starts, and nobody in it gets a filter of their own any more: the room is gone for all.
     world.create("neighbour", &[]);
     assert_eq!(world.sh("neighbour", "echo fine").ok().out, "fine\n");
+    let one = world.python("neighbour", "agent", &[], &calling("filters(0)"), &[]).ok();
+    assert_eq!(number(&one.out, "filters"), 0, "{one:?}");
+    // So does a gate.
+    let gate = world.pid_of("gate").expect("a gate");
+    let pid = rustix::process::Pid::from_raw(gate).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
+    assert_eq!(world.sh("neighbour", "echo again").ok().out, "again\n");
+    assert_ne!(world.pid_of("gate"), Some(gate));
     world.cli(&["rm", "-f", "greedy"]).ok();
     holder.kill().expect("it is ours");
     holder.wait().expect("it ended");

@@ -2,11 +2,14 @@
 
 mod attacks;
 mod bad_input;
+mod blanks;
 mod cli;
+mod doors;
 mod exhaustion;
 mod faults;
 mod images;
 mod intruder;
+mod mass;
 mod neighbours;
 mod story;
 mod works;

@@ -250,7 +250,7 @@ def attack_proc():
         "/proc/1/setgroups", "/proc/1/uid_map", "/proc/self/uid_map", "/proc/1/mem", "/proc/1/attr/current",
     ):
         refused(f"write {path}", write(path), also=(errno.EINVAL, errno.EIO, errno.ESRCH))
-    for path in ("/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/timer_list", "/proc/pressure/memory", "/proc/sched_debug", "/proc/1/environ", "/proc/1/mem", "/proc/1/maps", "/proc/1/syscall", "/proc/1/stack", "/proc/1/auxv"):
+    for path in ("/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/locks", "/proc/timer_list", "/proc/pressure/memory", "/proc/sched_debug", "/proc/1/environ", "/proc/1/mem", "/proc/1/maps", "/proc/1/syscall", "/proc/1/stack", "/proc/1/auxv"):
         refused(f"read {path}", read(path), also=(errno.EIO, errno.ESRCH))
     # Root inside owns these files of init: with them it can harm its own init, and nobody else.
     if os.getuid() != 0:
@@ -378,6 +378,13 @@ def attack_privileges():
     refuse("capset everything", nr(126, 91), ctypes.c_char_p(header), ctypes.create_string_buffer(data, len(data)))
     refuse("clear no_new_privs", nr(157, 167), 38, 0, 0, 0, 0, also=(errno.EINVAL,))
     refuse("seccomp off", nr(157, 167), 22, 0, 0, 0, 0, also=(errno.EINVAL,))
+    # A filter that allows all, with a listener of its own: whoever answers could let calls pass. There is one already.
+    allow = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(allow)))
+    refuse("seccomp with a listener", nr(317, 277), 1, 8, ctypes.byref(program), also=(errno.EBUSY,))
+    # Where its own program and stack are: for checkpoints, by those with CAP_SYS_RESOURCE.
+    for option in range(1, 14):
+        refuse(f"PR_SET_MM {option}", nr(157, 167), 35, option, 0x10000, 0, 0, also=(errno.EINVAL,))
     if os.getuid() != 0:
         refused("setuid 0", lambda: os.setuid(0))
         refused("setgid 0", lambda: os.setgid(0))
