@@ -20,12 +20,10 @@ usage: cargo xtask CHORE
   lint         formatting, clippy, tidy
   tidy         the design's invariants
   test         setup, lint, build, all tests
-<<<<<<< HEAD
   bench        what agents cost beside runc and bwrap; `bench create --rounds 20` measures less (needs root)
 =======
   bench        medians of create, exec and destroy against runc and bwrap (needs root)
   fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
->>>>>>> 8a6e6b6f89604e5ab6e5b1fb0671de1951e6dc59
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
 fn main() -> Result<()> {
@@ -36,12 +34,8 @@ fn main() -> Result<()> {
         ["lint"] => test::lint(),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
-<<<<<<< HEAD
         ["bench", arguments @ ..] => bench::run(arguments),
-=======
-        ["bench"] => bench::run(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
->>>>>>> 8a6e6b6f89604e5ab6e5b1fb0671de1951e6dc59
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
