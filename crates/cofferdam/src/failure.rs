@@ -61,6 +61,7 @@ pub fn exit_code(code: Code) -> u8 {
         Code::NotFound => NOT_FOUND,
         Code::Unauthenticated
         | Code::Forbidden
+        | Code::NotSigned
         | Code::CrossOrigin
         | Code::NameTaken
         | Code::WrongState

@@ -7,6 +7,7 @@ mod clean;
 mod cli;
 mod cmd;
 mod context;
+mod credentials;
 mod failure;
 mod output;
 mod paths;

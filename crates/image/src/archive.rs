@@ -8,7 +8,7 @@
 
 use crate::erofs::{SMALL, Writer};
 use crate::import::Limits;
-use crate::tree::{Content, InsidePath, Kind, Meta, PathError, Tree};
+use crate::tree::{Content, InsidePath, Kind, Layer, Meta, PathError};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Seek, Write};
 
@@ -58,7 +58,7 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 /// A hostile name as one line of ASCII that a terminal can show.
-fn shown(path: &[u8]) -> String {
+pub(crate) fn shown(path: &[u8]) -> String {
     let end = path.len().min(200);
     let dots = if end < path.len() { "…" } else { "" };
     format!("`{}{dots}`", path[..end].escape_ascii())
@@ -72,34 +72,61 @@ pub(crate) struct Counts {
     pub(crate) dropped_xattrs: u64,
 }
 
-/// Reads the whole archive.
+/// What an archive stands for, and so by which rules it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// A whole root file system: every path once.
+    Root,
+    /// A layer of a container image: whiteouts take away, and as in tar(1) the last of several entries counts.
+    Layer,
+}
+
+/// What may still be taken in, over all archives of one image.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limits: Limits,
+    left: u64,
+    kept: u64,
+    nodes: u64,
+    pub(crate) counts: Counts,
+}
+
+impl Budget {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { limits: *limits, left: limits.bytes, kept: 0, nodes: 0, counts: Counts::default() }
+    }
+}
+
+/// Reads one whole archive.
 pub(crate) fn read<W: Write + Seek>(
     from: impl Read,
-    limits: &Limits,
+    rules: Rules,
+    budget: &mut Budget,
     image: &mut Writer<W>,
-) -> Result<(Tree, Counts), Refusal> {
+) -> Result<Layer, Refusal> {
     let mut archive = Archive {
-        from: Metered { from, limit: limits.bytes, left: limits.bytes },
-        limits: *limits,
+        from: Metered { from, limit: budget.limits.bytes, left: budget.left },
+        rules,
         image,
-        tree: Tree::new(),
-        counts: Counts::default(),
-        kept: 0,
+        layer: Layer::new(),
+        budget,
     };
     while let Some(entry) = archive.next_entry()? {
         archive.admit(entry)?;
     }
     archive.drain()?;
-    Ok((archive.tree, archive.counts))
+    let Archive { from, layer, budget, .. } = archive;
+    budget.left = from.left;
+    budget.nodes += layer.len() as u64;
+    Ok(layer)
 }
 
 struct Archive<'a, R: Read, W: Write + Seek> {
     from: Metered<R>,
-    limits: Limits,
+    rules: Rules,
     image: &'a mut Writer<W>,
-    tree: Tree,
-    counts: Counts,
-    kept: u64,
+    layer: Layer,
+    budget: &'a mut Budget,
 }
 
 /// A header with everything that came before it to extend it.
@@ -139,7 +166,7 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
             match block[156] {
                 b'x' => {
                     let records = self.extension(size)?;
-                    self.counts.dropped_xattrs += overrides.pax(&records)?;
+                    self.budget.counts.dropped_xattrs += overrides.pax(&records)?;
                 }
                 b'g' => {
                     // Comments and the like. Global paths or sizes would be a strange thing, and are refused.
@@ -159,31 +186,37 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
     }
 
     fn admit(&mut self, entry: Entry) -> Result<(), Refusal> {
-        self.counts.entries += 1;
-        if self.counts.entries > self.limits.entries || self.tree.len() as u64 > self.limits.entries {
-            return Err(Refusal::TooManyEntries(self.limits.entries));
+        self.budget.counts.entries += 1;
+        let most = self.budget.limits.entries;
+        let nodes = self.budget.nodes + self.layer.len() as u64;
+        if self.budget.counts.entries > most || nodes > most {
+            return Err(Refusal::TooManyEntries(most));
         }
         self.keep((entry.path.len() + entry.link.len()) as u64)?;
         let refused = |error| Refusal::Path { path: entry.path.clone(), error };
-        let path = InsidePath::parse(&entry.path).map_err(refused)?;
+        let path = self.path(&entry.path).map_err(refused)?;
         // As GNU tar reads it: before there was a type for them, directories were files with a final slash.
         let kind = match entry.kind {
             b'0' | 0 if entry.path.ends_with(b"/") => b'5',
             kind => kind,
         };
+        if self.rules == Rules::Layer && self.layer.mark(&path).map_err(refused)? {
+            // Only what claims to be a file has content to pass over.
+            return if matches!(kind, b'0' | 0 | b'7') { self.pass_over(entry.size) } else { Ok(()) };
+        }
+        if self.rules == Rules::Layer && !matches!(kind, b'1' | b'5') {
+            self.layer.tree.vacate(&path);
+        }
         match kind {
             b'0' | 0 | b'7' => {
-                self.tree.check_vacant(&path).map_err(refused)?;
+                self.layer.tree.check_vacant(&path).map_err(refused)?;
                 let content = self.file(&path, entry.size)?;
-                self.tree.add(&path, entry.meta, Kind::File(content)).map_err(refused)?;
+                self.layer.tree.add(&path, entry.meta, Kind::File(content)).map_err(refused)?;
                 return Ok(());
             }
             b'1' => {
-                let target = InsidePath::parse(&entry.link).map_err(refused)?;
-                let id = self.tree.add_link(&path, &target).map_err(refused)?;
-                if self.tree.node(id).kind == Kind::Skipped {
-                    self.counts.skipped_nodes += 1;
-                }
+                let target = self.path(&entry.link).map_err(refused)?;
+                self.link(path, target).map_err(refused)?;
             }
             b'2' => {
                 if entry.link.is_empty() || entry.link.len() > 4095 || entry.link.contains(&0) {
@@ -191,13 +224,16 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
                 }
                 let kind = Kind::Symlink(entry.link.into());
                 let refused = |error| Refusal::Path { path: entry.path.clone(), error };
-                self.tree.add(&path, entry.meta, kind).map_err(refused)?;
+                self.layer.tree.add(&path, entry.meta, kind).map_err(refused)?;
             }
             b'3' | b'4' | b'6' => {
-                self.tree.add(&path, entry.meta, Kind::Skipped).map_err(refused)?;
-                self.counts.skipped_nodes += 1;
+                self.layer.tree.add(&path, entry.meta, Kind::Skipped).map_err(refused)?;
+                self.budget.counts.skipped_nodes += 1;
             }
-            b'5' => self.tree.add_directory(&path, entry.meta).map_err(refused)?,
+            b'5' if self.rules == Rules::Layer => {
+                self.layer.tree.redescribe(&path, entry.meta).map_err(refused)?;
+            }
+            b'5' => self.layer.tree.add_directory(&path, entry.meta).map_err(refused)?,
             b'S' => {
                 return Err(Refusal::Unsupported { path: entry.path, what: "a sparse file (tar --sparse)" });
             }
@@ -208,15 +244,48 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
         Ok(())
     }
 
+    fn path(&self, raw: &[u8]) -> Result<InsidePath, PathError> {
+        match self.rules {
+            Rules::Root => InsidePath::parse(raw),
+            Rules::Layer => InsidePath::parse_rooted(raw),
+        }
+    }
+
+    fn link(&mut self, path: InsidePath, target: InsidePath) -> Result<(), PathError> {
+        if self.rules == Rules::Layer {
+            if path == target {
+                return Ok(());
+            }
+            if self.layer.tree.find(&target).is_none() {
+                self.layer.link_below(path, target);
+                return Ok(());
+            }
+            self.layer.tree.vacate(&path);
+        }
+        let id = self.layer.tree.add_link(&path, &target)?;
+        if self.layer.tree.node(id).kind == Kind::Skipped {
+            self.budget.counts.skipped_nodes += 1;
+        }
+        Ok(())
+    }
+
+    /// A file's content and its padding, unread.
+    fn pass_over(&mut self, size: u64) -> Result<(), Refusal> {
+        if size > self.from.left {
+            return Err(Refusal::TooLarge(self.budget.limits.bytes));
+        }
+        self.skip(size.next_multiple_of(BLOCK as u64))
+    }
+
     /// Takes in the content that follows the header, and its padding.
     fn file(&mut self, path: &InsidePath, size: u64) -> Result<Content, Refusal> {
         if size > self.from.left {
-            return Err(Refusal::TooLarge(self.limits.bytes));
+            return Err(Refusal::TooLarge(self.budget.limits.bytes));
         }
         let wanted = KEPT.iter().any(|name| InsidePath::parse(name).as_ref() == Ok(path));
         let small = size <= SMALL || (wanted && size <= MAX_KEPT_FILE);
-        let content = if small && self.kept + size <= MAX_KEPT {
-            self.kept += size;
+        let content = if small && self.budget.kept + size <= MAX_KEPT {
+            self.budget.kept += size;
             let mut bytes = vec![0; size as usize];
             self.from.fill(&mut bytes)?;
             Content::Small(bytes)
@@ -260,8 +329,8 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
     }
 
     fn keep(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.kept += bytes;
-        if self.kept > MAX_KEPT { Err(Refusal::TooMuchKept) } else { Ok(()) }
+        self.budget.kept += bytes;
+        if self.budget.kept > MAX_KEPT { Err(Refusal::TooMuchKept) } else { Ok(()) }
     }
 }
 
@@ -398,7 +467,7 @@ impl<R: Read> Read for Blamed<'_, R> {
     }
 }
 
-fn blame_read(error: io::Error) -> Refusal {
+pub(crate) fn blame_read(error: io::Error) -> Refusal {
     if let Some(OverLimit(limit)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
         return Refusal::TooLarge(*limit);
     }

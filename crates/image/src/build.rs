@@ -5,6 +5,7 @@
 use crate::Progress;
 use crate::apt::{Apt, host_suite};
 use crate::import::{ImportError, Imported, Limits, Running, Worker};
+use crate::job::Job;
 use crate::store::{Staging, Store, StoreError};
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -171,7 +172,7 @@ pub fn build(
     let (Some(tarball), Some(stderr)) = (maker.stdout.take(), maker.stderr.take()) else {
         return Err(BuildError::Start(io::ErrorKind::BrokenPipe.into()));
     };
-    let mut running = match Running::start(tarball.into(), store, worker, limits) {
+    let mut running = match Running::start(&Job::Root { limits: *limits }, &tarball, &[], store, worker) {
         Ok(running) => running,
         Err(error) => {
             // Nobody will read its tarball, and it cleans up by itself when told to end.
@@ -180,6 +181,8 @@ pub fn build(
             return Err(error.into());
         }
     };
+    // The worker's alone now: should it end early, mmdebstrap must notice.
+    drop(tarball);
     let (counts, said) = std::thread::scope(|scope| {
         // The worker may talk at any time, and must not wait for us to have heard mmdebstrap out.
         let waiting = scope.spawn(|| running.wait(&mut |_| {}));

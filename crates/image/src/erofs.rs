@@ -17,6 +17,8 @@ const MAGIC: u32 = 0xE0F5_E1E2;
 const INODE: usize = 64;
 const SLOT: usize = 32;
 const DIRENT: usize = 12;
+/// Contents are copied in pieces of this size.
+const CHUNK: usize = 1 << 16;
 /// Where a file has no block of its own.
 const NO_BLOCK: u32 = u32::MAX;
 
@@ -45,13 +47,24 @@ impl<W: Write + Seek> Writer<W> {
         Ok(writer)
     }
 
-    /// Copies exactly `size` bytes of content; an earlier end of the reader is an error.
+    /// Copies exactly `size` bytes of content; an earlier end of the reader is an error. Long runs of zeros
+    /// become holes of the file, so that they take no room.
     pub(crate) fn content(&mut self, from: &mut impl Read, size: u64) -> io::Result<Content> {
         let first = self.blocks;
-        let copied = io::copy(&mut from.by_ref().take(size), &mut self.out)?;
-        if copied < size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut buffer = vec![0; CHUNK.min(size.next_multiple_of(BLOCK as u64) as usize)];
+        let (mut left, mut hole) = (size, 0);
+        while left > 0 {
+            let chunk = &mut buffer[..left.min(CHUNK as u64) as usize];
+            from.read_exact(chunk)?;
+            left -= chunk.len() as u64;
+            if chunk.iter().all(|byte| *byte == 0) {
+                hole += chunk.len() as i64;
+                continue;
+            }
+            self.leave(&mut hole)?;
+            self.out.write_all(chunk)?;
         }
+        self.leave(&mut hole)?;
         self.pad(size)?;
         Ok(Content::Blocks { first, size })
     }
@@ -89,6 +102,13 @@ impl<W: Write + Seek> Writer<W> {
         let superblock = superblock(self.blocks, meta_block, plan.root(), plan.items.len());
         self.out.write_all(&superblock)?;
         self.out.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+
+    fn leave(&mut self, hole: &mut i64) -> io::Result<()> {
+        match std::mem::take(hole) {
+            0 => Ok(()),
+            bytes => self.out.seek(SeekFrom::Current(bytes)).map(drop),
+        }
     }
 
     fn write_blocks(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -30,7 +30,7 @@ pub(crate) enum NotARoot {
     Path(#[from] PathError),
 }
 
-/// Checks and completes.
+/// Checks that a tree is a system that one can work in, and completes it.
 pub(crate) fn complete(tree: &mut Tree) -> Result<(), NotARoot> {
     if !matches!(tree.resolve(b"/usr").map(|id| &tree.node(id).kind), Some(Kind::Directory(_))) {
         return Err(NotARoot::Missing("/usr"));
@@ -39,6 +39,11 @@ pub(crate) fn complete(tree: &mut Tree) -> Result<(), NotARoot> {
         Some(node) if matches!(node.kind, Kind::File(_)) && node.meta.mode & 0o111 != 0 => {}
         _ => return Err(NotARoot::Missing("program /bin/sh")),
     }
+    furnish(tree)
+}
+
+/// Completes a tree. A container image need not have a shell: it may be one program and nothing else.
+pub(crate) fn furnish(tree: &mut Tree) -> Result<(), NotARoot> {
     for (name, mode) in DIRECTORIES {
         directory(tree, name, Meta::root(mode))?;
     }

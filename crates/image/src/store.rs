@@ -5,6 +5,7 @@
 //! ever writes to one again.
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -16,7 +17,8 @@ const SUFFIX: &str = ".erofs";
 const STAGING_PREFIX: &str = ".staging-";
 
 /// The name of an image's content: 64 lowercase hexadecimal digits of its SHA-256.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
 /// A text that is no digest.
@@ -28,6 +30,25 @@ impl Digest {
     /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name of a hash that was taken.
+    pub(crate) fn of(hash: &[u8]) -> Self {
+        Self(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = ParseDigestError;
+
+    fn try_from(text: String) -> Result<Self, ParseDigestError> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.0
     }
 }
 
@@ -189,7 +210,7 @@ impl Store {
         Ok(())
     }
 
-    fn error(&self, action: &'static str, source: io::Error) -> StoreError {
+    pub(crate) fn error(&self, action: &'static str, source: io::Error) -> StoreError {
         StoreError { action, dir: self.dir.clone(), source }
     }
 }
@@ -218,6 +239,5 @@ fn digest(file: &mut File) -> io::Result<(Digest, u64)> {
         hash.update(&buffer[..count]);
         size += count as u64;
     }
-    let hex = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((Digest(hex), size))
+    Ok((Digest::of(&hash.finalize()), size))
 }

@@ -1,6 +1,8 @@
 //! Archives of every kind through the very code that the worker runs; what comes out is judged by `fsck.erofs`, which is
 //! not ours. That the worker is really confined is tested as root, in `tests/confined.rs`.
 
+mod layers;
+
 use crate::import::Limits;
 use crate::worker::convert;
 use crate::{Digest, Store};

@@ -3,6 +3,10 @@
 //! Paths are only ever looked up in here, one component after another, and a symbolic link is never followed
 //! while an archive is read. What an archive calls `/etc/passwd` can therefore be nothing but the image's own.
 
+mod merge;
+
+pub(crate) use merge::Layer;
+
 use std::collections::BTreeMap;
 
 /// The longest name, in bytes (`NAME_MAX`).
@@ -35,6 +39,10 @@ pub(crate) enum PathError {
     LinkToDirectory,
     #[error("its path is the root itself")]
     IsRoot,
+    #[error(
+        "a name that begins with `.wh.` marks a deletion, and this one marks nothing that could be deleted"
+    )]
+    Whiteout,
 }
 
 /// A path inside the image: checked components, without `.` and `..`. Empty is the root.
@@ -42,6 +50,12 @@ pub(crate) enum PathError {
 pub(crate) struct InsidePath(Vec<Box<[u8]>>);
 
 impl InsidePath {
+    /// Checks a path as a layer spells it. Some writers begin with a slash, which is the root of the image.
+    pub(crate) fn parse_rooted(raw: &[u8]) -> Result<Self, PathError> {
+        let start = raw.iter().position(|byte| *byte != b'/').unwrap_or(raw.len());
+        Self::parse(&raw[start..])
+    }
+
     /// Checks a path as an archive spells it: relative, perhaps with a leading `./` or a trailing `/`.
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, PathError> {
         if raw.len() > MAX_PATH {
@@ -63,6 +77,16 @@ impl InsidePath {
             }
         }
         Ok(Self(components))
+    }
+
+    /// The last component and those before it; `None` for the root.
+    pub(crate) fn split(&self) -> Option<(&[u8], &[Box<[u8]>])> {
+        self.0.split_last().map(|(name, parents)| (&**name, parents))
+    }
+
+    /// The components.
+    pub(crate) fn components(&self) -> &[Box<[u8]>] {
+        &self.0
     }
 }
 
@@ -158,6 +182,30 @@ impl Tree {
         Ok(())
     }
 
+    /// Says once more what a directory is like: the last word counts.
+    pub(crate) fn redescribe(&mut self, path: &InsidePath, meta: Meta) -> Result<(), PathError> {
+        let id = self.directory(&path.0)?;
+        let node = self.node_mut(id);
+        node.described = true;
+        node.meta = meta;
+        Ok(())
+    }
+
+    /// Takes away what is at a path, unless it is a directory or nothing.
+    pub(crate) fn vacate(&mut self, path: &InsidePath) {
+        let Some(id) = self.find(path) else { return };
+        if matches!(self.node(id).kind, Kind::Directory(_)) {
+            return;
+        }
+        if let Some((name, parents)) = path.0.split_last()
+            && let Some(parent) = self.find(&InsidePath(parents.to_vec()))
+            && let Kind::Directory(children) = &mut self.node_mut(parent).kind
+        {
+            children.remove(name);
+            self.release(id);
+        }
+    }
+
     /// Adds what is not a directory.
     pub(crate) fn add(&mut self, path: &InsidePath, meta: Meta, kind: Kind) -> Result<NodeId, PathError> {
         let (parent, name) = self.vacancy(path)?;
@@ -232,8 +280,7 @@ impl Tree {
         // Another name of the old node may exist, and keeps it.
         let (last, parents) = path.0.split_last().ok_or(PathError::IsRoot)?;
         let parent = self.directory(parents)?;
-        let old = self.node_mut(id);
-        old.links = old.links.saturating_sub(1);
+        self.release(id);
         let fresh = NodeId(self.nodes.len());
         self.nodes.push(Node { meta, kind, links: 1, described: true });
         self.enter(parent, last.clone(), fresh);
@@ -241,7 +288,7 @@ impl Tree {
     }
 
     /// The directory at a path, made with its parents where it is missing.
-    fn directory(&mut self, components: &[Box<[u8]>]) -> Result<NodeId, PathError> {
+    pub(crate) fn directory(&mut self, components: &[Box<[u8]>]) -> Result<NodeId, PathError> {
         let mut at = ROOT;
         for (index, name) in components.iter().enumerate() {
             let Kind::Directory(children) = &self.node(at).kind else { return Err(PathError::ThroughFile) };

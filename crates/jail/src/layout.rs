@@ -3,7 +3,7 @@
 /// Ids of one agent, uids and gids alike: 0 to 65,535 inside.
 pub const ID_COUNT: u32 = 65_536;
 
-/// uid and gid of the user `agent`.
+/// uid and gid of the user `agent`, unless the image names another.
 pub const AGENT_ID: u32 = 1000;
 
 /// Its home, on the volume.

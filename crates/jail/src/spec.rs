@@ -7,6 +7,7 @@
 //! Nothing here is a path of the host: what the zygote works on arrives as descriptors.
 
 use crate::laps::Lap;
+use crate::layout::AGENT_ID;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -44,6 +45,9 @@ pub struct Launch {
     pub image: String,
     /// Whether the scratch layer over the image survives from the last start. The home always does.
     pub keep_scratch: bool,
+    /// Whose the home is when it is made.
+    #[serde(default)]
+    pub owner: Identity,
     /// Size of the tmpfs on `/tmp`. Its pages are charged to the agent's memory.
     pub tmp_bytes: u64,
     /// Size of the tmpfs on `/dev/shm`, charged likewise.
@@ -192,6 +196,12 @@ pub struct InitConfig {
     pub env: BTreeMap<String, String>,
     /// Who processes are that do not say.
     pub run_as: User,
+    /// Who [`User::Agent`] is.
+    #[serde(default)]
+    pub agent: Agent,
+    /// Where processes start that do not say; the home without it.
+    #[serde(default)]
+    pub cwd: Option<String>,
     /// The main process. Without one, init lives until it is told to end.
     pub main: Option<ExecSpec>,
 }
@@ -200,11 +210,58 @@ pub struct InitConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum User {
-    /// `agent`, [`crate::layout::AGENT_ID`], without any capability.
+    /// [`InitConfig::agent`], without any capability.
     #[default]
     Agent,
     /// root of the user namespace with the bounded capabilities; nobody outside.
     Root,
+}
+
+/// Ids inside the boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// User id, below [`crate::layout::ID_COUNT`].
+    pub uid: u32,
+    /// Group id, likewise.
+    pub gid: u32,
+}
+
+impl Identity {
+    /// root of the user namespace.
+    pub const ROOT: Self = Self { uid: 0, gid: 0 };
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { uid: AGENT_ID, gid: AGENT_ID }
+    }
+}
+
+/// The one user besides root that processes can be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// For `USER` and `LOGNAME`.
+    pub name: String,
+    /// Its ids; its uid is not 0.
+    pub ids: Identity,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { name: "agent".to_owned(), ids: Identity::default() }
+    }
+}
+
+impl InitConfig {
+    /// The ids of a user.
+    pub fn ids(&self, user: User) -> Identity {
+        match user {
+            User::Agent => self.agent.ids,
+            User::Root => Identity::ROOT,
+        }
+    }
 }
 
 /// A process to start inside.
@@ -216,7 +273,7 @@ pub struct ExecSpec {
     /// Added to [`InitConfig::env`].
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Absolute; the home without it.
+    /// Absolute; [`InitConfig::cwd`] without it.
     #[serde(default)]
     pub cwd: Option<String>,
     /// [`InitConfig::run_as`] without it.

@@ -130,6 +130,7 @@ impl World {
             base_uid: BASE,
             image: DIGEST.into(),
             keep_scratch,
+            owner: Default::default(),
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
             limits: Limits::default(),

@@ -5,6 +5,7 @@
 //! writes a state of its own making.
 
 use crate::id::{AgentId, ImageId, VolumeId};
+use crate::image::ImageConfig;
 use crate::name::Name;
 use crate::quantity::Span;
 use crate::resources::Resources;
@@ -281,7 +282,7 @@ impl std::fmt::Display for ExitReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunAs {
-    /// `agent`, uid 1000.
+    /// `agent`: uid 1000, or whom the image names if that is not root.
     #[default]
     Agent,
     /// root of the user namespace; nobody outside.
@@ -306,7 +307,7 @@ pub struct Command {
     /// Added to the agent's own environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Absolute; default is the home directory.
+    /// Absolute; default is the image's own, or the home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Default is the agent's own.
@@ -338,8 +339,11 @@ pub struct AgentSpec {
     pub run_as: RunAs,
     /// The main process; without one the agent is a place to exec in.
     pub main: Option<Command>,
-    /// Environment of every process in it.
+    /// Environment of every process in it; the image's is part of it.
     pub env: BTreeMap<String, String>,
+    /// What else the image, and whoever made the agent, say of programs in it.
+    #[serde(default)]
+    pub image_config: ImageConfig,
     /// Limits.
     pub resources: Resources,
     /// Whether the scratch layer over the image survives a stop. The home always does.

@@ -34,18 +34,22 @@ pub struct CreateAgent {
     /// How it is isolated.
     #[serde(default)]
     pub level: Level,
-    /// The main process; without one the agent is a place to exec in.
+    /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
+    /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
     pub main: Option<Command>,
+    /// In place of the image's entrypoint and command; empty for none.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
     /// Environment of every process in it.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Labels: up to 64, keys of up to 63 and values of up to 255 printable characters.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Who its processes are.
+    /// Who its processes are; default is root where the image says so, and `agent` otherwise.
     #[serde(default)]
-    pub run_as: RunAs,
+    pub run_as: Option<RunAs>,
     /// Limits.
     #[serde(default)]
     pub resources: Resources,
@@ -97,6 +101,9 @@ pub struct Agent {
     pub labels: BTreeMap<String, String>,
     /// Who its processes are.
     pub run_as: RunAs,
+    /// What its image says of programs in it, without the environment.
+    #[serde(default)]
+    pub image_config: ImageConfig,
     /// Limits.
     pub resources: Resources,
     /// Whether the scratch layer survives a stop.

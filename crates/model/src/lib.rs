@@ -3,6 +3,7 @@
 //! Everything here is plain data and pure functions. This crate never does IO, never reads a clock, and
 //! knows neither async nor SQL nor the kernel.
 
+pub mod address;
 pub mod agent;
 pub mod api;
 pub mod clock;

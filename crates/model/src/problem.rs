@@ -34,6 +34,8 @@ codes! {
     Unauthenticated = "UNAUTHENTICATED", 401;
     /// The credential does not allow this.
     Forbidden = "FORBIDDEN", 403;
+    /// The image is not signed by the key that the machine's operator asks for.
+    NotSigned = "NOT_SIGNED", 403;
     /// The request came from a web page, or for a host name that is not ours.
     CrossOrigin = "CROSS_ORIGIN", 403;
     /// There is no such thing, or it is not yours.

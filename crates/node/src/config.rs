@@ -34,6 +34,40 @@ pub struct Config {
     pub jail: Option<PathBuf>,
     /// What any agent may have at most, whatever control says.
     pub limits: Limits,
+    /// What one image may hold.
+    pub images: Images,
+    /// Where images may come from.
+    pub registry: Registry,
+}
+
+/// What one image may hold; more is refused while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// All its layers together, unpacked.
+    pub bytes: ByteSize,
+    /// Files, directories and links of all its layers together.
+    pub files: u64,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self { bytes: ByteSize(8 << 30), files: 2_000_000 }
+    }
+}
+
+/// What is allowed of registries beyond the public internet and the authorities that this machine trusts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// Hosts, as `HOST` or `HOST:PORT`, that may be at private addresses: registries, and what gives tokens for them.
+    pub open: Vec<String>,
+    /// Hosts that are spoken to without TLS. They may be at private addresses as well.
+    pub plain: Vec<String>,
+    /// A file (PEM) with certificates of authorities to trust besides the machine's.
+    pub ca: Option<PathBuf>,
+    /// A file (PEM) with the public key that has to have signed every image that is pulled.
+    pub signed_by: Option<PathBuf>,
 }
 
 /// Caps on what a desired state may ask for one agent.
@@ -65,6 +99,8 @@ impl Default for Config {
             blanks: 8,
             jail: None,
             limits: Limits::default(),
+            images: Images::default(),
+            registry: Registry::default(),
         }
     }
 }
@@ -101,6 +137,8 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// The keys that are tables themselves.
+const TABLES: [&str; 3] = ["limits", "images", "registry"];
 /// How many ids one agent has.
 pub(crate) const RANGE_SIZE: u64 = 65_536;
 /// How many gates there may be.
@@ -195,6 +233,28 @@ impl Config {
             (self.limits.memory.0 >= 32 << 20, "limits.memory", "must be at least 32MiB"),
             (self.limits.pids >= 16, "limits.pids", "must be at least 16"),
             (self.limits.disk.0 >= 64 << 20, "limits.disk", "must be at least 64MiB"),
+            (
+                (1 << 20..=1 << 40).contains(&self.images.bytes.0),
+                "images.bytes",
+                "must be between 1MiB and 1TiB",
+            ),
+            ((1..=8_000_000).contains(&self.images.files), "images.files", "must be between 1 and 8000000"),
+            (self.registry.open.iter().all(is_host), "registry.open", "must be hosts such as a.example:5000"),
+            (
+                self.registry.plain.iter().all(is_host),
+                "registry.plain",
+                "must be hosts such as a.example:5000",
+            ),
+            (
+                self.registry.ca.as_deref().is_none_or(is_plain),
+                "registry.ca",
+                "must be an absolute path without `..`",
+            ),
+            (
+                self.registry.signed_by.as_deref().is_none_or(is_plain),
+                "registry.signed_by",
+                "must be an absolute path without `..`",
+            ),
         ];
         checks
             .into_iter()
@@ -204,15 +264,17 @@ impl Config {
     }
 }
 
-/// Every key of the table (and of `limits`) with a table that holds nothing else.
+/// Every key of the table (and of the tables in it) with a table that holds nothing else.
 fn flatten(table: &toml::Table) -> Vec<(String, toml::Table)> {
     let lone = |key: &str, value: &toml::Value| toml::Table::from_iter([(key.to_owned(), value.clone())]);
     let mut keys = Vec::new();
     for (key, value) in table {
         match value {
-            toml::Value::Table(inner) if key == "limits" => keys.extend(inner.iter().map(|(name, value)| {
-                (format!("{key}.{name}"), lone(key, &toml::Value::Table(lone(name, value))))
-            })),
+            toml::Value::Table(inner) if TABLES.contains(&key.as_str()) => {
+                keys.extend(inner.iter().map(|(name, value)| {
+                    (format!("{key}.{name}"), lone(key, &toml::Value::Table(lone(name, value))))
+                }))
+            }
             value => keys.push((key.clone(), lone(key, value))),
         }
     }
@@ -225,6 +287,13 @@ fn is_origin(text: &str) -> bool {
         !rest.is_empty()
             && rest.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@'))
     })
+}
+
+/// As strict as it takes to find a slip of the pen; whoever connects reads it again.
+fn is_host(text: &String) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    !text.is_empty() && text.bytes().all(plain)
 }
 
 fn is_plain(path: &Path) -> bool {

@@ -25,6 +25,7 @@ fn spec() -> AgentSpec {
         run_as: RunAs::Agent,
         main: None,
         env: Default::default(),
+        image_config: Default::default(),
         resources: Resources::default(),
         keep_scratch: false,
         ttl: None,

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 const MAX_STRING: usize = 128 << 10;
 /// All arguments and environment together, well below the kernel's limit with an 8 MiB stack.
 const MAX_TOTAL: usize = 1 << 20;
+/// Ids inside an agent are below this, and one more is nobody's.
+const MAX_ID: u32 = 65_535;
 /// Arguments or variables.
 const MAX_ITEMS: usize = 4096;
 
@@ -37,7 +39,12 @@ pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
     if resources.disk > limits.disk {
         return over("disk", resources.disk.to_string(), limits.disk.to_string());
     }
-    let mut total = environment(&spec.env)?;
+    let config = &spec.image_config;
+    if config.user.as_ref().is_some_and(|user| user.uid >= MAX_ID || user.gid >= MAX_ID) {
+        return Err(format!("the image's user has an id that is not below {MAX_ID}"));
+    }
+    let mut total = directory(config.cwd.as_deref())?;
+    total += environment(&spec.env)?;
     if let Some(main) = &spec.main {
         total += command(main)?;
     }
@@ -63,13 +70,15 @@ fn command(command: &Command) -> Result<usize, String> {
     for argument in &command.argv {
         total += string("an argument of the main process", argument)?;
     }
-    if let Some(cwd) = &command.cwd {
-        total += string("the working directory", cwd)?;
-        if !cwd.starts_with('/') {
-            return Err("the working directory is not an absolute path".into());
-        }
+    Ok(total + directory(command.cwd.as_deref())?)
+}
+
+fn directory(cwd: Option<&str>) -> Result<usize, String> {
+    let Some(cwd) = cwd else { return Ok(0) };
+    if !cwd.starts_with('/') {
+        return Err("the working directory is not an absolute path".into());
     }
-    Ok(total)
+    string("the working directory", cwd)
 }
 
 fn environment(env: &BTreeMap<String, String>) -> Result<usize, String> {

@@ -71,6 +71,7 @@ impl World {
             main: script.map(|script| Command {
                 argv: argv(script),
                 env: BTreeMap::new(),
+                image_config: Default::default(),
                 cwd: None,
                 user: None,
             }),

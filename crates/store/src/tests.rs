@@ -67,6 +67,7 @@ impl World {
             run_as: RunAs::Agent,
             main: None,
             env: Default::default(),
+            image_config: Default::default(),
             resources: Resources::default(),
             keep_scratch: false,
             ttl: None,

@@ -3,6 +3,8 @@
 
 use crate::shell::{self, step};
 use anyhow::{Result, bail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Debian packages, each with its use.
@@ -19,11 +21,24 @@ const PACKAGES: &[(&str, &str)] = &[
     ("uidmap", "lets mmdebstrap work without being root"),
 ];
 
+/// What only tests need.
+const TEST_PACKAGES: &[(&str, &str)] = &[
+    ("curl", "puts documents into the registry that no tool would make"),
+    ("docker-registry", "a real registry to pull from"),
+    ("openssl", "a certificate for it"),
+    ("skopeo", "pushes images, and writes them in all forms of files"),
+    ("umoci", "makes images, honest and hostile ones"),
+];
+
+/// Services of packages that are installed while this lies there are not started (invoke-rc.d(8)).
+const NO_SERVICES: &str = "/usr/sbin/policy-rc.d";
+
 const NEXTEST: &str = "0.9.143";
 
 /// The chore.
 pub fn run() -> Result<()> {
     packages()?;
+    test_packages()?;
     if !shell::succeeds(shell::cargo().args(["nextest", "--version"])) {
         step("installing cargo-nextest");
         shell::run(shell::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))?;
@@ -34,6 +49,20 @@ pub fn run() -> Result<()> {
 /// System packages only: all that quickstart needs.
 pub fn packages() -> Result<()> {
     install(&PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+}
+
+fn test_packages() -> Result<()> {
+    // The registry is started by tests, each with one of its own; the one that the package would start is nobody's.
+    let kept = std::path::Path::new(NO_SERVICES).exists();
+    if !kept && shell::is_root() {
+        fs::write(NO_SERVICES, "#!/bin/sh\nexit 101\n")?;
+        fs::set_permissions(NO_SERVICES, fs::Permissions::from_mode(0o755))?;
+    }
+    let installed = install(&TEST_PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    if !kept && shell::is_root() {
+        fs::remove_file(NO_SERVICES)?;
+    }
+    installed
 }
 
 /// Installs those of the packages that are missing.

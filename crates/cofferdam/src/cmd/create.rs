@@ -47,7 +47,10 @@ pub struct Spec {
     /// Run as root inside (nobody outside); the same as -u root
     #[arg(long, conflicts_with = "user")]
     pub root: bool,
-    /// User inside: agent or root
+    /// Program to run in place of the image's entrypoint; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// User inside: agent or root; by default the image's own
     #[arg(short = 'u', long, value_parser = resolve::user, value_name = "USER")]
     pub user: Option<RunAs>,
     /// Working directory of the command
@@ -56,22 +59,21 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// The request, with `argv` as the main process when there is one.
-    pub fn request(self, argv: Vec<String>) -> CreateAgent {
-        let main = (!argv.is_empty()).then(|| Command {
-            argv,
-            env: Default::default(),
-            cwd: self.workdir.clone(),
-            user: None,
-        });
+    /// The request. `argv` is the main process where there is to be one; empty means the image's own command.
+    pub fn request(self, argv: Option<Vec<String>>) -> CreateAgent {
+        let main =
+            argv.map(|argv| Command { argv, env: Default::default(), cwd: self.workdir.clone(), user: None });
+        let entrypoint =
+            self.entrypoint.map(|program| [program].into_iter().filter(|p| !p.is_empty()).collect());
         CreateAgent {
             name: self.name,
             image: self.image,
             level: Default::default(),
             main,
+            entrypoint,
             env: resolve::map(self.env),
             labels: resolve::map(self.labels),
-            run_as: if self.root { RunAs::Root } else { self.user.unwrap_or_default() },
+            run_as: if self.root { Some(RunAs::Root) } else { self.user },
             resources: Resources { cpus: self.cpus, memory: self.memory, pids: self.pids, disk: self.disk },
             keep_scratch: self.keep_scratch,
             ttl: self.ttl,
@@ -81,8 +83,9 @@ impl Spec {
 }
 
 const AFTER: &str = "\
-Without a command the agent is a place to exec in. With one, the command is its main process: the agent \
-stops when that ends, and `logs` shows what it wrote.
+Without a command the agent is a place to exec in. With one, or with --start, the command is its main process: \
+the agent stops when that ends, and `logs` shows what it wrote. Where the image has an entrypoint, the command is \
+its arguments.
 
 Examples:
   cofferdam create --name worker
@@ -97,6 +100,9 @@ pub struct Args {
     /// Do not wait until it runs
     #[arg(long)]
     no_wait: bool,
+    /// Make the image's own command the main process
+    #[arg(long)]
+    start: bool,
     /// Main process
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -106,7 +112,8 @@ impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let control = context::control(global.context.as_ref())?;
         let progress = Progress::brief("creating the agent");
-        let mut agent = control.create_agent(&self.spec.request(self.command)).await?;
+        let main = Some(self.command).filter(|command| self.start || !command.is_empty());
+        let mut agent = control.create_agent(&self.spec.request(main)).await?;
         if !self.no_wait {
             progress.stage(&format!("starting {}", agent.name));
             agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;

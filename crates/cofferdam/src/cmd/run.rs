@@ -10,12 +10,14 @@ use client::Control;
 use model::agent::RunAs;
 use model::api::Agent;
 use model::token::Scope;
-use model::{AgentState, Verb};
+use model::{AgentState, Code, Verb};
 
 const AFTER: &str = "\
 Creates an agent, runs the command in it, and destroys the agent when the command ends, whichever way: the \
 exit code is the command's own (see `cofferdam --help` for 125, 126, 127). Ctrl-C is passed on to the command; \
 a second one within two seconds, or SIGTERM, ends it and destroys the agent.
+
+Where the image has an entrypoint, the command is its arguments; without a command the image's own is run.
 
 Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage \
 return and tab); --raw turns that off. Output that goes to a file or a pipe is left as it is.
@@ -40,8 +42,8 @@ pub struct Args {
     /// Keep the agent when the command ends
     #[arg(long)]
     keep: bool,
-    /// Command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    /// Command and its arguments; by default the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -54,7 +56,7 @@ impl Args {
         self.streams.check()?;
         let control = context::control(global.context.as_ref())?;
         if self.detach {
-            let agent = control.create_agent(&self.spec.request(self.command)).await?;
+            let agent = control.create_agent(&self.spec.request(Some(self.command))).await?;
             let agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;
             create::print(&agent, global)?;
             if agent.state == AgentState::Failed {
@@ -66,7 +68,7 @@ impl Args {
         let mut signals = Signals::listen()?;
         let progress = Progress::brief("creating the agent");
         let workdir = self.spec.workdir.clone();
-        let agent = control.create_agent(&self.spec.request(Vec::new())).await?;
+        let agent = control.create_agent(&self.spec.request(None)).await?;
         let outcome =
             work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
         if self.keep || matches!(outcome, Ok(End::Detached)) {
@@ -106,6 +108,14 @@ async fn work(
         signal = signals.ending() => return Ok(End::Interrupted(signal)),
     };
     progress.done();
+    let argv = agent.image_config.argv(&argv);
+    if argv.is_empty() {
+        return Err(failure::fail_with(
+            Code::Validation,
+            format!("The image {} names no command of its own, and none was given.", agent.image_name),
+            "give the command after `--`",
+        ));
+    }
     let mut create = streams.request(argv, Vec::new());
     create.cwd = workdir;
     create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);

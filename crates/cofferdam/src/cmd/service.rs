@@ -32,8 +32,8 @@ pub enum Command {
     /// Parse an archive, confined; started by `image`
     #[command(hide = true, name = "image-worker")]
     ImageWorker {
-        /// Limits, as JSON
-        limits: String,
+        /// What to do, as JSON
+        job: String,
     },
     /// Keep control and node running; started by `up`
     #[command(hide = true)]
@@ -90,8 +90,8 @@ impl Command {
                 gate(&sockets)
             }
             // It speaks a protocol on its descriptors, and logs nothing.
-            Self::ImageWorker { limits } => {
-                Ok(if image::worker::main(&limits) == std::process::ExitCode::SUCCESS { 0 } else { 1 })
+            Self::ImageWorker { job } => {
+                Ok(if image::worker::main(&job) == std::process::ExitCode::SUCCESS { 0 } else { 1 })
             }
             Self::Supervise => up::supervise::detached(),
         }

@@ -50,7 +50,15 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
         (
             "runs as",
             match agent.run_as {
-                RunAs::Agent => "agent (1000)".to_owned(),
+                RunAs::Agent => match agent.image_config.user.as_ref().filter(|user| user.uid != 0) {
+                    Some(user) => format!(
+                        "{} ({}:{})",
+                        user.name.as_deref().unwrap_or("the image's user"),
+                        user.uid,
+                        user.gid
+                    ),
+                    None => "agent (1000)".to_owned(),
+                },
                 RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
             },
         ),

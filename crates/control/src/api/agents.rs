@@ -44,6 +44,7 @@ fn wire(agent: store::Agent) -> Agent {
         main: spec.main,
         labels: agent.labels,
         run_as: spec.run_as,
+        image_config: spec.image_config,
         resources: spec.resources,
         keep_scratch: spec.keep_scratch,
         ttl: spec.ttl,

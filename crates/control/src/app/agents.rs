@@ -3,7 +3,7 @@
 use crate::app::{App, names, placement, validate};
 use crate::auth::Caller;
 use crate::problems::Fault;
-use model::agent::{AgentSpec, AgentState, Command, Verb};
+use model::agent::{AgentSpec, AgentState, Command, RunAs, Verb};
 use model::api::{CreateAgent, CreateWorkspaceToken, Image, WorkspaceToken};
 use model::token::{WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
 use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
@@ -26,9 +26,10 @@ pub(crate) async fn create(
         if problem.code != Code::NotFound {
             return Fault(problem);
         }
-        let remedy = "register it with `cofferdam image build` or `cofferdam image import`";
+        let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
         Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
     })?;
+    let spec = |name| spec(caller, &request, name, &image);
     let mut tries = if request.name.is_some() { 1 } else { NAME_TRIES };
     loop {
         tries -= 1;
@@ -36,11 +37,8 @@ pub(crate) async fn create(
             Some(name) => name.clone(),
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
-        let new = NewAgent {
-            spec: spec(caller, &request, name, &image),
-            image_name: image.name.clone(),
-            labels: request.labels.clone(),
-        };
+        let new =
+            NewAgent { spec: spec(name)?, image_name: image.name.clone(), labels: request.labels.clone() };
         match app.store.create_agent(caller.actor(), &new, placement::place, idempotency.as_ref()).await {
             Err(store::Error::NameTaken { .. }) if tries > 0 => {}
             made => return Ok(made?),
@@ -49,12 +47,17 @@ pub(crate) async fn create(
 }
 
 /// What the agent is for life: the request, with the image's defaults beneath it.
-fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> AgentSpec {
-    let mut env = image.config.env.clone();
+fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> Result<AgentSpec, Problem> {
+    let mut config = image.config.clone().with_entrypoint(request.entrypoint.clone());
+    let mut env = std::mem::take(&mut config.env);
     env.extend(request.env.clone());
-    let main =
-        request.main.clone().map(|main| Command { cwd: main.cwd.or(image.config.cwd.clone()), ..main });
-    AgentSpec {
+    let main = request.main.clone().map(|main| Command { argv: config.argv(&main.argv), ..main });
+    if let Some(main) = &main {
+        validate::main(main)?;
+    }
+    let wants_root = config.user.as_ref().is_some_and(|user| user.uid == 0);
+    let run_as = request.run_as.unwrap_or(if wants_root { RunAs::Root } else { RunAs::Agent });
+    Ok(AgentSpec {
         id: AgentId::new(),
         name,
         account: caller.account,
@@ -62,14 +65,15 @@ fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> Ag
         image: image.id,
         image_digest: image.digest.clone(),
         volume: VolumeId::new(),
-        run_as: request.run_as,
+        run_as,
         main,
         env,
+        image_config: config,
         resources: request.resources,
         keep_scratch: request.keep_scratch,
         ttl: request.ttl,
         idle_timeout: request.idle_timeout,
-    }
+    })
 }
 
 /// An agent of the caller's account, by id or name.

@@ -14,6 +14,8 @@ const MAX_LABEL_VALUE: usize = 255;
 /// Arguments and environment together; execve(2) takes more, nobody needs it.
 const MAX_COMMAND: usize = 128 << 10;
 const MAX_PATH: usize = 4096;
+/// Ids inside an agent are 0 to 65535, and the last one is nobody's.
+const MAX_ID: u32 = 65_534;
 const MAX_SPAN: u64 = 3650 * 86_400;
 const MAX_SLOTS: u32 = 10_000;
 /// What a node says of an agent is cut to this many characters.
@@ -71,16 +73,25 @@ fn cwd(field: &str, cwd: Option<&str>) -> Checked {
     check(fits, field, "a working directory is an absolute path of at most 4096 bytes without NUL")
 }
 
-fn command(command: &Command) -> Checked {
-    let argv = &command.argv;
-    check(argv.first().is_some_and(|program| !program.is_empty()), "main.argv", "a command names a program")?;
-    for (index, arg) in argv.iter().enumerate() {
-        check(!arg.contains('\0'), format!("main.argv[{index}]"), "an argument cannot hold a NUL character")?;
+fn words(field: &str, words: &[String]) -> Checked {
+    for (index, word) in words.iter().enumerate() {
+        check(!word.contains('\0'), format!("{field}[{index}]"), "an argument cannot hold a NUL character")?;
     }
-    let total: usize = argv.iter().map(|arg| arg.len() + 1).sum();
-    check(total <= MAX_COMMAND, "main.argv", "arguments are limited to 128 KiB in all")?;
+    let total: usize = words.iter().map(|word| word.len() + 1).sum();
+    check(total <= MAX_COMMAND, field, "arguments are limited to 128 KiB in all")
+}
+
+fn command(command: &Command) -> Checked {
+    words("main.argv", &command.argv)?;
     env("main.env", &command.env)?;
     cwd("main.cwd", command.cwd.as_deref())
+}
+
+/// A main process as it will run: its image's entrypoint and command are part of it.
+pub(crate) fn main(command: &Command) -> Checked {
+    let named = command.argv.first().is_some_and(|program| !program.is_empty());
+    check(named, "main.argv", "a command names a program, and this image has none of its own")?;
+    words("main.argv", &command.argv)
 }
 
 fn span(field: &str, span: Option<Span>) -> Checked {
@@ -92,6 +103,7 @@ pub(crate) fn create_agent(request: &CreateAgent) -> Checked {
     request.resources.validate().map_err(|error| Problem::invalid(error.field, error.to_string()))?;
     labels(&request.labels)?;
     env("env", &request.env)?;
+    words("entrypoint", request.entrypoint.as_deref().unwrap_or_default())?;
     span("ttl", request.ttl)?;
     span("idle_timeout", request.idle_timeout)?;
     request.main.as_ref().map_or(Ok(()), command)
@@ -102,8 +114,19 @@ pub(crate) fn register_image(request: &RegisterImage) -> Checked {
     let hex = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     check(hex, "digest", "a digest is 64 lowercase hexadecimal digits: the SHA-256 of the EROFS file")?;
     check((1..=1 << 46).contains(&request.size), "size", "a size is between 1 byte and 64 TiB")?;
-    env("config.env", &request.config.env)?;
-    cwd("config.cwd", request.config.cwd.as_deref())
+    let config = &request.config;
+    env("config.env", &config.env)?;
+    words("config.entrypoint", &config.entrypoint)?;
+    words("config.cmd", &config.cmd)?;
+    if let Some(user) = &config.user {
+        let fits = user.uid <= MAX_ID && user.gid <= MAX_ID;
+        check(fits, "config.user", "ids in an agent are 0 to 65534")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
+        let name = user.name.as_deref().unwrap_or("agent");
+        let named = (1..=32).contains(&name.len()) && name.chars().all(plain);
+        check(named, "config.user.name", "a user's name is 1 to 32 of A-Z, a-z, 0-9, '_', '-', '.' and '$'")?;
+    }
+    cwd("config.cwd", config.cwd.as_deref())
 }
 
 pub(crate) fn enroll(request: &Enroll) -> Checked {

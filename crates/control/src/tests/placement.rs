@@ -18,6 +18,7 @@ fn spec(memory: u64) -> AgentSpec {
         run_as: Default::default(),
         main: None,
         env: Default::default(),
+        image_config: Default::default(),
         resources,
         keep_scratch: false,
         ttl: None,

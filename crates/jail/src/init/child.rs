@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::sys::check;
-use crate::layout::{AGENT_ID, INIT_CAPABILITY};
-use crate::spec::User;
+use crate::layout::INIT_CAPABILITY;
+use crate::spec::{Identity, User};
 use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -53,6 +53,8 @@ pub struct Program {
     pub cwd_optional: bool,
     /// Who it is.
     pub user: User,
+    /// And which ids that is.
+    pub ids: Identity,
     /// Open files, as before init raised its own.
     pub open_files: libc::rlimit,
 }
@@ -79,7 +81,7 @@ pub fn become_program(
     if let Err(error) = set_up(program, standard, status) {
         return (Stage::Setup, error);
     }
-    if let Err(error) = become_user(program.user) {
+    if let Err(error) = become_user(program.user, program.ids) {
         return (Stage::User, error);
     }
     if let Err(error) = change_directory(program) {
@@ -129,7 +131,7 @@ fn reset_signals() {
 
 /// For a worker: keeps one descriptor besides the standard ones, becomes the user, takes default signals apart from
 /// SIGPIPE, which stays ignored.
-pub fn become_worker(user: User, keep: BorrowedFd<'_>) -> io::Result<()> {
+pub fn become_worker(user: User, ids: Identity, keep: BorrowedFd<'_>) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", "0")?;
     let keep = keep.as_raw_fd() as libc::c_uint;
     reset_signals();
@@ -143,7 +145,7 @@ pub fn become_worker(user: User, keep: BorrowedFd<'_>) -> io::Result<()> {
         check(libc::close_range(keep + 1, libc::c_uint::MAX, 0))?;
         libc::umask(0o022);
     }
-    become_user(user)
+    become_user(user, ids)
 }
 
 #[repr(C)]
@@ -179,7 +181,7 @@ fn set_capabilities(data: &[CapData; 2]) -> io::Result<()> {
 }
 
 /// Gives up what the user may not have, and proves it.
-fn become_user(user: User) -> io::Result<()> {
+fn become_user(user: User, ids: Identity) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // Root keeps its bounded set without what is init's; the agent keeps nothing, not even in the bounding set.
     let kept =
@@ -193,17 +195,17 @@ fn become_user(user: User) -> io::Result<()> {
             }
         }
     }
-    let id = match user {
-        User::Agent => AGENT_ID,
-        User::Root => 0,
-    };
+    if user == User::Agent && ids.uid == 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let Identity { uid, gid } = ids;
     // SAFETY: setgroups reads one id; the others take no pointers. A kernel without ambient capabilities refuses the
     // prctl, and then there are none.
     unsafe {
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, zero, zero, zero);
-        check(libc::setgroups(1, &id))?;
-        check(libc::setresgid(id, id, id))?;
-        check(libc::setresuid(id, id, id))?;
+        check(libc::setgroups(1, &gid))?;
+        check(libc::setresgid(gid, gid, gid))?;
+        check(libc::setresuid(uid, uid, uid))?;
     }
     let mut data = capabilities()?;
     for (half, data) in data.iter_mut().enumerate() {
@@ -215,10 +217,10 @@ fn become_user(user: User) -> io::Result<()> {
         data.inheritable = 0;
     }
     set_capabilities(&data)?;
-    verify(user, id, &data)
+    verify(user, ids, &data)
 }
 
-fn verify(user: User, id: u32, expected: &[CapData; 2]) -> io::Result<()> {
+fn verify(user: User, ids: Identity, expected: &[CapData; 2]) -> io::Result<()> {
     let (mut uids, mut gids, mut groups) = ([u32::MAX; 3], [u32::MAX; 3], [u32::MAX; 2]);
     // SAFETY: each pointer is to one id; getgroups writes at most the two that it is told of.
     let count = unsafe {
@@ -231,7 +233,8 @@ fn verify(user: User, id: u32, expected: &[CapData; 2]) -> io::Result<()> {
     let none = [CapData::default(); 2];
     let now = capabilities()?;
     let capabilities_right = now == *expected && (user == User::Root || now == none);
-    if uids == [id; 3] && gids == [id; 3] && count == 1 && groups[0] == id && capabilities_right {
+    let Identity { uid, gid } = ids;
+    if uids == [uid; 3] && gids == [gid; 3] && count == 1 && groups[0] == gid && capabilities_right {
         Ok(())
     } else {
         Err(io::Error::from_raw_os_error(libc::EPERM))

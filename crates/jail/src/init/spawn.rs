@@ -4,7 +4,7 @@ use super::child::{self, Program, Stage, Standard};
 use super::errors::{of_io, refuse};
 use super::sys::{self, Forked};
 use crate::layout::HOME;
-use crate::spec::{InitConfig, User};
+use crate::spec::{Identity, InitConfig, User};
 use channel::{ChannelError, ErrorKind, Size};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -56,7 +56,7 @@ fn c_string(what: &str, text: impl Into<Vec<u8>>) -> Result<CString, ChannelErro
 
 fn environment(config: &InitConfig, plan: &Plan<'_>) -> Result<BTreeMap<String, String>, ChannelError> {
     let (home, name) = match plan.user {
-        User::Agent => (HOME, "agent"),
+        User::Agent => (HOME, config.agent.name.as_str()),
         User::Root => ("/root", "root"),
     };
     let shell = if std::fs::exists("/bin/bash").unwrap_or(false) { "/bin/bash" } else { "/bin/sh" };
@@ -97,19 +97,21 @@ fn program(config: &InitConfig, plan: &Plan<'_>, open_files: libc::rlimit) -> Re
             .collect::<Result<_, _>>()?
     };
     let home = env.get("HOME").map_or("/", String::as_str);
+    let own = config.cwd.as_deref().unwrap_or(home);
     if plan.cwd.is_some_and(|cwd| !cwd.starts_with('/')) {
         return Err(refuse(ErrorKind::Invalid, "the working directory must be an absolute path"));
     }
     Ok(Program {
         candidates,
         argv: plan.argv.iter().map(|text| c_string("argv", text.as_str())).collect::<Result<_, _>>()?,
-        cwd: c_string("the working directory", plan.cwd.unwrap_or(home))?,
+        cwd: c_string("the working directory", plan.cwd.unwrap_or(own))?,
         cwd_optional: plan.cwd.is_none(),
         env: env
             .iter()
             .map(|(k, v)| c_string("the environment", format!("{k}={v}")))
             .collect::<Result<_, _>>()?,
         user: plan.user,
+        ids: config.ids(plan.user),
         open_files,
     })
 }
@@ -118,13 +120,12 @@ fn null() -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
 }
 
-fn terminal(size: Size, user: User) -> io::Result<(OwnedFd, OwnedFd)> {
+fn terminal(size: Size, owner: Identity) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
     let open = |path| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let master: File = open("/dev/ptmx").or_else(|_| open("/dev/pts/ptmx"))?;
     let peer = sys::terminal_peer(master.as_fd())?;
-    let id = if user == User::Root { 0 } else { crate::layout::AGENT_ID };
-    sys::own(peer.as_fd(), id, id, 0o620)?;
+    sys::own(peer.as_fd(), owner.uid, owner.gid, 0o620)?;
     sys::set_window_size(master.as_fd(), size.rows, size.cols)?;
     Ok((master.into(), peer))
 }
@@ -137,9 +138,9 @@ struct Wiring {
     child: [OwnedFd; 3],
 }
 
-fn wire(plan: &Plan<'_>) -> io::Result<Wiring> {
+fn wire(plan: &Plan<'_>, ids: Identity) -> io::Result<Wiring> {
     if let Some(size) = plan.tty {
-        let (master, peer) = terminal(size, plan.user)?;
+        let (master, peer) = terminal(size, ids)?;
         let input = if plan.stdin { Some(master.try_clone()?) } else { None };
         let child = [peer.try_clone()?, peer.try_clone()?, peer];
         return Ok(Wiring { input, output: master, error: None, child });
@@ -171,7 +172,7 @@ pub fn start(
 ) -> Result<Started, ChannelError> {
     let program = program(config, plan, open_files)?;
     let no_descriptors = |error| of_io("could not make pipes or a terminal for the process", &error);
-    let wiring = wire(plan).map_err(no_descriptors)?;
+    let wiring = wire(plan, program.ids).map_err(no_descriptors)?;
     let (status, child_status) = sys::pipe().map_err(no_descriptors)?;
     sys::set_nonblocking(status.as_fd(), true).map_err(no_descriptors)?;
     match sys::fork().map_err(|error| no_process(&error))? {

@@ -9,7 +9,7 @@ use super::reap::Worker;
 use super::slab::Key;
 use super::sys::{self, Forked};
 use super::{Init, Phase, child, files, procs, say, spawn, tar};
-use crate::spec::User;
+use crate::spec::{Identity, User};
 use channel::{ChannelError, Decoder, ErrorKind, Kind, Reply, Request};
 use serde::Serialize;
 use std::io::{self, Read, Write};
@@ -34,10 +34,11 @@ impl Init {
             return Err(refuse(ErrorKind::TooMany, message));
         }
         let user = self.user(asked_user(request));
+        let ids = self.config.ids(user);
         match sys::fork().map_err(|error| spawn::no_process(&error))? {
             Forked::Child => {
                 // A panic must not unwind into init's loop: the child would go on as a second init.
-                let work = std::panic::AssertUnwindSafe(|| run(conn, request, user));
+                let work = std::panic::AssertUnwindSafe(|| run(conn, request, user, ids));
                 let code = i32::from(std::panic::catch_unwind(work).is_err());
                 sys::exit_now(code)
             }
@@ -76,11 +77,11 @@ pub struct Link {
     decoder: Decoder,
 }
 
-fn run(conn: &mut Conn, request: &Request, user: User) {
+fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity) {
     let Ok(socket) = conn.socket.try_clone() else { return };
     let unsent = conn.unsent().to_vec();
     let mut link = Link { socket, decoder: std::mem::take(&mut conn.decoder) };
-    let ready = child::become_worker(user, link.socket.as_fd()).and_then(|()| {
+    let ready = child::become_worker(user, ids, link.socket.as_fd()).and_then(|()| {
         link.socket.set_nonblocking(false)?;
         link.socket.write_all(&unsent)
     });

@@ -77,7 +77,7 @@ fn become_init(
     process::set_host_name(NO_NAME, "").step("setting the host name")?;
 
     // As root on the disk, before ids are mapped.
-    volume::prepare(fds.volume.as_fd(), launch.keep_scratch)?;
+    volume::prepare(fds.volume.as_fd(), launch.keep_scratch, launch.owner)?;
     laps.lap("volume's directories");
 
     // The user namespace takes over these limits as bounds of the sum of what all its processes have.

@@ -3,7 +3,7 @@
 //! Ids on disk are those that the agent sees. What is in `upper` and `home` was written by the agent: names in it are
 //! never followed, and nothing recurses into it.
 
-use crate::layout::AGENT_ID;
+use crate::spec::Identity;
 use crate::step::{Step, StepError};
 use crate::sys;
 use std::ffi::{CStr, CString};
@@ -22,7 +22,7 @@ const BATCH: usize = 4096;
 
 /// Makes what is missing, and empties the scratch layer unless it is kept. The volume is mounted without an idmap, and
 /// the caller is the host's root.
-pub fn prepare(volume: BorrowedFd<'_>, keep_scratch: bool) -> Result<(), StepError> {
+pub fn prepare(volume: BorrowedFd<'_>, keep_scratch: bool, owner: Identity) -> Result<(), StepError> {
     let step = "preparing the volume";
     if !sys::is_mount_root(volume).step(step)? {
         return Err(StepError::new(step, "the descriptor is not that of a mount"));
@@ -37,7 +37,7 @@ pub fn prepare(volume: BorrowedFd<'_>, keep_scratch: bool) -> Result<(), StepErr
         sys::ensure_dir(volume, name, mode).step(step)?;
     }
     if sys::ensure_dir(volume, c"home", 0o750).step(step)? {
-        sys::chown_at(volume, c"home", AGENT_ID, AGENT_ID).step(step)?;
+        sys::chown_at(volume, c"home", owner.uid, owner.gid).step(step)?;
     }
     Ok(())
 }

@@ -67,7 +67,14 @@ impl Agent {
             user: None,
         });
         let env = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
-        let config = InitConfig { hostname: "test".to_owned(), env, run_as: User::Agent, main };
+        let config = InitConfig {
+            hostname: "test".to_owned(),
+            env,
+            run_as: User::Agent,
+            agent: Default::default(),
+            cwd: None,
+            main,
+        };
         fs::write(dir.join("config"), serde_json::to_vec(&config).expect("plain"))
             .expect("the configuration");
         let open = |name: &str| {

@@ -3,6 +3,7 @@
 //! Init reads its configuration from a pipe before it does anything else, and node keeps the other end. So a blank has
 //! run nothing, and one whose node dies reads the end of the pipe and ends: no blank outlives who made it.
 
+use super::launch::agent;
 use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
 use crate::cgroup::Group;
 use crate::children::Watch;
@@ -10,7 +11,7 @@ use crate::error::LaunchError;
 use crate::zygote::{Launched, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
-use jail::spec::{Launch, LaunchFds, Limits};
+use jail::spec::{Identity, Launch, LaunchFds, Limits};
 use model::{AgentSpec, BoundaryId, ByteSize, Resources, VolumeId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -40,16 +41,20 @@ pub struct Shape {
     pub memory: ByteSize,
     /// Whether the scratch layer is to last, and so is synced.
     pub keep_scratch: bool,
+    /// Whose the home is: uid and gid inside.
+    pub owner: (u32, u32),
 }
 
 impl Shape {
     /// The shape that an agent needs.
     pub fn of(spec: &AgentSpec) -> Self {
+        let Identity { uid, gid } = agent(spec).ids;
         Self {
             image_digest: spec.image_digest.clone(),
             disk: spec.resources.disk,
             memory: spec.resources.memory,
             keep_scratch: spec.keep_scratch,
+            owner: (uid, gid),
         }
     }
 
@@ -272,6 +277,7 @@ fn launch_request(request: u64, id: BoundaryId, shape: &Shape, lease: UidRange) 
         base_uid: lease.base,
         image: shape.image_digest.clone(),
         keep_scratch: shape.keep_scratch,
+        owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),
         shm_bytes: (memory / 8).clamp(4 << 20, 64 << 20),

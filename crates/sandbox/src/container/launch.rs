@@ -134,12 +134,25 @@ fn init_config(spec: &AgentSpec) -> InitConfig {
         hostname: spec.name.to_string(),
         env: spec.env.clone(),
         run_as: user(spec.run_as),
+        agent: agent(spec),
+        cwd: spec.image_config.cwd.clone(),
         main: spec.main.as_ref().map(|Command { argv, env, cwd, user: run_as }| ExecSpec {
             argv: argv.clone(),
             env: env.clone(),
             cwd: cwd.clone(),
             user: run_as.map(user),
         }),
+    }
+}
+
+/// Who processes are that are not root: whom the image names, where it names one.
+pub(super) fn agent(spec: &AgentSpec) -> spec::Agent {
+    match spec.image_config.user.as_ref().filter(|user| user.uid != 0) {
+        Some(user) => spec::Agent {
+            name: user.name.clone().unwrap_or_else(|| user.uid.to_string()),
+            ids: spec::Identity { uid: user.uid, gid: user.gid },
+        },
+        None => spec::Agent::default(),
     }
 }
 

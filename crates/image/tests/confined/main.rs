@@ -4,6 +4,10 @@
 //! The worker is this very program, started again as `image-worker`, as `cofferdam` is. With a certain limit it
 //! turns into a spy, and reports what it could reach.
 
+mod hostile;
+mod pull;
+mod servers;
+
 use image::{ImportError, Limits, Source, Store, Worker, ensure_user, import};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,20 +17,38 @@ const SPY: u64 = 7;
 
 type Test = (&'static str, fn(&Worker));
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 16] = [
     ("a_spy_in_the_worker_reaches_nothing", a_spy_in_the_worker_reaches_nothing),
     ("an_honest_worker_imports", an_honest_worker_imports),
     ("a_refused_archive_leaves_nothing", a_refused_archive_leaves_nothing),
+    ("images_of_a_real_registry_are_pulled", pull::images_of_a_real_registry_are_pulled),
+    ("files_of_other_tools_are_imported", pull::files_of_other_tools_are_imported),
+    ("passwords_and_certificates_are_asked_for", pull::passwords_and_certificates_are_asked_for),
+    ("a_cut_download_goes_on", pull::a_cut_download_goes_on),
+    ("layers_are_shared_by_who_may_have_them", pull::layers_are_shared_by_who_may_have_them),
+    ("signatures_are_required", pull::signatures_are_required),
+    ("private_addresses_are_refused", hostile::private_addresses_are_refused),
+    ("credentials_stay_with_the_registry", hostile::credentials_stay_with_the_registry),
+    ("registries_that_lie_are_refused", hostile::registries_that_lie_are_refused),
+    ("hostile_images_of_umoci_are_refused", hostile::hostile_images_of_umoci_are_refused),
+    ("ten_gigabytes_of_zeros_are_refused", hostile::ten_gigabytes_of_zeros_are_refused),
+    ("a_million_files_are_one_image", hostile::a_million_files_are_one_image),
+    ("the_downloader_reaches_no_files", hostile::the_downloader_reaches_no_files),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, limits] = arguments.as_slice()
+    if let [command, job] = arguments.as_slice()
         && command == "image-worker"
     {
-        return match serde_json::from_str(limits) {
+        // Started under this name it is a spy, whatever the job.
+        if std::env::args().next().is_some_and(|program| program.ends_with("/spy")) {
+            return spy(0);
+        }
+        let limits = serde_json::from_str::<serde_json::Value>(job).map(|job| job["limits"].clone());
+        return match limits.and_then(serde_json::from_value) {
             Ok(Limits { entries: SPY, bytes }) => spy(bytes as u16),
-            _ => image::worker::main(limits),
+            _ => image::worker::main(job),
         };
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
@@ -68,7 +90,7 @@ fn worker() -> Result<Worker, String> {
     Ok(Worker { jail, program, user })
 }
 
-fn store() -> (tempfile::TempDir, Store) {
+pub fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("images")).unwrap();
     (dir, store)
@@ -148,7 +170,7 @@ fn a_spy_in_the_worker_reaches_nothing(worker: &Worker) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let limits = Limits { entries: SPY, bytes: listener.local_addr().unwrap().port().into() };
     let source = Source::open(&archive(dir.path())).unwrap();
-    match import(source, &store, worker, &limits, &mut |_| {}) {
+    match import(source, None, &store, worker, &limits, &mut |_| {}) {
         Err(ImportError::Refused(why)) => assert_eq!(why, "reached: nothing"),
         other => panic!("{other:?}"),
     }
@@ -159,7 +181,8 @@ fn an_honest_worker_imports(worker: &Worker) {
     let source = Source::open(&archive(dir.path())).unwrap();
     let mut last = None;
     let imported =
-        import(source, &store, worker, &Limits::default(), &mut |progress| last = progress.percent).unwrap();
+        import(source, None, &store, worker, &Limits::default(), &mut |progress| last = progress.percent)
+            .unwrap();
     assert_eq!(last, Some(100));
     assert_eq!(store.list().unwrap(), [(imported.digest.clone(), imported.size)]);
     // What the kernel sees, in a mount namespace of its own, so that nothing is left mounted.
@@ -184,7 +207,7 @@ fn a_refused_archive_leaves_nothing(worker: &Worker) {
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, &whole[..whole.len() - 8000]).unwrap();
     let source = Source::open(&path).unwrap();
-    match import(source, &store, worker, &Limits::default(), &mut |_| {}) {
+    match import(source, None, &store, worker, &Limits::default(), &mut |_| {}) {
         Err(ImportError::Refused(why)) => assert!(why.contains("ends too early"), "{why}"),
         other => panic!("{other:?}"),
     }

@@ -1,5 +1,7 @@
 //! `image …`: root file systems that agents start from.
 
+mod pull;
+
 use super::service;
 use crate::cli::Global;
 use crate::failure::{self, fail, fail_with};
@@ -11,14 +13,14 @@ use crate::{context, resolve};
 use anyhow::Context as _;
 use clap::Subcommand;
 use image::{BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
-use model::api::RegisterImage;
-use model::image::ImageConfig;
+use model::api::{Image, RegisterImage};
 use model::{Code, Name};
 use std::path::PathBuf;
 
 /// What `image` has.
 #[derive(Subcommand)]
 pub enum Command {
+    Pull(pull::Pull),
     Build(Build),
     Import(Import),
     /// List images
@@ -54,14 +56,21 @@ pub struct Build {
     suite: Option<String>,
 }
 
-/// Import an image from a tar of a root file system (plain, gzip or zstd)
+/// Import an image from a file
+///
+/// A tar of a root file system, an OCI layout (as a tar or a folder), or what `docker save` wrote; plain, or packed with
+/// gzip or zstd.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cofferdam image import rootfs.tar.zst --name mine
+  docker save my/app:1 | cofferdam image import - --name app
   docker export some-container | cofferdam image import - --name mine")]
 pub struct Import {
-    /// The tar; - is stdin
+    /// The tar or folder; - is stdin
     file: PathBuf,
+    /// Which image, where the file holds several
+    #[arg(long)]
+    tag: Option<String>,
     /// Name of the image
     #[arg(long)]
     name: Name,
@@ -70,6 +79,7 @@ pub struct Import {
 impl Command {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         match self {
+            Self::Pull(args) => args.run(global).await,
             Self::Build(args) => {
                 let options = BuildOptions { suite: args.suite, packages: args.packages };
                 make("image build", args.name, global, move |store, worker, limits, progress| {
@@ -81,7 +91,8 @@ impl Command {
                 let file = if args.file.as_os_str() == "-" { PathBuf::from("/dev/stdin") } else { args.file };
                 make("image import", args.name, global, move |store, worker, limits, progress| {
                     let source = Source::open(&file).map_err(not_imported)?;
-                    image::import(source, store, worker, limits, progress).map_err(not_imported)
+                    image::import(source, args.tag.as_deref(), store, worker, limits, progress)
+                        .map_err(not_imported)
                 })
                 .await
             }
@@ -102,8 +113,8 @@ fn not_imported(error: ImportError) -> anyhow::Error {
     }
 }
 
-type Make =
-    dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<Imported> + Send;
+type Make<T> =
+    dyn FnOnce(&Store, &Worker, &Limits, &mut dyn FnMut(image::Progress)) -> anyhow::Result<T> + Send;
 
 /// Makes an image into the store of this machine's node, and makes it known to control.
 async fn make(
@@ -114,10 +125,33 @@ async fn make(
     + Send
     + 'static,
 ) -> anyhow::Result<u8> {
+    let (image, imported) = keep(command, name, global, Box::new(make), |imported| imported).await?;
+    match global.output {
+        Format::Json => output::json(&image)?,
+        Format::Table => output::line(format_args!(
+            "Image {}: {}, {} files, sha256:{}",
+            image.name,
+            output::size(image.size),
+            imported.entries,
+            image.digest
+        ))?,
+    }
+    Ok(0)
+}
+
+/// The same, for whoever says it in words of its own.
+async fn keep<T: Send + 'static>(
+    command: &str,
+    name: Name,
+    global: &Global,
+    make: Box<Make<T>>,
+    imported_of: impl FnOnce(&T) -> &Imported,
+) -> anyhow::Result<(Image, T)> {
     setup::require_root(command)?;
-    let make: Box<Make> = Box::new(make);
     let paths = Paths::from_env()?;
-    let images = service::node_config(&paths)?.data.join("images");
+    let config = service::node_config(&paths)?;
+    let images = config.data.join("images");
+    let limits = Limits { bytes: config.images.bytes.0, entries: config.images.files };
     // Before minutes are spent: the store lies on this machine, so control has to be this machine's too.
     let control = context::control(global.context.as_ref())?;
     control.whoami().await?;
@@ -134,7 +168,7 @@ async fn make(
     let making = tokio::task::spawn_blocking(move || {
         let store = Store::open(&images)?;
         let worker = Worker::installed()?;
-        make(&store, &worker, &Limits::default(), &mut |progress| {
+        make(&store, &worker, &limits, &mut |progress| {
             let _ = sender.send(progress);
         })
     });
@@ -150,26 +184,16 @@ async fn make(
             said = words.to_owned();
         }
     }
-    let imported = making.await.context("the image could not be made")??;
+    let made = making.await.context("the image could not be made")??;
     progress.done();
+    let imported = imported_of(&made);
     let request = RegisterImage {
         name,
         digest: imported.digest.as_str().to_owned(),
         size: imported.size,
-        config: ImageConfig::default(),
+        config: imported.config.clone(),
     };
-    let image = control.register_image(&request).await?;
-    match global.output {
-        Format::Json => output::json(&image)?,
-        Format::Table => output::line(format_args!(
-            "Image {}: {}, {} files, sha256:{}",
-            image.name,
-            output::size(image.size),
-            imported.entries,
-            image.digest
-        ))?,
-    }
-    Ok(0)
+    Ok((control.register_image(&request).await?, made))
 }
 
 async fn list(global: &Global) -> anyhow::Result<u8> {
