@@ -177,6 +177,13 @@ impl World {
         point
     }
 
+    /// Makes no boundaries ahead. Before it is started.
+    pub fn without_blanks(&self) {
+        let path = self.dir.join("etc/node.toml");
+        let text = fs::read_to_string(&path).expect("node.toml");
+        fs::write(&path, format!("blanks = 0\n{text}")).expect("node.toml");
+    }
+
     /// `cofferdam up --detach`.
     #[track_caller]
     pub fn up(&self) {

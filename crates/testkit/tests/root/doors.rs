@@ -7,10 +7,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 use testkit::World;
 
-/// Sends bytes and reads whatever comes until the end.
+/// Sends bytes and reads whatever comes until the end, or until nothing more comes.
 fn exchange(address: &str, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -117,6 +117,39 @@ fn one_request_is_never_two() {
     }
 }
 
+/// Opens connections that say little, and waits until one that says a byte now and then was put out.
+fn dawdle(address: &str) {
+    let mut slow: Vec<TcpStream> = (0..200)
+        .map(|index| {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            let part = ["", "GET /v1/he", "GET /v1/healthz HTTP/1.1\r\nHost: x\r\nX: "][index % 3];
+            stream.write_all(part.as_bytes()).expect("the beginning");
+            stream
+        })
+        .collect();
+    let request = format!("GET /v1/healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    assert_eq!(statuses(&exchange(address, request.as_bytes())), [200]);
+    // A byte now and then does not keep a head alive.
+    let started = Instant::now();
+    let last = slow.last_mut().expect("there are some");
+    last.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let mut byte = [0; 512];
+    loop {
+        assert!(started.elapsed() < Duration::from_secs(40), "{address}: it may dawdle for ever");
+        if last.write_all(b"x").is_err() {
+            break;
+        }
+        match last.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    println!("{address}: put out after {:?}", started.elapsed());
+}
+
 #[test]
 fn those_who_dawdle_are_put_out_and_hold_nobody_up() {
     if !testkit::can_run() {
@@ -125,40 +158,7 @@ fn those_who_dawdle_are_put_out_and_hold_nobody_up() {
     let world = World::start();
     world.create("one", &[]);
     let addresses = [format!("127.0.0.1:{}", world.control_port), format!("127.0.0.1:{}", world.guard_port)];
-    for address in &addresses {
-        let mut slow: Vec<TcpStream> = (0..200)
-            .map(|index| {
-                let mut stream = TcpStream::connect(address).expect("it listens");
-                let part = ["", "GET /v1/he", "GET /v1/healthz HTTP/1.1\r\nHost: x\r\nX: "][index % 3];
-                stream.write_all(part.as_bytes()).expect("the beginning");
-                stream
-            })
-            .collect();
-        let request = format!("GET /v1/healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        assert_eq!(statuses(&exchange(address, request.as_bytes())), [200]);
-        // A byte now and then does not keep a head alive.
-        let started = Instant::now();
-        let last = slow.last_mut().expect("there are some");
-        last.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
-        let mut byte = [0; 512];
-        loop {
-            assert!(started.elapsed() < Duration::from_secs(40), "{address}: it may dawdle for ever");
-            if last.write_all(b"x").is_err() {
-                break;
-            }
-            match last.read(&mut byte) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                    ) => {}
-                Err(_) => break,
-            }
-        }
-        println!("{address}: put out after {:?}", started.elapsed());
-    }
+    std::thread::scope(|scope| addresses.iter().for_each(|address| drop(scope.spawn(|| dawdle(address)))));
     assert_eq!(world.sh("one", "echo served").ok().out, "served\n");
 }
 

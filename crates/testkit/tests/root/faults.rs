@@ -132,8 +132,8 @@ fn random_kills_leave_nothing_behind() {
     nothing_but(&world, 0);
 }
 
-/// Waits until what there is, is what so many running agents have: not one process, loop device, file or range of
-/// user ids more.
+/// Waits until what there is, is what so many running agents and the blanks that are ready have: not one process, loop
+/// device, file or range of user ids more.
 fn nothing_but(world: &World, agents: usize) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -146,16 +146,18 @@ fn nothing_but(world: &World, agents: usize) {
             .flat_map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()))
             .map(|entry| entry.file_name())
             .collect();
-        let runs = std::fs::read_dir(world.dir().join("run/agents")).map_or(0, Iterator::count);
+        let count = |place| std::fs::read_dir(world.dir().join(place)).map_or(0, Iterator::count);
+        let (runs, blanks) = (count("run/agents"), count("run/blanks"));
         let inits = found.processes.iter().filter(|line| line.ends_with(" init ")).count();
         if found.mounts.is_empty()
-            && [found.loops.len(), leases, groups.len(), runs, inits, world.inits().len()] == [agents; 6]
+            && [leases, runs, world.inits().len()] == [agents; 3]
+            && [found.loops.len(), groups.len(), inits] == [agents + blanks; 3]
         {
             return;
         }
         assert!(
             Instant::now() < deadline,
-            "other than {agents} agents have: {found:#?} {groups:?}, {leases} leases, {runs} directories"
+            "other than {agents} agents have: {found:#?} {groups:?}, {leases} leases, {runs} directories, {blanks} blanks"
         );
         std::thread::sleep(Duration::from_millis(50));
     }

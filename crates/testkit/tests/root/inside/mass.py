@@ -1,7 +1,7 @@
 """Takes as much as it can get of one kind of kernel object, made from inside: `python3 - NAME`.
 
-Prints `held: N` when it got no more, keeps what it has until standard input ends, and lets go. That the kernel kills it
-for memory on the way is an answer too.
+Prints `held: N` when it got no more, or hardly any more: at its limit of memory each object takes the kernel a search. Keeps
+what it has until standard input ends, and lets go. That the kernel kills it for memory on the way is an answer too.
 """
 import ctypes
 import errno
@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 RMID = 0
@@ -28,7 +29,8 @@ def many(make, most=10_000_000):
     """Calls until it fails. How often it worked, and what it made."""
     made = []
     try:
-        while len(made) < most:
+        end = time.monotonic() + 6
+        while len(made) < most and time.monotonic() < end:
             one = make()
             if isinstance(one, int) and one < 0:
                 print("stopped:", errno.errorcode.get(ctypes.get_errno()))
@@ -55,6 +57,10 @@ def in_processes(make, most=200):
             os.write(write, b"%d\n" % len(made))
             signal.pause()
         os.close(write)
+        ready, _, _ = select.select([read], [], [], 4)
+        if not ready:
+            print("stopped: no more comes")
+            break
         said = os.read(read, 64)
         os.close(read)
         if not said:
@@ -151,6 +157,23 @@ def unix_sockets():
     return in_processes(pair)
 
 
+def datagrams():
+    """Sockets of UDP that are full of what nobody reads."""
+    def one():
+        socket_ = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        socket_.bind(("127.0.0.1", 0))
+        socket_.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        for _ in range(40):
+            try:
+                socket_.sendto(b"x" * 16384, socket_.getsockname())
+            except OSError as error:
+                if error.errno not in (errno.ENOBUFS, errno.EAGAIN):
+                    raise
+                break
+        return socket_
+    return in_processes(one)
+
+
 def in_flight():
     """Descriptors that are open in messages alone."""
     def pair():
@@ -217,7 +240,7 @@ def waits():
     port = listener.getsockname()[1]
     count = 0
     try:
-        for host in range(1, 8):
+        for host in range(1, 3):
             for _ in range(20_000):
                 one = socket.create_connection((f"127.0.0.{host}", port))
                 other, _ = listener.accept()
