@@ -24,7 +24,7 @@ pub fn listen(path: &Path, owner: User) -> anyhow::Result<UnixListener> {
     }
     let listener = UnixListener::bind(&draft).with_context(attempt)?;
     // Not of root's group, not open to everybody, whatever the umask is.
-    fs::set_permissions(&draft, Permissions::from_mode(0)).with_context(attempt)?;
+    fs::set_permissions(&draft, Permissions::from_mode(0o000)).with_context(attempt)?;
     chown(&draft, Some(owner.uid), Some(owner.gid)).with_context(attempt)?;
     fs::set_permissions(&draft, Permissions::from_mode(0o660)).with_context(attempt)?;
     fs::rename(&draft, path).with_context(attempt)?;

@@ -200,9 +200,7 @@ fn words_of_others_stay_one_line_in_the_logs() {
             format!(
                 "GET /v1/agents/{escaped}?{escaped} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {escaped}\r\nConnection: close\r\n\r\n"
             ),
-            format!(
-                "PLANTED /v1/healthz HTTP/1.1\r\nHost: \u{9b}planted\r\nUser-Agent: \x1bplanted\r\nConnection: close\r\n\r\n"
-            ),
+            "PLANTED /v1/healthz HTTP/1.1\r\nHost: \u{9b}planted\r\nUser-Agent: \x1bplanted\r\nConnection: close\r\n\r\n".to_owned(),
             format!("GET /\x1b[2Jplanted HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         ] {
             exchange(&host, request.as_bytes());
