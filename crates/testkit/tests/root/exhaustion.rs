@@ -95,11 +95,15 @@ fn filters_of_one_agent_leave_room_for_boundaries() {
     }
     println!("{said:?}");
     assert!(said.iter().any(|line| line == "no more room for filters"), "nothing was used up: {said:?}");
-    // A boundary starts, and nobody in it gets a filter of their own any more: the room is gone for all.
-    world.create("neighbour", &[]);
+    // A boundary starts, and nobody in it gets a filter of their own any more: the room is gone for all. What another
+    // test on the machine gave back meanwhile is taken too.
+    world.create("neighbour", &["--memory", "4GiB", "--pids", "2048"]);
     assert_eq!(world.sh("neighbour", "echo fine").ok().out, "fine\n");
-    let one = world.python("neighbour", "agent", &[], &calling("filters(0)"), &[]).ok();
-    assert_eq!(number(&one.out, "filters"), 0, "{one:?}");
+    let more = || {
+        let ran = world.python("neighbour", "agent", &[], &calling("filters(0)"), &[]).ok();
+        number(&ran.out, "filters")
+    };
+    assert!((0..4).any(|_| more() == 0), "there still is room for filters");
     // So does a gate.
     let gate = world.pid_of("gate").expect("a gate");
     let pid = rustix::process::Pid::from_raw(gate).expect("a pid");
