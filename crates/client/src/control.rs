@@ -3,8 +3,8 @@
 use crate::error::Error;
 use crate::http::Endpoint;
 use model::api::{
-    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, Event, Image, Node, Page, RegisterImage,
-    WhoAmI, WorkspaceToken,
+    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, Event, GrantImage, Image, Node, Page,
+    RegisterImage, WhoAmI, WorkspaceToken,
 };
 use model::token::Scope;
 use model::{AgentState, EventId, Verb};
@@ -125,6 +125,11 @@ impl Control {
     /// Makes an image known that lies in the nodes' content store.
     pub async fn register_image(&self, image: &RegisterImage) -> Result<Image, Error> {
         self.endpoint.json(self.endpoint.post(&["v1", "images"]).json(image)).await
+    }
+
+    /// Lets another account have an image; for operators.
+    pub async fn grant_image(&self, reference: &str, grant: &GrantImage) -> Result<Image, Error> {
+        self.endpoint.json(self.endpoint.post(&["v1", "images", reference, "grant"]).json(grant)).await
     }
 
     /// Forgets an image, by id or name.

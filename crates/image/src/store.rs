@@ -136,6 +136,30 @@ impl Store {
         read().map_err(|source| self.error("list images", source))
     }
 
+    /// Holds off [`prune`](crate::prune) for as long as the file is open: for whoever makes an image and has not yet
+    /// told anybody of it.
+    pub fn hold(&self) -> Result<File, StoreError> {
+        let hold = || -> io::Result<File> {
+            let dir = File::open(&self.dir)?;
+            rustix::fs::flock(&dir, FlockOperation::LockShared)?;
+            Ok(dir)
+        };
+        hold().map_err(|source| self.error("lock", source))
+    }
+
+    /// The same for who removes images; `None` while somebody makes one.
+    pub fn hold_alone(&self) -> Result<Option<File>, StoreError> {
+        let hold = || -> io::Result<Option<File>> {
+            let dir = File::open(&self.dir)?;
+            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(dir)),
+                Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        hold().map_err(|source| self.error("lock", source))
+    }
+
     /// Removes an image; whether it was there. Agents that have it mounted keep it until they end.
     pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         match fs::remove_file(self.path(digest)) {

@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 /// Address space of the worker. The largest trees that the limits let in take about half of it.
 const MEMORY: u64 = 4 << 30;
+/// That of the one that downloads, which keeps nothing.
+const FETCH_MEMORY: u64 = 2 << 30;
 /// What an image may be larger than its archive: rounding to blocks, and inodes.
 const OVERHEAD: u64 = 9 << 30;
 /// The archive's bytes between two lines of progress.
@@ -86,10 +88,7 @@ pub fn main(job: &str) -> ExitCode {
 fn work(job: Job) -> Result<(), String> {
     let not_started = |error: io::Error| format!("the import could not be started: {error}");
     let files = |limits: &Limits| -> Result<std::vec::IntoIter<OwnedFd>, String> {
-        let both = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
-        let most = limits.bytes.saturating_add(OVERHEAD);
-        setrlimit(Resource::As, both(MEMORY)).map_err(|errno| not_started(errno.into()))?;
-        setrlimit(Resource::Fsize, both(most)).map_err(|errno| not_started(errno.into()))?;
+        bound(MEMORY, limits.bytes.saturating_add(OVERHEAD)).map_err(not_started)?;
         Ok(job::receive(io::stdin()).map_err(not_started)?.into_iter())
     };
     let next = |files: &mut std::vec::IntoIter<OwnedFd>| {
@@ -105,7 +104,10 @@ fn work(job: Job) -> Result<(), String> {
         Ok(())
     };
     let (counts, config) = match job {
-        Job::Fetch {} => return crate::fetch::main(),
+        Job::Fetch {} => {
+            bound(FETCH_MEMORY, 0).map_err(not_started)?;
+            return crate::fetch::main();
+        }
         Job::Document {} => {
             return parsed(oci::document(&document()?).and_then(|document| document.parsed()));
         }
@@ -136,6 +138,13 @@ fn work(job: Job) -> Result<(), String> {
     };
     say(&Message::Done { counts, config: Box::new(config) });
     Ok(())
+}
+
+/// Address space, and the size of any file that is written.
+fn bound(memory: u64, file: u64) -> io::Result<()> {
+    let both = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::As, both(memory))?;
+    Ok(setrlimit(Resource::Fsize, both(file))?)
 }
 
 fn read_document(file: File) -> Result<Vec<u8>, String> {

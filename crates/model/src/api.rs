@@ -166,6 +166,18 @@ pub struct RegisterImage {
     /// Defaults for the programs in it.
     #[serde(default)]
     pub config: ImageConfig,
+    /// A node's word that the account may have it ([`crate::token::ImageVoucher`], signed). Not needed for content that
+    /// the account has already, nor by an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voucher: Option<String>,
+}
+
+/// `POST /v1/images/ID/grant`: lets another account have an image of the operator's.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantImage {
+    /// Who gets it, under the same name.
+    pub account: AccountId,
 }
 
 /// An image, as the control API shows it.

@@ -98,6 +98,13 @@ pub struct DesiredAgent {
     pub token_epoch: u64,
 }
 
+/// `GET /node/v1/images`: what may not be removed from a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagesInUse {
+    /// Digests of all images that are registered, or that an agent was made from which is not destroyed.
+    pub digests: Vec<String>,
+}
+
 /// `POST /node/v1/observed`: what the node saw. Sent on every change, and in whole at the start.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -58,6 +58,33 @@ pub struct NodeAssertion {
     pub exp: i64,
 }
 
+/// A node's word that an account may have an image that lies in its store: signed with the key it enrolled, shown
+/// when the account registers the image. Root on the node asked for it, having pulled or imported the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVoucher {
+    /// The node.
+    pub iss: NodeId,
+    /// [`ImageVoucher::audience`] of the installation, so that this is no [`NodeAssertion`].
+    pub aud: String,
+    /// The account.
+    pub sub: AccountId,
+    /// Lowercase hex of the SHA-256 of the EROFS file.
+    pub digest: String,
+    /// Bytes of the EROFS file.
+    pub size: u64,
+    /// Issued at.
+    pub iat: i64,
+    /// Not valid after; at most a minute after `iat`.
+    pub exp: i64,
+}
+
+impl ImageVoucher {
+    /// Whom vouchers are for.
+    pub fn audience(installation: &str) -> String {
+        format!("{installation}/images")
+    }
+}
+
 /// A public key that verifies workspace tokens: Ed25519, base64url without padding (RFC 8037 `x`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyingKey {

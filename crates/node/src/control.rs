@@ -5,7 +5,8 @@
 use crate::journal::JournalError;
 use crate::key::{KeyError, NodeKey};
 use model::node_api::{
-    CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ObservedState, TokenRequest,
+    CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState,
+    TokenRequest,
 };
 use model::token::VerifyingKey;
 use model::{AgentId, NodeId, Problem};
@@ -227,6 +228,11 @@ impl Caller {
             gone: raw.gone,
             keys: raw.keys,
         })
+    }
+
+    /// What no store may lose.
+    pub(crate) async fn images(&self) -> Result<ImagesInUse, CallError> {
+        self.call(Method::GET, "images", None::<&()>).await
     }
 
     /// What the node saw.

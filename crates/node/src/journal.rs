@@ -101,20 +101,33 @@ impl Journal {
 
     /// Every agent's record.
     pub(crate) fn load(&self) -> Result<BTreeMap<AgentId, Local>, JournalError> {
+        Self::load_from(&self.agents)
+    }
+
+    /// Every agent's record, without being the node: it may write at the same time, and each file is whole.
+    pub(crate) fn peek_agents(root: &Path) -> Result<BTreeMap<AgentId, Local>, JournalError> {
+        Self::load_from(&root.join("agents"))
+    }
+
+    /// One of the node's own records, without being the node.
+    pub(crate) fn peek<T: DeserializeOwned>(root: &Path, name: &str) -> Result<Option<T>, JournalError> {
+        read(&root.join(name))
+    }
+
+    fn load_from(agents: &Path) -> Result<BTreeMap<AgentId, Local>, JournalError> {
         let mut records = BTreeMap::new();
-        for path in list(&self.agents)? {
+        for path in list(agents)? {
+            // One that is just being replaced.
+            if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+                continue;
+            }
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(agent) = name.strip_suffix(".json").and_then(|id| AgentId::from_base32(id).ok()) else {
                 tracing::warn!(path = %path.display(), "this file in the journal is not a record; left alone");
                 continue;
             };
-            if is_torn(&path).map_err(failed("read", &path))? {
-                tracing::warn!(path = %path.display(), "the machine crashed before this record was on disk; forgotten");
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
-                continue;
-            }
-            let record: Local = read(&path)?
-                .ok_or_else(|| failed("read", &path)(io::Error::from(io::ErrorKind::NotFound)))?;
+            // Removed since it was listed: then there is no agent.
+            let Some(record) = read::<Local>(&path)? else { continue };
             if record.desired.spec.id != agent {
                 let error = <serde_json::Error as serde::de::Error>::custom("it is about another agent");
                 return Err(JournalError::Damaged { path, source: error });
@@ -155,10 +168,16 @@ impl Journal {
         &self.root
     }
 
+    /// Removes what a crash left: of the node, a file that was being written; of the machine, one that was not synced.
     fn remove_torn(&self) -> Result<(), JournalError> {
         for directory in [&self.root, &self.agents] {
             for path in list(directory)? {
-                if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+                let unfinished = path.extension().is_some_and(|extension| extension == TEMPORARY);
+                let torn = directory == &self.agents && is_torn(&path).map_err(failed("read", &path))?;
+                if torn {
+                    tracing::warn!(path = %path.display(), "the machine crashed before this record was on disk; forgotten");
+                }
+                if unfinished || torn {
                     fs::remove_file(&path).map_err(failed("remove", &path))?;
                 }
             }

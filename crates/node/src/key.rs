@@ -6,8 +6,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use model::NodeId;
-use model::token::NodeAssertion;
+use model::token::{ImageVoucher, NodeAssertion};
+use model::{AccountId, NodeId};
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -92,6 +92,29 @@ impl NodeKey {
             iss: node,
             aud: installation.to_owned(),
             jti: URL_SAFE_NO_PAD.encode(random),
+            iat: issued,
+            exp: issued + ASSERTION_LIFE,
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.signing).map_err(KeyError::Sign)
+    }
+
+    /// A signed statement that an account may have an image.
+    pub(crate) fn voucher(
+        &self,
+        node: NodeId,
+        installation: &str,
+        account: AccountId,
+        digest: &str,
+        size: u64,
+        now: OffsetDateTime,
+    ) -> Result<String, KeyError> {
+        let issued = now.unix_timestamp();
+        let claims = ImageVoucher {
+            iss: node,
+            aud: ImageVoucher::audience(installation),
+            sub: account,
+            digest: digest.to_owned(),
+            size,
             iat: issued,
             exp: issued + ASSERTION_LIFE,
         };

@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod fleet;
 mod gates;
+mod images;
 mod journal;
 mod key;
 mod lease;
@@ -26,9 +27,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ConfigError, Fault, Limits};
+pub use config::{Config, ConfigError, Fault, Images, Limits, Registry};
 pub use control::{CallError, EnrollError};
 pub use gates::GateError;
+pub use images::{ImagesError, images_in_use, vouch};
 pub use journal::JournalError;
 pub use key::KeyError;
 

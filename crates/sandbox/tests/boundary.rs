@@ -71,11 +71,11 @@ impl World {
             main: script.map(|script| Command {
                 argv: argv(script),
                 env: BTreeMap::new(),
-                image_config: Default::default(),
                 cwd: None,
                 user: None,
             }),
             env: BTreeMap::new(),
+            image_config: Default::default(),
             resources: Resources {
                 cpus: 1.0,
                 memory: ByteSize(64 << 20),

@@ -50,6 +50,15 @@ impl Store {
         Ok(account)
     }
 
+    /// Whether there is such an account.
+    pub async fn account_exists(&self, account: AccountId) -> Result<bool, Error> {
+        let row = sqlx::query("SELECT id FROM accounts WHERE id = $1")
+            .bind(account.to_string())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// The account that operates the installation; `None` before the first start.
     pub async fn operator(&self) -> Result<Option<AccountId>, Error> {
         let row = sqlx::query("SELECT id FROM accounts WHERE operator = 1 ORDER BY id")

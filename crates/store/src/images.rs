@@ -114,6 +114,30 @@ impl Store {
         Ok(PageOf::of(rows.iter().map(image).collect::<Result<_, _>>()?, limit))
     }
 
+    /// Whether the account has this content, under whatever name.
+    pub async fn has_image(&self, account: AccountId, digest: &str) -> Result<bool, Error> {
+        let row = sqlx::query(
+            "SELECT 1 AS one FROM images WHERE account = $1 AND digest = $2 AND deleted_at IS NULL LIMIT 1",
+        )
+        .bind(account.to_string())
+        .bind(digest)
+        .fetch_optional(&self.0.reader)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// The content that any account has, or that any agent was made from which is not destroyed.
+    pub async fn images_in_use(&self) -> Result<Vec<String>, Error> {
+        let rows = sqlx::query(
+            "SELECT digest FROM images WHERE deleted_at IS NULL
+             UNION
+             SELECT i.digest FROM agents a JOIN images i ON i.id = a.image WHERE a.state <> 'destroyed'",
+        )
+        .fetch_all(&self.0.reader)
+        .await?;
+        rows.iter().map(|row| row.text("digest")).collect()
+    }
+
     /// Forgets an image that no living agent was made from.
     pub async fn delete_image(&self, actor: Actor, account: AccountId, id: ImageId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;

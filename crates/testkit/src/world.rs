@@ -320,6 +320,7 @@ impl World {
             digest,
             size,
             config: model::image::ImageConfig::default(),
+            voucher: None,
         };
         runtime.block_on(control.register_image(&image)).expect("the image is registered");
     }

@@ -8,7 +8,7 @@ use crate::auth::Caller;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
-use model::api::{Image, Page, RegisterImage};
+use model::api::{GrantImage, Image, Page, RegisterImage};
 use std::sync::Arc;
 
 /// Makes an image known that lies in the content store of the nodes.
@@ -58,6 +58,23 @@ pub(super) async fn get(
 ) -> Result<axum::Json<Image>, Fault> {
     query.only(&[])?;
     Ok(axum::Json(app::find(&state, &caller, &id).await?))
+}
+
+/// Lets another account have an image; for operators.
+#[utoipa::path(post, path = "/v1/images/{id}/grant", tag = "images", operation_id = "grant_image",
+    params(("id" = String, Path, description = "Its id or name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and request get the same image, for 24 hours")),
+    request_body = GrantImage,
+    responses((status = 201, description = "The other account's image", body = Image)))]
+pub(super) async fn grant(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+    guards: Guards,
+    Json(request): Json<GrantImage>,
+) -> Result<(StatusCode, axum::Json<Image>), Fault> {
+    let idempotency = guards.idempotency(caller.account, "grant_image", &(&id, &request))?;
+    Ok((StatusCode::CREATED, axum::Json(app::grant(&state, &caller, &id, request, idempotency).await?)))
 }
 
 /// Forgets an image that no living agent was made from.

@@ -36,6 +36,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::token))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::grant))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::delete))
         .routes(routes!(nodes::list))
@@ -52,7 +53,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/node/v1/enroll", post(node::enroll))
         .route("/node/v1/token", post(node::token))
         .route("/node/v1/desired", get(node::desired))
-        .route("/node/v1/observed", post(node::observed));
+        .route("/node/v1/observed", post(node::observed))
+        .route("/node/v1/images", get(node::images));
     public
         .merge(nodes)
         .fallback(no_such_path)

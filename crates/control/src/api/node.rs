@@ -8,7 +8,9 @@ use crate::auth::{Bearer, NodeCaller};
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
-use model::node_api::{CallbackToken, DesiredState, Enroll, Enrolled, ObservedState, TokenRequest};
+use model::node_api::{
+    CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, TokenRequest,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,4 +50,13 @@ pub(super) async fn observed(
 ) -> Result<StatusCode, Fault> {
     app::observed(&state, caller.node, report).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn images(
+    State(state): State<Arc<App>>,
+    _: NodeCaller,
+    query: Query,
+) -> Result<axum::Json<ImagesInUse>, Fault> {
+    query.only(&[])?;
+    Ok(axum::Json(app::images(&state).await?))
 }

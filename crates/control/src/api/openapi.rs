@@ -62,7 +62,7 @@ fn own(operation: &str) -> &'static [Code] {
             &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
         "create_workspace_token" => &[C::WrongState],
-        "register_image" => &[C::IdempotencyMismatch],
+        "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],
         "create_key" => &[C::NameTaken, C::IdempotencyMismatch],
         "delete_image" | "delete_key" => &[C::InUse],
         _ => &[],

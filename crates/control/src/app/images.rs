@@ -2,9 +2,10 @@
 
 use crate::app::{App, validate};
 use crate::auth::Caller;
+use crate::auth::voucher::{self, VoucherError};
 use crate::problems::Fault;
-use model::api::{Image, RegisterImage};
-use model::{ImageId, Name};
+use model::api::{GrantImage, Image, RegisterImage};
+use model::{Code, ImageId, Name, Problem};
 use store::Idempotency;
 
 pub(crate) async fn register(
@@ -14,7 +15,53 @@ pub(crate) async fn register(
     idempotency: Option<Idempotency>,
 ) -> Result<Image, Fault> {
     validate::register_image(&request)?;
+    if let Some(voucher) = &request.voucher {
+        verify(app, caller, &request, voucher).await?;
+    } else if !caller.operator && !app.store.has_image(caller.account, &request.digest).await? {
+        // Whoever knows a digest does not have the content by that.
+        let detail = "a node has to vouch that this account may have the image";
+        let remedy = "`cofferdam image pull` and `image import` on the node get its word; an operator can grant the image";
+        return Err(Problem::new(Code::Forbidden, detail).remedy(remedy).into());
+    }
     Ok(app.store.register_image(caller.actor(), caller.account, &request, idempotency.as_ref()).await?)
+}
+
+async fn verify(app: &App, caller: &Caller, request: &RegisterImage, token: &str) -> Result<(), Fault> {
+    let refused = |error: VoucherError| {
+        let remedy = "ask the node for a new one, for this account and this image";
+        Fault(
+            Problem { field: Some("voucher".to_owned()), ..Problem::new(Code::Forbidden, error.to_string()) }
+                .remedy(remedy),
+        )
+    };
+    let node = voucher::claimed_issuer(token).map_err(refused)?;
+    let key = app.store.node_key(node).await?.ok_or_else(|| refused(VoucherError::Signature))?;
+    let now = app.store.now().unix_timestamp();
+    let claims = voucher::verify(token, &key, &app.installation.id, now).map_err(refused)?;
+    let right =
+        claims.sub == caller.account && claims.digest == request.digest && claims.size == request.size;
+    if right { Ok(()) } else { Err(refused(VoucherError::Subject)) }
+}
+
+/// Lets another account have an image of the operator's.
+pub(crate) async fn grant(
+    app: &App,
+    caller: &Caller,
+    key: &str,
+    request: GrantImage,
+    idempotency: Option<Idempotency>,
+) -> Result<Image, Fault> {
+    if !caller.operator {
+        let remedy = "ask the operator, or pull the image with this account's own credentials";
+        return Err(Problem::new(Code::Forbidden, "only an operator grants images").remedy(remedy).into());
+    }
+    let image = find(app, caller, key).await?;
+    if !app.store.account_exists(request.account).await? {
+        return Err(Problem::invalid("account", "there is no such account").into());
+    }
+    let Image { name, digest, size, config, .. } = image;
+    let register = RegisterImage { name, digest, size, config, voucher: None };
+    Ok(app.store.register_image(caller.actor(), request.account, &register, idempotency.as_ref()).await?)
 }
 
 /// An image by id or name.

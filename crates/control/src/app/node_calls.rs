@@ -5,7 +5,9 @@ use crate::auth::{assertion, secret};
 use crate::problems::Fault;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use model::node_api::{CallbackToken, DesiredState, Enroll, Enrolled, ObservedState, TokenRequest};
+use model::node_api::{
+    CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, TokenRequest,
+};
 use model::{Code, NodeId, Problem};
 use store::Enrolment;
 
@@ -80,4 +82,9 @@ pub(crate) async fn desired(
 pub(crate) async fn observed(app: &App, node: NodeId, mut report: ObservedState) -> Result<(), Fault> {
     report.agents.iter_mut().for_each(validate::tame);
     Ok(app.store.observe(node, &report).await?)
+}
+
+/// What no node may remove from its store.
+pub(crate) async fn images(app: &App) -> Result<ImagesInUse, Fault> {
+    Ok(ImagesInUse { digests: app.store.images_in_use().await? })
 }

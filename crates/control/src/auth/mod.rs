@@ -4,6 +4,7 @@ pub(crate) mod assertion;
 pub(crate) mod seats;
 pub(crate) mod secret;
 pub(crate) mod signing;
+pub(crate) mod voucher;
 
 use crate::app::App;
 use crate::problems::Fault;

@@ -35,10 +35,12 @@ fn cases(agent: &str, image: &str, key: &str) -> BTreeMap<(&'static str, &'stati
         ("post", "/v1/agents/{id}/start", None, NotFound),
         ("post", "/v1/agents/{id}/token", Some(json!({"scopes": ["exec"]})), NotFound),
         ("delete", "/v1/agents/{id}", None, NotFound),
-        ("post", "/v1/images", Some(register), Own(201)),
+        // Only with a node's word: see `images`.
+        ("post", "/v1/images", Some(register), Own(403)),
         ("get", "/v1/images", None, Own(200)),
         ("get", "/v1/images/{id}", None, NotFound),
         ("delete", "/v1/images/{id}", None, NotFound),
+        ("post", "/v1/images/{id}/grant", Some(json!({"account": model::AccountId::new()})), Own(403)),
         ("post", "/v1/keys", Some(json!({"name": "second"})), Own(201)),
         ("get", "/v1/keys", None, Own(200)),
         ("delete", "/v1/keys/{id}", None, NotFound),
@@ -126,6 +128,7 @@ async fn node_endpoints_want_node_credentials() {
         ),
         ("POST", "/node/v1/token", json!({"assertion": "x"})),
         ("GET", "/node/v1/desired", Value::Null),
+        ("GET", "/node/v1/images", Value::Null),
         ("POST", "/node/v1/observed", json!({"agents": [], "orphans": []})),
     ] {
         // Neither a stranger nor a holder of an API key is a node.

@@ -50,7 +50,12 @@ async fn a_life() {
     assert_eq!(spec.id.to_string(), id);
     assert_eq!(spec.env["A"], "mine");
     assert_eq!(spec.env["LANG"], "C.UTF-8");
-    assert_eq!(spec.main.as_ref().unwrap().cwd.as_deref(), Some("/srv"));
+    assert_eq!(spec.image_config.cwd.as_deref(), Some("/srv"));
+    assert_eq!(
+        spec.main.as_ref().unwrap().cwd,
+        None,
+        "init starts what does not say in the image's directory"
+    );
 
     let token = json!({"scopes": ["exec", "files"]});
     let early = world.post(&format!("/v1/agents/{id}/token"), token.clone()).await;

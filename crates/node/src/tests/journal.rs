@@ -50,12 +50,12 @@ fn what_a_crash_tore_is_not_believed() {
 #[test]
 fn what_a_power_cut_left_of_a_record_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = Journal::open(directory.path()).unwrap();
     let (cut, whole) = (record(Phase::Launching), record(Phase::Idle));
-    journal.save(&whole).unwrap();
+    Journal::open(directory.path()).unwrap().save(&whole).unwrap();
     for left in [Vec::new(), vec![0; 700]] {
         let path = directory.path().join("agents").join(format!("{}.json", cut.desired.spec.id.base32()));
         fs::write(&path, left).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
         assert_eq!(journal.load().unwrap().into_values().collect::<Vec<_>>(), std::slice::from_ref(&whole));
         assert!(!path.exists());
     }

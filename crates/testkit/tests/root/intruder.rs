@@ -193,13 +193,17 @@ fn second_account(world: &World) -> client::Control {
             key: "first".parse().expect("a name"),
             hash,
         };
-        store.create_account(store::Actor::System, &account).await.expect("an account");
+        let account = store.create_account(store::Actor::System, &account).await.expect("an account");
         let url = format!("http://127.0.0.1:{}", world.control_port);
         let second = client::Control::new(&url, Some(key.to_owned())).expect("a client");
         let image = first.images().await.expect("images").pop().expect("the base image");
         let model::api::Image { name, digest, size, config, .. } = image;
-        let image = model::api::RegisterImage { name, digest, size, config };
-        second.register_image(&image).await.expect("the image");
+        let image = model::api::RegisterImage { name, digest, size, config, voucher: None };
+        // To know a digest is not to have the image; an operator may give it.
+        let known = second.register_image(&image).await.expect_err("it is another's");
+        assert!(known.to_string().contains("vouch"), "{known}");
+        let grant = model::api::GrantImage { account };
+        first.grant_image(image.name.as_str(), &grant).await.expect("the image");
         second
     })
 }

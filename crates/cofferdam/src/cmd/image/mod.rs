@@ -1,5 +1,6 @@
 //! `image …`: root file systems that agents start from.
 
+mod prune;
 mod pull;
 
 use super::service;
@@ -13,8 +14,8 @@ use crate::{context, resolve};
 use anyhow::Context as _;
 use clap::Subcommand;
 use image::{BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
-use model::api::{Image, RegisterImage};
-use model::{Code, Name};
+use model::api::{GrantImage, Image, RegisterImage};
+use model::{AccountId, Code, Name};
 use std::path::PathBuf;
 
 /// What `image` has.
@@ -25,7 +26,21 @@ pub enum Command {
     Import(Import),
     /// List images
     Ls,
+    /// Remove from this machine's disk what no account and no agent uses
+    ///
+    /// Images that were forgotten (`image rm`), and downloaded layers that no image which is left was made of.
+    Prune,
+    /// Let another account have an image; for operators
+    Grant {
+        /// Image, by name or id
+        #[arg(value_parser = resolve::reference)]
+        image: String,
+        /// Id of the account
+        account: AccountId,
+    },
     /// Forget images; agents that were made from one keep it
+    ///
+    /// `image prune` then makes room.
     Rm {
         /// Images, by name or id
         #[arg(required = true, value_parser = resolve::reference)]
@@ -98,6 +113,8 @@ impl Command {
             }
             Self::Ls => list(global).await,
             Self::Rm { images } => remove(images, global).await,
+            Self::Prune => prune::run(global).await,
+            Self::Grant { image, account } => grant(&image, account, global).await,
         }
     }
 }
@@ -154,7 +171,7 @@ async fn keep<T: Send + 'static>(
     let limits = Limits { bytes: config.images.bytes.0, entries: config.images.files };
     // Before minutes are spent: the store lies on this machine, so control has to be this machine's too.
     let control = context::control(global.context.as_ref())?;
-    control.whoami().await?;
+    let account = control.whoami().await?.account;
     let url = setup::control_url(&paths)?;
     if control.origin() != url {
         return Err(fail_with(
@@ -167,10 +184,13 @@ async fn keep<T: Send + 'static>(
     let (sender, mut stages) = tokio::sync::mpsc::unbounded_channel::<image::Progress>();
     let making = tokio::task::spawn_blocking(move || {
         let store = Store::open(&images)?;
+        // Until control knows of it, nothing else speaks for the image.
+        let held = store.hold()?;
         let worker = Worker::installed()?;
-        make(&store, &worker, &limits, &mut |progress| {
+        let made = make(&store, &worker, &limits, &mut |progress| {
             let _ = sender.send(progress);
-        })
+        })?;
+        anyhow::Ok((made, held))
     });
     let mut said = String::new();
     while let Some(stage) = stages.recv().await {
@@ -184,16 +204,31 @@ async fn keep<T: Send + 'static>(
             said = words.to_owned();
         }
     }
-    let made = making.await.context("the image could not be made")??;
+    let (made, held) = making.await.context("the image could not be made")??;
     progress.done();
     let imported = imported_of(&made);
+    let digest = imported.digest.as_str();
+    let voucher = node::vouch(&config, account, digest, imported.size)?;
     let request = RegisterImage {
         name,
-        digest: imported.digest.as_str().to_owned(),
+        digest: digest.to_owned(),
         size: imported.size,
         config: imported.config.clone(),
+        voucher: Some(voucher),
     };
-    Ok((control.register_image(&request).await?, made))
+    let image = control.register_image(&request).await?;
+    drop(held);
+    Ok((image, made))
+}
+
+async fn grant(image: &str, account: AccountId, global: &Global) -> anyhow::Result<u8> {
+    let granted =
+        context::control(global.context.as_ref())?.grant_image(image, &GrantImage { account }).await?;
+    match global.output {
+        Format::Json => output::json(&granted)?,
+        Format::Table => output::line(format_args!("{account} has {} now.", granted.name))?,
+    }
+    Ok(0)
 }
 
 async fn list(global: &Global) -> anyhow::Result<u8> {
