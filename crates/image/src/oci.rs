@@ -283,7 +283,7 @@ pub(crate) fn choose<'a>(manifests: &'a [Descriptor], tag: Option<&str>) -> Resu
         let mut there: Vec<String> = tagged
             .iter()
             .filter_map(|one| one.platform.as_ref())
-            .map(|platform| printable(&format!("{}/{}", platform.os, platform.architecture)))
+            .map(|platform| printable(format!("{}/{}", platform.os, platform.architecture)))
             .collect();
         there.dedup();
         there.truncate(20);

@@ -138,7 +138,7 @@ mod tests {
         assert!(!key.verifies(b"payload", other.sign(&SystemRandom::new(), b"payload").unwrap().as_ref()));
         assert!(!key.verifies(b"payload", b""));
 
-        for bad in [&info[..90], &[&info[..], b"x"].concat(), &own.public_key().as_ref()[..], b""] {
+        for bad in [&info[..90], &[&info[..], b"x"].concat(), own.public_key().as_ref(), b""] {
             assert!(pem(bad).parse::<PublicKey>().is_err());
         }
         assert!("no key".parse::<PublicKey>().is_err());

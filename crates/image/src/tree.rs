@@ -45,6 +45,9 @@ pub(crate) enum PathError {
     Whiteout,
 }
 
+/// Names, one in the other.
+pub(crate) type Components = [Box<[u8]>];
+
 /// A path inside the image: checked components, without `.` and `..`. Empty is the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InsidePath(Vec<Box<[u8]>>);
@@ -80,12 +83,12 @@ impl InsidePath {
     }
 
     /// The last component and those before it; `None` for the root.
-    pub(crate) fn split(&self) -> Option<(&[u8], &[Box<[u8]>])> {
+    pub(crate) fn split(&self) -> Option<(&[u8], &Components)> {
         self.0.split_last().map(|(name, parents)| (&**name, parents))
     }
 
     /// The components.
-    pub(crate) fn components(&self) -> &[Box<[u8]>] {
+    pub(crate) fn components(&self) -> &Components {
         &self.0
     }
 }

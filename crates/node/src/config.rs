@@ -239,9 +239,13 @@ impl Config {
                 "must be between 1MiB and 1TiB",
             ),
             ((1..=8_000_000).contains(&self.images.files), "images.files", "must be between 1 and 8000000"),
-            (self.registry.open.iter().all(is_host), "registry.open", "must be hosts such as a.example:5000"),
             (
-                self.registry.plain.iter().all(is_host),
+                self.registry.open.iter().all(|host| is_host(host)),
+                "registry.open",
+                "must be hosts such as a.example:5000",
+            ),
+            (
+                self.registry.plain.iter().all(|host| is_host(host)),
                 "registry.plain",
                 "must be hosts such as a.example:5000",
             ),
@@ -290,7 +294,7 @@ fn is_origin(text: &str) -> bool {
 }
 
 /// As strict as it takes to find a slip of the pen; whoever connects reads it again.
-fn is_host(text: &String) -> bool {
+fn is_host(text: &str) -> bool {
     let plain =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     !text.is_empty() && text.bytes().all(plain)

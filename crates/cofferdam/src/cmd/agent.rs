@@ -17,7 +17,7 @@ pub enum Command {
 /// What `agent` and the top level share.
 #[derive(Subcommand)]
 pub enum Common {
-    Create(create::Args),
+    Create(Box<create::Args>),
     Show(show::Args),
     Exec(exec::Args),
     Shell(exec::ShellArgs),

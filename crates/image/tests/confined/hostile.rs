@@ -28,13 +28,13 @@ fn refused(options: &PullOptions, store: &Store, worker: &Worker, why: &str) {
 
 pub fn private_addresses_are_refused(worker: &Worker) {
     let (dir, store) = store();
-    let shelf = Shelf::of(&[small(dir.path())], |_| ());
+    let shelf = Shelf::of(&[&small(dir.path())], |_| ());
     let server = Impostor::start(move |asked| shelf.answer(asked));
     let reference = format!("{}/app:1", server.host());
     let closed = |reference: &str| PullOptions {
         reference: reference.parse().unwrap(),
         rules: Rules::default(),
-        ..options(&reference.to_owned())
+        ..options(reference)
     };
     // Neither by address nor by name, in whatever spelling: and nobody is asked.
     refused(&closed(&reference), &store, worker, "of this machine");
@@ -73,7 +73,7 @@ pub fn private_addresses_are_refused(worker: &Worker) {
         refused(&options(&format!("{}/app:1", sender.host())), &store, worker, why);
     }
     // A layer that lies elsewhere is as common as it is dangerous.
-    let shelf = Shelf::of(&[small(dir.path())], |_| ());
+    let shelf = Shelf::of(&[&small(dir.path())], |_| ());
     let sender = Impostor::start(move |asked| match asked.path.contains("/blobs/") {
         true => Answer::status(307).header("location", "https://192.168.0.1/blob"),
         false => shelf.answer(asked),
@@ -104,11 +104,11 @@ pub fn credentials_stay_with_the_registry(worker: &Worker) {
         || Some(RegistryCredentials::Password { username: "me".to_owned(), password: "secret".to_owned() });
 
     // Tokens: the realm gets the password, the registry the token, and the place where layers lie gets neither.
-    let shelf = Shelf::of(&[layer.clone()], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let elsewhere = Impostor::start(move |asked: &Asked| shelf.answer(asked));
     let realm = Impostor::start(|_| Answer::ok(r#"{"token": "tok", "expires_in": 60}"#));
     let challenge = format!("Bearer realm=\"http://{}/token?x=1\",service=\"s\"", realm.host());
-    let shelf = Shelf::of(&[layer.clone()], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let to = format!("http://{}{blob}", elsewhere.host());
     let registry = Impostor::start(move |asked| match &asked.authorization {
         None => Answer::status(401).header("www-authenticate", &challenge),
@@ -132,7 +132,7 @@ pub fn credentials_stay_with_the_registry(worker: &Worker) {
     assert!(elsewhere.asked().iter().all(|asked| asked.authorization.is_none()));
 
     // Nobody gets a password that did not ask for it, and a realm that sends us on does not take it along.
-    let shelf = Shelf::of(&[layer.clone()], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let quiet = Impostor::start(move |asked| shelf.answer(asked));
     let (_dir, store) = crate::store();
     let asks =
@@ -156,7 +156,7 @@ pub fn credentials_stay_with_the_registry(worker: &Worker) {
         _ => Answer::status(400),
     });
     let challenge = format!("Bearer realm=\"http://{}/token\"", realm.host());
-    let shelf = Shelf::of(&[layer], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let registry = Impostor::start(move |asked| match asked.authorization.as_deref() {
         Some("Bearer tok") => shelf.answer(asked),
         _ => Answer::status(401).header("www-authenticate", &challenge),
@@ -176,32 +176,28 @@ pub fn registries_that_lie_are_refused(worker: &Worker) {
 
     // Content that is not what its name says: manifest, configuration, layer.
     let pin = "0".repeat(64);
-    let mut shelf = Shelf::of(&[layer.clone()], |_| ());
+    let mut shelf = Shelf::of(&[&layer], |_| ());
     let manifest = shelf.0[0].1.clone();
     shelf.0.push((format!("/v2/app/manifests/sha256:{pin}"), manifest.clone()));
     let server = serve(shelf);
     refused(&options(&format!("{}/app@sha256:{pin}", server.host())), &store, worker, "something else");
     for index in [2, 3] {
-        let mut shelf = Shelf::of(&[layer.clone()], |_| ());
+        let mut shelf = Shelf::of(&[&layer], |_| ());
         let last = shelf.0[index].1.len() - 10;
         shelf.0[index].1[last] ^= 1;
         check(shelf, if index == 2 { "something else" } else { "the manifest says" });
     }
     // Sizes: more and fewer bytes than there are, more than may be, more than the disk has.
     let size = layer.len() as i64;
-    let sized =
-        |size: i64| Shelf::of(&[layer.clone()], move |manifest| manifest["layers"][0]["size"] = json!(size));
+    let sized = |size: i64| Shelf::of(&[&layer], move |manifest| manifest["layers"][0]["size"] = json!(size));
     check(sized(size - 1), "more than the");
     check(sized(size + 1), "fewer bytes");
     check(sized(-1), "not valid");
     check(sized(1 << 45), "images.bytes");
     check(sized(i64::MAX), "images.bytes");
-    check(
-        Shelf::of(&[layer.clone()], |manifest| manifest["config"]["size"] = json!(1u64 << 40)),
-        "too large",
-    );
+    check(Shelf::of(&[&layer], |manifest| manifest["config"]["size"] = json!(1u64 << 40)), "too large");
     // An answer that never ends, and one that announces what it does not send.
-    let shelf = Shelf::of(&[layer.clone()], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let endless = Impostor::start(move |asked| match asked.path.contains("/manifests/") {
         true => Answer::ok(vec![b' '; 5 << 20]),
         false => shelf.answer(asked),
@@ -210,7 +206,7 @@ pub fn registries_that_lie_are_refused(worker: &Worker) {
     let short = Impostor::start(|_| Answer { cut: Some(10), ..Answer::ok(vec![b' '; 100]) });
     assert!(matches!(pulled(&at(&short), &store, worker), Err(PullError::Unavailable(_))));
     // Another part than the one that was asked for.
-    let shelf = Shelf::of(&[layer.clone()], |_| ());
+    let shelf = Shelf::of(&[&layer], |_| ());
     let shifted = Impostor::start(move |asked| {
         let answer = shelf.answer(asked);
         let cut = (asked.path.contains("/blobs/") && answer.body.len() > 1000).then_some(500);
@@ -233,7 +229,7 @@ pub fn registries_that_lie_are_refused(worker: &Worker) {
     check(says(&b"[".repeat(100_000)), "not valid");
     check(says(br#"{"schemaVersion": 1}"#), "schema version 1");
     check(says(br#"{"schemaVersion": 2, "manifests": [], "layers": [], "config": null}"#), "ambiguous");
-    check(Shelf::of(&[layer.clone()], |manifest| manifest["manifests"] = json!([])), "ambiguous");
+    check(Shelf::of(&[&layer], |manifest| manifest["manifests"] = json!([])), "ambiguous");
     check(says(br#"{"schemaVersion": 2, "manifests": []}"#), "nothing for linux/");
     let own = format!("sha256:{}", "ab".repeat(32));
     let cycle = json!({ "schemaVersion": 2, "manifests": [{ "digest": own, "size": 1 }] }).to_string();
@@ -251,23 +247,23 @@ pub fn registries_that_lie_are_refused(worker: &Worker) {
     let server = serve(shelf);
     refused(&options(&format!("{}/app:deep6", server.host())), &store, worker, "4 deep");
     let many = vec![json!({ "digest": sha256(b""), "size": 0 }); 201];
-    check(Shelf::of(&[layer.clone()], move |manifest| manifest["layers"] = json!(many)), "201 layers");
+    check(Shelf::of(&[&layer], move |manifest| manifest["layers"] = json!(many)), "201 layers");
     let kind = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
     check(
-        Shelf::of(&[layer.clone()], move |manifest| manifest["layers"][0]["mediaType"] = json!(kind)),
+        Shelf::of(&[&layer], move |manifest| manifest["layers"][0]["mediaType"] = json!(kind)),
         "no container image",
     );
     let urls = json!(["https://169.254.169.254/"]);
     let kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     check(
-        Shelf::of(&[layer.clone()], move |manifest| {
+        Shelf::of(&[&layer], move |manifest| {
             manifest["layers"][0]["urls"] = urls.clone();
             manifest["layers"][0]["mediaType"] = json!(kind);
         }),
         "fetched from elsewhere",
     );
     // The configuration speaks of other content.
-    let lying = Shelf::with_diff_ids(&[layer.clone()], &[sha256(b"other")], |_| ());
+    let lying = Shelf::with_diff_ids(&[&layer], &[sha256(b"other")], |_| ());
     match pulled(&at(&serve(lying)), &store, worker) {
         Err(PullError::Refused(why)) => assert!(why.contains("configuration says"), "{why}"),
         other => panic!("{other:?}"),
@@ -426,7 +422,6 @@ pub fn a_million_files_are_one_image(worker: &Worker) {
     for n in 0..1_000_000 {
         add(&format!("many/{}/{n}", n / 10_000), tar::EntryType::Regular);
     }
-    drop(add);
     out.write_all(&[0; 1024]).unwrap();
     out.flush().unwrap();
     drop(out);

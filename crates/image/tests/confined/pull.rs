@@ -279,14 +279,14 @@ pub struct Shelf(pub Vec<(String, Vec<u8>)>);
 
 impl Shelf {
     /// One image of these packed layers, as `app:1`. `change` may make its documents lie.
-    pub fn of(layers: &[Vec<u8>], change: impl Fn(&mut Value)) -> Self {
-        let unpacked = |layer: &Vec<u8>| {
+    pub fn of(layers: &[&[u8]], change: impl Fn(&mut Value)) -> Self {
+        let unpacked = |layer: &&[u8]| {
             let mut plain = Vec::new();
             match flate2::read::MultiGzDecoder::new(&layer[..]) {
                 mut decoder if layer.starts_with(&[0x1f, 0x8b]) => {
                     std::io::Read::read_to_end(&mut decoder, &mut plain).unwrap();
                 }
-                _ => plain.clone_from(layer),
+                _ => plain.extend_from_slice(layer),
             }
             sha256(&plain)
         };
@@ -294,7 +294,7 @@ impl Shelf {
         Self::with_diff_ids(layers, &diff_ids, change)
     }
 
-    pub fn with_diff_ids(layers: &[Vec<u8>], diff_ids: &[String], change: impl Fn(&mut Value)) -> Self {
+    pub fn with_diff_ids(layers: &[&[u8]], diff_ids: &[String], change: impl Fn(&mut Value)) -> Self {
         let config =
             json!({ "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
         let of = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": sha256(bytes), "size": bytes.len() });
@@ -353,7 +353,7 @@ pub fn a_cut_download_goes_on(worker: &Worker) {
     let (dir, store) = store();
     let layer = large_layer(dir.path());
     let size = layer.len();
-    let shelf = Arc::new(Shelf::of(&[layer], |_| ()));
+    let shelf = Arc::new(Shelf::of(&[&layer], |_| ()));
     let blob = shelf.0.last().unwrap().0.clone();
 
     // Within one pull: three cuts, each answer goes on where the last one ended.
@@ -411,16 +411,16 @@ pub fn layers_are_shared_by_who_may_have_them(worker: &Worker) {
     let layer = large_layer(dir.path());
     let size = layer.len() as u64;
     let top = fs::read(tar(dir.path(), "top", &[("top", b"t")])).unwrap();
-    let shelf = |layers: &[Vec<u8>]| {
+    let shelf = |layers: &[&[u8]]| {
         let shelf = Shelf::of(layers, |_| ());
         Impostor::start(move |asked| shelf.answer(asked))
     };
-    let owner = shelf(&[layer.clone()]);
+    let owner = shelf(&[&layer]);
     let at = |server: &Impostor| options(&format!("{}/app:1", server.host()));
     assert_eq!(pulled(&at(&owner), &store, worker).unwrap().downloaded, size);
 
     // Another registry names the layer, says that one may have it, and does not have it: it gets nobody the content.
-    let shelf_of_thief = Shelf::of(&[layer.clone(), top], |_| ());
+    let shelf_of_thief = Shelf::of(&[&layer, &top], |_| ());
     let stolen = format!("/v2/app/blobs/{}", sha256(&layer));
     let thief = Impostor::start(move |asked| match asked.method.as_str() {
         "HEAD" => Answer::status(200),
@@ -429,7 +429,7 @@ pub fn layers_are_shared_by_who_may_have_them(worker: &Worker) {
     });
     assert!(matches!(pulled(&at(&thief), &store, worker), Err(PullError::Missing(_))));
     // The same for an image that is there already as a whole.
-    let whole = Shelf::of(&[layer.clone()], |_| ());
+    let whole = Shelf::of(&[&layer], |_| ());
     let stolen = format!("/v2/app/blobs/{}", sha256(&layer));
     let thief = Impostor::start(move |asked| match asked.method.as_str() {
         "HEAD" => Answer::status(200),
@@ -469,7 +469,7 @@ pub fn signatures_are_required(worker: &Worker) {
         STANDARD.encode(pair.sign(&SystemRandom::new(), payload).unwrap().as_ref())
     };
     let serve = |signatures: Vec<(Vec<u8>, String)>| {
-        let mut shelf = Shelf::of(&[layer.clone()], |_| ());
+        let mut shelf = Shelf::of(&[&layer], |_| ());
         let digest = sha256(&shelf.0[0].1);
         let layers: Vec<Value> = signatures
             .iter()
@@ -489,7 +489,7 @@ pub fn signatures_are_required(worker: &Worker) {
             PullOptions { signed_by: Some(key.clone()), ..options(&format!("{}/app:1", server.host())) };
         pulled(&options, &store, worker)
     };
-    let digest = sha256(&Shelf::of(&[layer.clone()], |_| ()).0[0].1);
+    let digest = sha256(&Shelf::of(&[&layer], |_| ()).0[0].1);
     let payload = payload_of(&digest);
     let elsewhere = payload_of(&sha256(b"another image"));
     let refused = |got: Result<Pulled, PullError>, why: &str| match got {
