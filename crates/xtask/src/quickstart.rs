@@ -28,11 +28,12 @@ pub fn run() -> Result<()> {
         cofferdam.run(&["image", "build", IMAGE])?;
     }
     if cofferdam.lists(&["ls"], AGENT)? {
-        step("removing the agent of the last run");
-        cofferdam.run(&["rm", "--force", AGENT])?;
+        step("taking the agent of the last run, with all that is in it");
+        cofferdam.run(&["start", AGENT])?;
+    } else {
+        step("creating an agent");
+        cofferdam.run(&["create", "--name", AGENT, "--image", IMAGE])?;
     }
-    step("creating an agent");
-    cofferdam.run(&["create", "--name", AGENT, "--image", IMAGE])?;
     step(&format!("copying {PROJECT} into it, and running its tests there"));
     cofferdam.run(&["cp", PROJECT, &format!("{AGENT}:/home/agent/")])?;
     let tests = ["python3", "-m", "unittest", "discover", "--verbose"];

@@ -104,7 +104,7 @@ pub struct Args {
     #[arg(long)]
     start: bool,
     /// Main process
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 

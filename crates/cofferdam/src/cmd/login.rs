@@ -31,6 +31,13 @@ impl Args {
             Some(name) => name,
             None => name_of(&self.url),
         };
+        if !["http://", "https://", "unix://"].iter().any(|scheme| self.url.starts_with(scheme)) {
+            return Err(fail_with(
+                Code::Validation,
+                format!("{} is not a URL.", clean::text(&self.url)),
+                "begin with https://, or with http:// for a server on this machine",
+            ));
+        }
         if self.url.starts_with("http://") && !is_loopback(&self.url) {
             return Err(fail_with(
                 Code::Validation,

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long)]
     keep: bool,
     /// Command and its arguments; by default the image's own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 

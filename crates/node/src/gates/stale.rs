@@ -31,10 +31,14 @@ pub(super) fn end_all(uid_first: u32) {
 fn is_gate(pid: Pid, uid_first: u32) -> bool {
     let gates = uid_first..uid_first + GATE_UIDS;
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
+    let status = fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
+    // One that ended and waits to be collected holds nothing any more.
+    if status.lines().any(|line| line.starts_with("State:\tZ")) {
+        return false;
+    }
     if fs::metadata(&directory).is_ok_and(|found| gates.contains(&found.uid())) {
         return true;
     }
-    let status = fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
     let uid = status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok());

@@ -44,6 +44,9 @@ fn exit_codes_are_as_documented() {
     world.create("worker", &[]);
     let cases: [(&[&str], i32); 13] = [
         (&["ls", "--no-such-flag"], 2),
+        (&["create", "--nmae", "x"], 2),
+        (&["run", "--imgae", "debian", "--", "true"], 2),
+        (&["login", "127.0.0.1:7700"], 2),
         (&["create", "--memory", "lots"], 2),
         (&["create", "--memory", "1"], 2),
         (&["show", "nobody"], 3),
