@@ -42,7 +42,7 @@ fn exit_codes_are_as_documented() {
     }
     let world = World::start();
     world.create("worker", &[]);
-    let cases: [(&[&str], i32); 13] = [
+    let cases: [(&[&str], i32); 16] = [
         (&["ls", "--no-such-flag"], 2),
         (&["create", "--nmae", "x"], 2),
         (&["run", "--imgae", "debian", "--", "true"], 2),
