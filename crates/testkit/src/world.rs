@@ -3,9 +3,10 @@
 use crate::leftovers::Leftovers;
 use crate::stale::{self, PREFIX, unmount_beneath};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -182,6 +183,16 @@ impl World {
         let path = self.dir.join("etc/node.toml");
         let text = fs::read_to_string(&path).expect("node.toml");
         fs::write(&path, format!("blanks = 0\n{text}")).expect("node.toml");
+    }
+
+    /// How many boundaries the node has ready for new agents; none when it does not answer.
+    pub fn blanks(&self) -> u64 {
+        let Ok(mut socket) = UnixStream::connect(self.dir.join("run/node.sock")) else { return 0 };
+        let mut answer = String::new();
+        let asked =
+            socket.write_all(b"{\"op\":\"status\"}\n").and_then(|()| socket.read_to_string(&mut answer));
+        let answer = asked.ok().and_then(|_| serde_json::from_str::<serde_json::Value>(&answer).ok());
+        answer.and_then(|answer| answer["blanks"].as_u64()).unwrap_or(0)
     }
 
     /// `cofferdam up --detach`.

@@ -15,7 +15,7 @@ mod weight;
 
 use peers::Peers;
 use rows::Rows;
-use session::Session;
+use session::{Blanks, Session};
 
 const HELP: &str =
     "bench [SECTION...] [--rounds N]: sections are create, exec, streams, crowd, weight; all unless named";
@@ -35,9 +35,15 @@ fn main() {
         }
     }
     let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
-    let session = Session::start();
-    let peers = Peers::make(&session);
     let mut rows = Rows::default();
+    if wants("create") {
+        let session = Session::start(Blanks::None);
+        let peers = Peers::make(&session);
+        lone::creates(&session, &peers, rounds, &mut rows);
+        profile::steps(&session.world, &mut rows);
+    }
+    let session = Session::start(Blanks::Ready);
+    let peers = Peers::make(&session);
     if wants("weight") {
         weight::platform(&session, &mut rows);
     }

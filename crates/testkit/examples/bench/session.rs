@@ -20,16 +20,37 @@ pub struct Session {
     pub runtime: Runtime,
     /// The client.
     pub control: Control,
+    /// Whether agents find boundaries ready.
+    pub blanks: Blanks,
+}
+
+/// Whether boundaries are made ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blanks {
+    /// No.
+    None,
+    /// Yes, and each create waits for one.
+    Ready,
 }
 
 impl Session {
     /// Starts it, with the base image.
-    pub fn start() -> Self {
+    pub fn start(blanks: Blanks) -> Self {
         let world = World::prepare_sized(SLOTS);
+        if blanks == Blanks::None {
+            world.without_blanks();
+        }
         world.up();
         world.provide_image();
         let (runtime, control) = world.control();
-        Self { world, runtime, control }
+        Self { world, runtime, control, blanks }
+    }
+
+    /// Waits until a blank is ready, if this session has any.
+    pub fn ready(&self) {
+        while self.blanks == Blanks::Ready && self.world.blanks() == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 
     /// Runs a piece of the client's work.

@@ -3,18 +3,7 @@
 use crate::faults::eventually;
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use testkit::World;
-
-/// How many blanks the node has ready.
-fn ready(world: &World) -> u64 {
-    let Ok(mut socket) = UnixStream::connect(world.dir().join("run/node.sock")) else { return 0 };
-    let mut answer = String::new();
-    let asked = socket.write_all(b"{\"op\":\"status\"}\n").and_then(|()| socket.read_to_string(&mut answer));
-    let answer: Value = asked.ok().and_then(|_| serde_json::from_str(&answer).ok()).unwrap_or_default();
-    answer["blanks"].as_u64().unwrap_or(0)
-}
 
 /// The ids of the boundaries that wait.
 fn waiting(world: &World) -> Vec<String> {
@@ -36,7 +25,7 @@ fn an_agent_on_a_blank_is_as_any_other() {
     }
     let world = World::start();
     world.create("first", &[]);
-    eventually("a blank is ready", || ready(&world) > 0);
+    eventually("a blank is ready", || world.blanks() > 0);
     let blanks = waiting(&world);
     // What a blank cannot know ahead: name, limits, environment, user, main process.
     let more = ["--cpus", "0.5", "--pids", "77", "-e", "WHO=me", "--root", "--", "sh", "-c"];
@@ -79,7 +68,7 @@ fn no_blank_outlives_its_node() {
     }
     let world = World::start();
     world.create("first", &[]);
-    eventually("a blank is ready", || ready(&world) > 0);
+    eventually("a blank is ready", || world.blanks() > 0);
     let blanks = waiting(&world);
     let cgroup_of = |blank: &String| {
         let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -94,7 +83,7 @@ fn no_blank_outlives_its_node() {
         blanks.iter().all(|blank| cgroup_of(blank).is_none_or(|procs| procs.trim().is_empty()))
     });
     // The next node removes what they left, is ready again without being asked, and the agent lives.
-    eventually("another blank is ready", || ready(&world) > 0);
+    eventually("another blank is ready", || world.blanks() > 0);
     assert!(waiting(&world).iter().all(|blank| !blanks.contains(blank)));
     let volumes: Vec<_> = fs::read_dir(world.dir().join("data/volumes/.blank"))
         .expect("the folder")
