@@ -28,7 +28,7 @@ const ASKS: usize = 256;
 const SETTLE: Duration = Duration::from_millis(50);
 /// After the time that making one took, this many times as long passes before the next: a quarter of a core.
 const REST: u32 = 3;
-/// After a failure.
+/// When there is no range of ids for one.
 const AGAIN: Duration = Duration::from_secs(10);
 /// What one takes of the machine's memory at most, as measured: 1.3 MiB and some.
 const SIZE: u64 = 2 << 20;
@@ -144,6 +144,10 @@ impl Blanks {
 
     /// One of this shape, if there is one. That it was asked for is remembered either way.
     pub(crate) fn take(&self, shape: &Shape) -> (Option<Blank>, Vec<Blank>) {
+        if self.most == 0 {
+            // Nobody makes any, nor forgets what was asked for.
+            return (None, Vec::new());
+        }
         let mut pool = lock(&self.pool);
         let now = Instant::now();
         pool.demand.ask(shape, now);
@@ -243,14 +247,15 @@ async fn make(shared: &Arc<Shared>, shape: Shape) -> Instant {
         failed => {
             lock(&shared.leases).free_spare(lease);
             let mut pool = lock(&shared.blanks.pool);
-            // An image that was removed, for one: it is tried again when somebody asks for it.
+            // An image that was removed, for one: it is tried again when somebody asks for it. Those who ask for other shapes
+            // have nothing to do with that, and do not wait for it.
             pool.demand.asks.remove(&shape);
             pool.demand.last.take_if(|last| *last == shape);
             drop(pool);
             if let Ok(Err(error)) = failed {
                 tracing::warn!(error = %crate::chain(&error), "no blank could be made");
             }
-            Instant::now() + AGAIN
+            Instant::now() + SETTLE.max(took * REST)
         }
     }
 }

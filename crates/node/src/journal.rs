@@ -217,9 +217,11 @@ pub(crate) enum Sync {
     Later,
 }
 
-/// Whether a file is what a crash of the machine leaves of one that was not synced: nothing, or zeroes.
+/// Whether a file is what a crash of the machine leaves of one that was not synced: nothing, its beginning, or zeroes in the
+/// place of some blocks. A whole record ends with its brace and holds no zero.
 fn is_torn(path: &Path) -> io::Result<bool> {
-    Ok(fs::read(path)?.iter().all(|byte| *byte == 0))
+    let bytes = fs::read(path)?;
+    Ok(!bytes.trim_ascii_end().ends_with(b"}") || bytes.contains(&0))
 }
 
 /// Replaces a file in one step. It is readable by root alone.

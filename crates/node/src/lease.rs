@@ -65,8 +65,11 @@ impl Leases {
         Ok(UidRange { base })
     }
 
-    /// A free range for a blank, which takes no slot.
+    /// A free range for a blank, which takes no slot. There has to be one for each free slot beside it: agents that no
+    /// blank fits must not find all ranges with blanks.
     pub(crate) fn take_spare(&mut self) -> Option<UidRange> {
+        let slots_left = (self.slots as usize).saturating_sub(self.held.values().flatten().count());
+        self.free_bases().nth(slots_left)?;
         let base = self.lowest_free()?;
         self.held.insert(base, None);
         Some(UidRange { base })
@@ -92,8 +95,12 @@ impl Leases {
     }
 
     fn lowest_free(&self) -> Option<u32> {
-        let bases = (0..self.ranges).map(|index| self.first + index * UidRange::COUNT);
-        bases.into_iter().find(|base| self.is_free(*base))
+        self.free_bases().next()
+    }
+
+    fn free_bases(&self) -> impl Iterator<Item = u32> {
+        let bases = (0..self.ranges).map(move |index| self.first + index * UidRange::COUNT);
+        bases.filter(move |base| self.is_free(*base))
     }
 
     /// Frees what the agent has. The caller has seen that its processes and mounts are gone.

@@ -115,8 +115,10 @@ impl World {
         let mut text: String = kept.map(|line| format!("{line}\n")).collect();
         // Below the ids of a real installation, and of all other worlds.
         text.push_str(&format!(
-            "uid_first = {}\nuid_ranges = {slots}\nslots = {slots}\ngate_uid_first = {}\n",
+            "uid_first = {}\nuid_ranges = {}\nslots = {slots}\ngate_uid_first = {}\n",
             0x2000_0000,
+            // Blanks take some as well.
+            slots + 64,
             0x2000_0000 - 65_536
         ));
         fs::write(&path, text).expect("node.toml");

@@ -230,7 +230,9 @@ impl Service {
             tokio::select! {
                 status = child.wait() => {
                     let status = status?;
-                    let shut_down = status.code() == Some(SHUT_DOWN.into()) && ready.is_none();
+                    // Only the node may say so: a control that was taken over ends nothing but itself.
+                    let shut_down =
+                        self.name == "node" && status.code() == Some(SHUT_DOWN.into()) && ready.is_none();
                     break if shut_down { Ended::Done } else { Ended::Died(status) };
                 }
                 () = told(stopping) => {

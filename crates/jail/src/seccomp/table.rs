@@ -185,6 +185,10 @@ const INVALID: Rule = Rule::Return(Verdict::Errno(EINVAL));
 /// A lock of some bytes of a file is memory of the kernel that no cgroup is charged for (`filelock_cache` of `fs/locks.c`
 /// lacks `SLAB_ACCOUNT`), and no limit counts them: 600,000 in one process took 115 MiB of the host. So init is asked,
 /// and counts.
+///
+/// It counts at the descriptors of processes. The locks of open file descriptions (`F_OFD_SETLK`) outlive those: a mapping of
+/// the file keeps them, or a message that the descriptor is in, where nobody can see them. So there are none, as before
+/// Linux 3.15; programs that prefer them fall back to others at `EINVAL`.
 const FCNTL: Rule = Rule::If(
     1,
     Test::Is(F_SETLK as u32),
@@ -196,8 +200,13 @@ const FCNTL: Rule = Rule::If(
         &Rule::If(
             1,
             Test::Is(F_OFD_SETLK as u32),
-            &ASK,
-            &Rule::If(1, Test::Is(F_OFD_SETLKW as u32), &ASK, &ALLOW),
+            &INVALID,
+            &Rule::If(
+                1,
+                Test::Is(F_OFD_SETLKW as u32),
+                &INVALID,
+                &Rule::If(1, Test::Is(F_OFD_GETLK as u32), &INVALID, &ALLOW),
+            ),
         ),
     ),
 );

@@ -52,7 +52,15 @@ fn what_a_power_cut_left_of_a_record_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let (cut, whole) = (record(Phase::Launching), record(Phase::Idle));
     Journal::open(directory.path()).unwrap().save(&whole).unwrap();
-    for left in [Vec::new(), vec![0; 700]] {
+    let bytes = serde_json::to_vec(&cut).unwrap();
+    let (begun, rest) = bytes.split_at(bytes.len() / 2);
+    // A record of several blocks may be there in part.
+    let parts = [
+        begun.to_vec(),
+        [begun, &vec![0; rest.len()][..]].concat(),
+        [&vec![0; begun.len()][..], rest].concat(),
+    ];
+    for left in [Vec::new(), vec![0; 700]].into_iter().chain(parts) {
         let path = directory.path().join("agents").join(format!("{}.json", cut.desired.spec.id.base32()));
         fs::write(&path, left).unwrap();
         let journal = Journal::open(directory.path()).unwrap();

@@ -31,6 +31,19 @@ fn restored_ranges_are_respected_wherever_they_lie() {
     assert_eq!(leases.take(c), Err(LeaseError::Exhausted(3)));
 }
 
+#[test]
+fn blanks_leave_a_range_for_each_free_slot() {
+    let mut leases = Leases::new(FIRST, 4, 2);
+    let [a, b] = [AgentId::new(), AgentId::new()];
+    let spare = leases.take_spare().unwrap();
+    assert!(leases.take_spare().is_some());
+    assert_eq!(leases.take_spare(), None, "two slots, two ranges");
+    assert_eq!(leases.hand_over(spare, a), Ok(()));
+    assert!(leases.take_spare().is_some(), "one slot, two ranges");
+    assert_eq!(leases.take_spare(), None);
+    assert!(leases.take(b).is_ok());
+}
+
 proptest! {
     #[test]
     fn no_id_is_ever_held_twice(moves in proptest::collection::vec((0usize..12, any::<bool>()), 0..200)) {

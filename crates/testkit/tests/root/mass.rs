@@ -143,7 +143,38 @@ fn locks_of_files_are_counted() {
         world.python("greedy", user, &[], LOCKS_IN_TURN, &[]).ok();
     }
     world.python("greedy", "agent", &[], LOCKS_BY_DETOURS, &[]).ok();
+    for way in ["mapping", "message"] {
+        let held = world.python("greedy", "agent", &[], LOCKS_WITHOUT_DESCRIPTORS, &[way]).ok().out;
+        assert_eq!(held, "0\n", "locks that only a {way} keeps");
+    }
 }
+
+/// Locks of open file descriptions that no descriptor leads to any more.
+const LOCKS_WITHOUT_DESCRIPTORS: &str = r"
+import ctypes, fcntl, os, socket, struct, sys, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+where = tempfile.mkdtemp(dir=os.path.expanduser('~'))
+total, kept = 0, []
+try:
+    for index in range(20):
+        file = os.open(f'{where}/{index}', os.O_CREAT | os.O_RDWR)
+        os.ftruncate(file, 4096)
+        for byte in range(0, 4000, 2):
+            fcntl.fcntl(file, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, byte, 1, 0))
+            total += 1
+        if sys.argv[1] == 'mapping':
+            assert libc.mmap(None, 4096, 1, 1, file, 0) not in (None, 2**64 - 1)
+        else:
+            pair = socket.socketpair()
+            socket.send_fds(pair[0], [b'x'], [file])
+            kept.append(pair)
+        os.close(file)
+except OSError as error:
+    print(error, file=sys.stderr)
+print(total)
+";
 
 const LOCKS_IN_TURN: &str = r"
 import fcntl, os, sqlite3, tempfile
@@ -159,25 +190,24 @@ for turn in range(300):
 
 /// Locks that outlive the process that took them, and those of many processes.
 const LOCKS_BY_DETOURS: &str = r"
-import ctypes, fcntl, os, signal, struct, tempfile, time
+import ctypes, fcntl, os, signal, tempfile
 libc = ctypes.CDLL(None, use_errno=True)
 where = tempfile.mkdtemp(dir=os.path.expanduser('~'))
 read, write = os.pipe()
 children, total = [], 0
-def take(index, kind):
+def take(index):
     file = os.open(f'{where}/{index}', os.O_CREAT | os.O_RDWR)
     count = 0
     try:
         for byte in range(0, 2000, 2):
-            if kind: fcntl.fcntl(file, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, byte, 1, 0))
-            else: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
             count += 1
     except OSError: pass
     return count
 for index in range(60):
     pid = os.fork()
     if pid == 0:
-        count = take(index, index % 2)
+        count = take(index)
         if index % 3 == 0:
             # A child with the same table of descriptors keeps the locks; the one that took them ends.
             again = libc.syscall(56, 0x400 | signal.SIGCHLD, 0, 0, 0, 0) if os.uname().machine == 'x86_64' else -1
