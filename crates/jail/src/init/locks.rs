@@ -81,7 +81,7 @@ impl Look {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Some(usize::MAX),
             Err(_) => return None,
         };
-        let mut locks = None;
+        let mut locks: Option<usize> = None;
         for entry in files.flatten() {
             if self.files == 0 || self.bytes == 0 {
                 return Some(usize::MAX);
