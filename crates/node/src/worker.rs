@@ -6,7 +6,7 @@ use crate::backoff::Backoff;
 use crate::fleet::Shared;
 use crate::journal::JournalError;
 use crate::local::{Local, Motion, Phase};
-use crate::plan::plan;
+use crate::plan::{Step, plan};
 use model::agent::Observed;
 use model::evidence::Evidence;
 use model::gate_api::{Condition, GateAgent};
@@ -206,11 +206,13 @@ impl Worker {
             if steps.is_empty() {
                 break;
             }
-            let _working = self.shared.work();
             for step in steps {
                 tracing::debug!(agent = %self.agent, generation = desired.generation, ?step, "step");
                 let (failures, started) = (self.failures, Instant::now());
+                // The grace of a termination is the agent's time, not the node's.
+                let working = (step != Step::Terminate).then(|| self.shared.work());
                 self.execute(step, &desired).await?;
+                drop(working);
                 let took_us = started.elapsed().as_micros() as u64;
                 tracing::debug!(agent = %self.agent, ?step, took_us, "done");
                 let ended = self.boundary.as_ref().is_some_and(Held::has_exited);
