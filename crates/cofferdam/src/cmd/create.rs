@@ -24,16 +24,16 @@ pub struct Spec {
     #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = resolve::env_setting)]
     pub env: Vec<(String, String)>,
     /// Processor cores
-    #[arg(long, default_value_t = Resources::default().cpus, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().cpus, value_name = "N")]
     pub cpus: f64,
     /// Memory, everything counted
-    #[arg(long, default_value_t = Resources::default().memory, value_name = "SIZE")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().memory, value_name = "SIZE")]
     pub memory: ByteSize,
     /// Disk: home and scratch together
-    #[arg(long, default_value_t = Resources::default().disk, value_name = "SIZE")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().disk, value_name = "SIZE")]
     pub disk: ByteSize,
     /// Processes and threads
-    #[arg(long, default_value_t = Resources::default().pids, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().pids, value_name = "N")]
     pub pids: u32,
     /// Destroy it this long after its creation (90s, 30m, 2h, 7d)
     #[arg(long, value_name = "TIME")]

@@ -147,6 +147,7 @@ fn give_up(options: &Options) -> Result<(), StepError> {
     // Agents can use up the room for compiled filters (`net.core.bpf_jit_limit`), and this capability alone goes beyond
     // it. So the filter is the last lock but one, and the program needs no filter of its own.
     process::set_capabilities(&[SYS_ADMIN]).step("dropping capabilities")?;
-    Filter::new(Profile::Service).load().step("loading the seccomp filter")?;
+    let profile = if options.network { Profile::Client } else { Profile::Service };
+    Filter::new(profile).load().step("loading the seccomp filter")?;
     process::set_capabilities(&[]).step("dropping the last capability")
 }

@@ -14,7 +14,9 @@ const NEW: usize = 2;
 /// So much has to be free when they were counted, so that they are not counted at every call.
 const FREE: usize = 2048;
 /// After too many were counted, they are not counted again for so long.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(250);
+/// Nor for so many times as long as counting took: init has other things to do.
+const SHARE: u32 = 3;
 /// Descriptors that are looked at in one count; as many as one process may have.
 const FILES: usize = 65_536;
 /// What the kernel may say of them all: several times what that many locks take.
@@ -37,11 +39,13 @@ impl Locks {
         self.refused_until = None;
         self.at_most = self.at_most.saturating_add(NEW);
         if self.at_most > MAX {
+            let began = Instant::now();
             self.at_most = count();
+            let rest = REST.max(began.elapsed() * SHARE);
             if self.at_most > MAX - FREE {
                 // Counted again at the next call after the rest.
                 self.at_most = MAX;
-                self.refused_until = Some(now + REST);
+                self.refused_until = Some(now + rest);
                 return false;
             }
         }

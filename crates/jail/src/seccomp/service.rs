@@ -1,4 +1,5 @@
-//! The system calls of the platform's own confined processes: gate, and the image worker.
+//! The system calls of the platform's own confined processes: gate, the image worker, and the downloader of images, which
+//! alone may connect to the network.
 //!
 //! It is one filter, loaded by `confine` while it still is root: a process that loaded its own later would need room
 //! for it (`net.core.bpf_jit_limit`), which agents with filters of their own can use up. So it has to leave open what leads
@@ -69,6 +70,13 @@ const DEADLY: &[c_long] = &[
 /// Unix sockets alone.
 const SOCKET: Rule = Rule::If(0, Test::Is(AF_UNIX as u32), &ALLOW, &REFUSE);
 
+/// Connections, too, and questions to name servers.
+const CLIENT_SOCKET: Rule =
+    Rule::If(0, Test::Is(AF_INET as u32), &ALLOW, &Rule::If(0, Test::Is(AF_INET6 as u32), &ALLOW, &SOCKET));
+
+/// What a client of the network has on top of that, or instead.
+const CLIENT: &[(c_long, Rule)] = &[(SYS_socket, CLIENT_SOCKET), (SYS_bind, ALLOW), (SYS_sendmmsg, ALLOW)];
+
 /// Threads, never processes or namespaces.
 const CLONE: Rule = Rule::If(
     0,
@@ -127,6 +135,11 @@ const EXAMINED: &[(c_long, Rule)] = &[
     (SYS_prctl, PRCTL),
     (SYS_prlimit64, PRLIMIT),
 ];
+
+/// The answers that are another for a client of the network, by number.
+pub fn client_rules() -> impl Iterator<Item = (c_long, Rule)> {
+    CLIENT.iter().copied()
+}
 
 /// The answers to all of them, by number.
 pub fn rules() -> impl Iterator<Item = (c_long, Rule)> {

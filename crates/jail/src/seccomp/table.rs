@@ -22,6 +22,8 @@ pub enum Profile {
     Agent,
     /// A process of the platform that `confine` started: see [`service`].
     Service,
+    /// The same with connections to the network: what `confine --net` starts.
+    Client,
 }
 
 /// For what is not listed.
@@ -352,6 +354,7 @@ pub fn rules(profile: Profile) -> BTreeMap<u32, Rule> {
     match profile {
         Profile::Agent => agent().map(by_number).collect(),
         Profile::Service => service::rules().map(by_number).collect(),
+        Profile::Client => service::rules().chain(service::client_rules()).map(by_number).collect(),
     }
 }
 

@@ -51,7 +51,7 @@ fn args<const N: usize>(given: [u64; N]) -> [u64; 6] {
 
 #[test]
 fn every_number_gets_the_verdict_of_the_table() {
-    for profile in [Profile::Agent, Profile::Service] {
+    for profile in [Profile::Agent, Profile::Service, Profile::Client] {
         let (filter, rules) = (Filter::new(profile), rules(profile));
         for number in 0..NEWEST + 50 {
             let verdict = run(&filter, ARCHITECTURE, number, [0; 6]).0;

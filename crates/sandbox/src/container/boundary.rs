@@ -252,7 +252,11 @@ fn recorded_reason(reason: Ended, out_of_memory: bool) -> ExitReason {
     }
 }
 
-/// Text from inside, without anything that a terminal or a log would act on.
+/// Text from inside, without anything that a terminal or a log would act on, or that would deceive its reader:
+/// bidirectional controls show text in an order that it does not have.
 fn printable(text: &str) -> String {
-    text.chars().take(400).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let deceives =
+        |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let tamed = |c: char| if c.is_control() || deceives(c) { '\u{fffd}' } else { c };
+    text.chars().take(400).map(tamed).collect()
 }
