@@ -1,6 +1,7 @@
 //! One agent takes all that it gets of each kind of kernel object. What that costs is its own memory, or little; the
 //! host and its neighbour go on.
 
+use crate::faults::eventually;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use testkit::World;
@@ -132,13 +133,19 @@ fn locks_of_files_are_counted() {
     let world = World::start();
     world.create("greedy", &["--pids", "256"]);
     world.create("neighbour", &[]);
+    // After too many, none is given for a moment.
+    let one = "import fcntl, tempfile; fcntl.lockf(tempfile.TemporaryFile(), fcntl.LOCK_EX | fcntl.LOCK_NB)";
+    let rested =
+        || eventually("there are locks again", || world.python("greedy", "agent", &[], one, &[]).code == 0);
     for user in ["agent", "root"] {
+        rested();
         let (_holder, held) = attempt(&world, "greedy", user, "locks");
         let held = held.expect("it was told that there are no more");
         assert!((4096..=16_384).contains(&held), "{held} locks as {user}");
         others_go_on(&world, "locks");
     }
     // Those of a process that is gone are no more, however it went about it; and few at a time are never too many.
+    rested();
     for user in ["agent", "root"] {
         world.python("greedy", user, &[], LOCKS_IN_TURN, &[]).ok();
     }
