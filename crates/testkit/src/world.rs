@@ -71,9 +71,16 @@ fn binaries() -> PathBuf {
     if deeper { dir.parent().expect("that lies in a directory").to_path_buf() } else { dir.to_path_buf() }
 }
 
+/// A free port that nothing else is given by chance: below those of outgoing connections, and apart from other tests'.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let count = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + (std::process::id().wrapping_mul(16).wrapping_add(count) % 12_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl World {
