@@ -24,7 +24,7 @@ mod zygote;
 mod tests;
 
 pub use cgroup::CgroupError;
-pub use container::{Blank, Boundary, BoundaryRecord, Shape};
+pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
 pub use volume::{MINIMUM_VOLUME, VolumeError};
@@ -128,9 +128,9 @@ impl Sandbox {
         container::launch(&self.shared, spec, lease, channel_owner_gid, channel, blank)
     }
 
-    /// Makes a boundary that waits for an agent of this shape. Dropping it ends it.
-    pub fn prepare(&self, shape: &Shape, lease: UidRange) -> Result<Blank, LaunchError> {
-        container::prepare(&self.shared, shape, lease)
+    /// Makes a boundary that waits for an agent. Dropping it ends it.
+    pub fn prepare(&self, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
+        container::prepare(&self.shared, form, lease)
     }
 
     /// Takes over a boundary that an earlier process launched; `None` if its init is gone.

@@ -161,9 +161,14 @@ impl Store {
         self.dir.join(BLANK)
     }
 
+    /// The file of a volume that is nobody's yet.
+    pub(crate) fn blank_path(&self, id: BoundaryId) -> PathBuf {
+        self.blanks().join(format!("{}{SUFFIX}", id.base32()))
+    }
+
     /// Makes an empty volume that is nobody's yet; its file.
     pub(crate) fn create_blank(&self, id: BoundaryId, size: ByteSize) -> Result<PathBuf, VolumeError> {
-        let path = self.blanks().join(format!("{}{SUFFIX}", id.base32()));
+        let path = self.blank_path(id);
         let made = self.make(&path, size);
         made.inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(path)

@@ -5,7 +5,7 @@ mod boundary;
 mod launch;
 
 pub(crate) use blank::prepare;
-pub use blank::{Blank, Shape};
+pub use blank::{Blank, Form, Shape};
 pub use boundary::Boundary;
 pub(crate) use launch::launch;
 
