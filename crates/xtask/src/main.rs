@@ -4,6 +4,7 @@
 mod bench;
 mod binaries;
 mod fuzz;
+mod install;
 mod quickstart;
 mod setup;
 mod shell;
@@ -21,8 +22,9 @@ usage: cargo xtask CHORE
   tidy         the design's invariants
   test         setup, lint, build, all tests
   bench        what agents cost beside runc and bwrap; `bench create --rounds 20` measures less (needs root)
-=======
-  bench        medians of create, exec and destroy against runc and bwrap (needs root)
+  install      units, binaries, configuration; DESTDIR and PREFIX (/usr/local) say where (needs root)
+  uninstall    takes them away again; configuration and data stay (needs root)
+  deb          a Debian package of the same, in target/deb
   fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
@@ -35,6 +37,9 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["install"] => install::run(),
+        ["uninstall"] => install::remove(),
+        ["deb"] => install::deb(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
