@@ -249,9 +249,10 @@ pub fn package(package: &Package<'_>) -> Result<PathBuf> {
     }
     let place = Place { root: root.clone(), prefix: PACKAGE_PREFIX.into() };
     place.fill()?;
-    // The package's own tools write them, from the same sources.
+    // Debian has the licence's text once for all: deploy/debian/copyright says where.
     fs::remove_file(place.path("/usr/share/doc/cofferdam/LICENSE"))?;
     let jail = place.path("/usr/bin/cofferdam-jail");
+    shell::run(Command::new("strip").arg(place.path("/usr/bin/cofferdam")).arg(&jail))?;
     let mut content = fs::read(&jail)?;
     content.extend_from_slice(package.mark);
     fs::write(&jail, content)?;

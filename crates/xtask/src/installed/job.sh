@@ -64,11 +64,11 @@ if [ "$VM_BOOT" = 1 ]; then
     cofferdam doctor || fail "doctor finds gaps"
 
     say "two agents of an image that was made here"
-    mkdir -p /tmp/box/bin /tmp/box/tmp
+    mkdir -p /tmp/box/bin /tmp/box/tmp /tmp/box/usr /tmp/box/etc
     cp /bin/busybox /tmp/box/bin/busybox
     for name in sh cat sleep echo id mv; do ln -s busybox "/tmp/box/bin/$name"; done
     tar -C /tmp/box -cf /tmp/box.tar .
-    cofferdam image import box /tmp/box.tar
+    cofferdam image import --name box /tmp/box.tar
     loop='n=0; while :; do n=$((n + 1)); echo $n >next; mv next count; sleep 0.2; done'
     for name in one two; do
         cofferdam create --name "$name" --image box --memory 64MiB --disk 64MiB -- sh -c "cd /home/agent; $loop"
