@@ -9,6 +9,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::{Result, bail};
 
@@ -21,9 +22,8 @@ usage: cargo xtask CHORE
   tidy         the design's invariants
   test         setup, lint, build, all tests
   bench        what agents cost beside runc and bwrap; `bench create --rounds 20` measures less (needs root)
-=======
-  bench        medians of create, exec and destroy against runc and bwrap (needs root)
   fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
+  vm           a Debian 12 machine under QEMU: --script FILE [--with PATH]... runs it there (needs root)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
 fn main() -> Result<()> {
@@ -36,6 +36,7 @@ fn main() -> Result<()> {
         ["test"] => test::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["vm", rest @ ..] => vm::chore(rest),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
