@@ -10,6 +10,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::{Result, bail};
 
@@ -26,6 +27,7 @@ usage: cargo xtask CHORE
   uninstall    takes them away again; configuration and data stay (needs root)
   deb          a Debian package of the same, in target/deb
   fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
+  vm           a Debian 12 machine under QEMU: --script FILE [--with PATH]... runs it there (needs root)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
 
 fn main() -> Result<()> {
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
         ["uninstall"] => install::remove(),
         ["deb"] => install::deb(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["vm", rest @ ..] => vm::chore(rest),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
