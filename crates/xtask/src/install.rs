@@ -70,7 +70,8 @@ fn files(prefix: &str) -> Vec<File> {
     ] {
         add(Content::Completions(shell), format!("{share}/{to}"), 0o644);
     }
-    let documents = ["README.md", "SECURITY.md", "LICENSE", "docs/guides/operating.md", "docs/guides/images.md"];
+    let documents =
+        ["README.md", "SECURITY.md", "LICENSE", "docs/guides/operating.md", "docs/guides/images.md"];
     for document in documents {
         let name = document.rsplit('/').next().unwrap_or(document);
         let copy = Content::Copy(shell::root().join(document));
@@ -106,7 +107,10 @@ impl Place {
         let place = Self { root: set("DESTDIR").unwrap_or_else(|| "/".into()).into(), prefix };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.+".contains(&byte);
         if !place.prefix.starts_with('/') || !place.prefix.bytes().all(plain) {
-            bail!("PREFIX must be an absolute path without spaces, such as /usr/local, not {:?}", place.prefix);
+            bail!(
+                "PREFIX must be an absolute path without spaces, such as /usr/local, not {:?}",
+                place.prefix
+            );
         }
         Ok(Place { prefix: place.prefix.trim_end_matches('/').to_owned(), ..place })
     }
@@ -268,8 +272,9 @@ pub fn package(package: &Package<'_>) -> Result<PathBuf> {
 
 /// In the form that Debian's tools read: deb-changelog(5).
 fn changelog(version: Option<&str>) -> Result<String> {
-    let date = shell::output(Command::new("git").args(["log", "-1", "--format=%cD"]).current_dir(shell::root()))
-        .unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned());
+    let date =
+        shell::output(Command::new("git").args(["log", "-1", "--format=%cD"]).current_dir(shell::root()))
+            .unwrap_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned());
     let version = match version {
         Some(version) => version.to_owned(),
         None => format!("{}-1", env!("CARGO_PKG_VERSION")),
@@ -299,7 +304,8 @@ mod tests {
     #[test]
     fn only_our_own_places_move() {
         let unit = "ExecStart=/usr/bin/cofferdam node\nExecStart=/usr/bin/true\n# /usr/share/doc/cofferdam/x";
-        let moved = "ExecStart=/opt/c/bin/cofferdam node\nExecStart=/usr/bin/true\n# /opt/c/share/doc/cofferdam/x";
+        let moved =
+            "ExecStart=/opt/c/bin/cofferdam node\nExecStart=/usr/bin/true\n# /opt/c/share/doc/cofferdam/x";
         assert_eq!(relocate(unit, "/opt/c"), moved);
         assert_eq!(relocate(unit, "/usr"), unit);
     }

@@ -389,7 +389,10 @@ mod tests {
     fn templates_hold_the_defaults() {
         let paths = Paths { etc: "/etc/x".into(), run: "/run/x".into(), data: "/srv/a \"b\"".into() };
         let control: control::Config = toml::from_str(&control_template(&paths)).unwrap();
-        assert_eq!(control, control::Config { data: paths.data.join("control"), ..control::Config::default() });
+        assert_eq!(
+            control,
+            control::Config { data: paths.data.join("control"), ..control::Config::default() }
+        );
         let text = node_template(&paths, None);
         assert!(!text.contains("cgroup") && text.ends_with("\"20GiB\"\n"), "{text}");
         let node = node::Config::from_toml(&text).unwrap();

@@ -8,8 +8,12 @@ use std::path::Path;
 /// Starts and stops everything; see `deploy/systemd`.
 const UNIT: &str = "cofferdam.service";
 /// Where units are installed, by an administrator, from source, by a package: systemd.unit(5).
-const DIRECTORIES: [&str; 4] =
-    ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const DIRECTORIES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 /// Where the agents' unit has its cgroup.
 pub const AGENTS_CGROUP: &str = "system.slice/cofferdam-agents.service";
 

@@ -101,9 +101,9 @@ import socket
 listener = socket.create_server(('', 9))
 while True: listener.accept()"
     until_true python3 -c "import socket; socket.create_connection(('192.0.2.1', 9))"
-    behind cofferdam-control.service /bin/sh "$PWD/attack.sh" control
+    behind cofferdam-control.service /usr/bin/python3 "$PWD/attack.py" control
     say "what is behind node's walls stays there"
-    behind cofferdam-node.service /bin/sh "$PWD/attack.sh" node
+    behind cofferdam-node.service /usr/bin/python3 "$PWD/attack.py" node
 
     systemctl stop far-away
     say "up and down leave it to systemd"
