@@ -273,7 +273,7 @@ fn erofs(dir: &Path) -> Seen {
     let file = File::open(&path).map_err(|error| (error.to_string(), remedy()))?;
     let (mount, how) = image::mount_file(&file, "try").map_err(|error| (format!("{error}"), remedy()))?;
     try_idmap(&mount, "EROFS")?;
-    Ok(format!("mounted an EROFS image {how}, idmapped"))
+    Ok(format!("mounted an EROFS image, idmapped, {how}"))
 }
 
 /// An EROFS image of one block, with nothing in it but its root: the superblock, a short inode, and behind that the
