@@ -1,13 +1,16 @@
 # Every target is one cargo xtask command; see crates/xtask.
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test lint bench build install uninstall deb setup clean help
+.PHONY: quickstart test vm lint bench build install uninstall deb setup clean help
 
 quickstart: ## build everything, start Cofferdam, run a project's tests in an agent (needs root)
 	@cargo xtask quickstart
 
 test: ## system packages, lints, build, and all tests
 	@cargo xtask test
+
+vm: ## all tests in a Debian 12 machine under QEMU (needs root; takes an hour)
+	@cargo xtask vm --whole
 
 lint: ## formatting, clippy, and the design's invariants
 	@cargo xtask lint

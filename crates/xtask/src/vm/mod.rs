@@ -10,13 +10,19 @@
 //! `systemctl reboot` and then wait, and runs again after that boot, on the same disk. From Rust it is
 //! `vm::run(&Job { script, with, ..Job::default() })`.
 //!
+//! `cargo xtask vm --smoke` runs a part of the tests there, `cargo xtask vm --whole` all of them, and either with `-- FILTER`
+//! those that a filterset of nextest takes.
+//!
 //! The machine has no network device, 2 processors, and a disk of 8 GiB that is as new in every run. What it has of
 //! Debian is `image::PACKAGES`. Its console is written to `target/vm/console.log`.
 
 mod image;
 mod qemu;
+mod suite;
 
-use crate::setup;
+use suite::{Extent, suite};
+
+use crate::{setup, shell};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,10 +61,28 @@ pub fn run(job: &Job) -> Result<Outcome> {
     qemu::run(&machine, job)
 }
 
+/// The last step of `cargo xtask test`.
+pub fn smoke() -> Result<()> {
+    if !shell::is_root() && std::env::var_os("CI").is_none() {
+        eprintln!("skipped: the machine is made, and its tests are run, as root");
+        return Ok(());
+    }
+    suite(Extent::Smoke, None)
+}
+
 /// The chore.
 pub fn chore(arguments: &[&str]) -> Result<()> {
     setup::vm()?;
     let mut job = Job::default();
+    let (arguments, filter) = match arguments.iter().position(|word| *word == "--") {
+        Some(at) => (&arguments[..at], Some(arguments[at + 1..].join(" "))),
+        None => (arguments, None),
+    };
+    match arguments {
+        ["--smoke"] => return suite(Extent::Smoke, filter.as_deref()),
+        ["--whole"] => return suite(Extent::Whole, filter.as_deref()),
+        _ => {}
+    }
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} wants a value"))?;
@@ -72,7 +96,7 @@ pub fn chore(arguments: &[&str]) -> Result<()> {
         }
     }
     if job.script == Path::new("") {
-        bail!("vm wants --script FILE");
+        bail!("vm wants --smoke, --whole or --script FILE");
     }
     match run(&job)?.code {
         0 => Ok(()),
