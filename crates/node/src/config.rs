@@ -18,7 +18,7 @@ pub struct Config {
     pub run: PathBuf,
     /// Where the first gate listens. Gates of more accounts get a free port of the same address.
     pub guard: SocketAddr,
-    /// Name of the cgroup that is made in each hierarchy.
+    /// The cgroup that agents are below: a name is made in each hierarchy; a path leads to one that is delegated to us.
     pub cgroup: String,
     /// First uid of the ranges that agents get.
     pub uid_first: u32,
@@ -197,9 +197,10 @@ impl Config {
                 "must have at most 40 bytes, or socket paths do not fit",
             ),
             (
-                is_cgroup_name(&self.cgroup),
+                sandbox::is_cgroup_path(&self.cgroup),
                 "cgroup",
-                "must have 1 to 64 characters of a-z, A-Z, 0-9, '-', '_' or '.', and not start with '.'",
+                "must have 1 to 64 characters of a-z, A-Z, 0-9, '-', '_' or '.', and not start with '.'; or be up to 8 \
+                 such names with '/' between them",
             ),
             (
                 self.uid_first >= 65_536,
@@ -302,10 +303,4 @@ fn is_host(text: &str) -> bool {
 
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| matches!(part, std::path::Component::ParentDir))
-}
-
-fn is_cgroup_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

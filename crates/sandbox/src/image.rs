@@ -116,7 +116,9 @@ fn whole(file: &File) -> Result<(), &'static str> {
 pub(crate) fn mount_file(file: &File, digest: &str) -> Result<(OwnedFd, &'static str), ImageError> {
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
     let named = |fd: i32| format!("/proc/self/fd/{fd}");
-    match detached("erofs", &named(file.as_raw_fd()), &[], attributes) {
+    // Of the filesystem too, not of the mount alone: older kernels open its device for writing otherwise, and fail.
+    let read_only = [("ro", "")];
+    match detached("erofs", &named(file.as_raw_fd()), &read_only, attributes) {
         Ok(mount) => return Ok((mount, "from its file")),
         // Older kernels want a block device.
         Err(error) if error.source.raw_os_error() == Some(libc::ENOTBLK) => {}
@@ -124,8 +126,8 @@ pub(crate) fn mount_file(file: &File, digest: &str) -> Result<(OwnedFd, &'static
     }
     let device = loop_device::attach(file.as_fd(), Access::ReadOnly)
         .map_err(|source| ImageError::Loop { digest: digest.to_owned(), source })?;
-    match detached("erofs", &named(device.fd().as_raw_fd()), &[], attributes) {
-        Ok(mount) => Ok((mount, "over a loop device")),
+    match detached("erofs", &named(device.fd().as_raw_fd()), &read_only, attributes) {
+        Ok(mount) => Ok((mount, "over a loop device (this kernel cannot mount its file: before 6.12)")),
         Err(error) => Err(failed(digest, error)),
     }
 }

@@ -23,7 +23,7 @@ mod zygote;
 #[cfg(test)]
 mod tests;
 
-pub use cgroup::CgroupError;
+pub use cgroup::{CgroupError, is_cgroup_path};
 pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
@@ -47,7 +47,7 @@ pub struct Config {
     pub volumes: PathBuf,
     /// Copies of the jail binary, each by the SHA-256 of its content: running agents pin theirs.
     pub init_store: PathBuf,
-    /// Name of the cgroup made in each hierarchy; agents are below it. One path component.
+    /// The cgroup in each hierarchy that agents are below, as [`is_cgroup_path`] has it.
     pub cgroup: String,
     /// The `cofferdam-jail` binary.
     pub jail: PathBuf,

@@ -26,6 +26,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("curl", "puts documents into the registry that no tool would make"),
     ("docker-registry", "a real registry to pull from"),
     ("openssl", "a certificate for it"),
+    ("qemu-system-x86", "boots the Debian 12 machine"),
     ("skopeo", "pushes images, and writes them in all forms of files"),
     ("umoci", "makes images, honest and hostile ones"),
 ];
@@ -44,6 +45,11 @@ pub fn run() -> Result<()> {
         shell::run(shell::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))?;
     }
     Ok(())
+}
+
+/// What the Debian 12 machine is made and run with.
+pub fn vm() -> Result<()> {
+    install(&["e2fsprogs", "erofs-utils", "mmdebstrap", "qemu-system-x86"])
 }
 
 /// System packages only: all that quickstart needs.

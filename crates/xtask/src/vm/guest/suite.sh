@@ -1,0 +1,18 @@
+# Puts what was built where it was built, because tests know their own paths, and runs the tests.
+mkdir -p "$root/crates" "$target/release/deps"
+cp /job/release/cofferdam* "$target/release/"
+cp /job/Cargo.toml "$root/"
+cp -r /job/release/testkit-images "$target/release/"
+mount --bind /job/release/deps "$target/release/deps"
+mount --bind /job/crates "$root/crates"
+cd "$root" || exit
+# All of it runs many times slower here.
+cat >/run/nextest.toml <<'CONFIG'
+[profile.default]
+slow-timeout = { period = "60s", terminate-after = 12 }
+CONFIG
+export CI=true
+"$target/release/cofferdam" doctor
+/job/tests/cargo-nextest nextest run --no-fail-fast --config-file /run/nextest.toml --user-config-file none \
+    --binaries-metadata /job/tests/binaries.json --cargo-metadata /job/tests/metadata.json \
+    --filterset "$filter" --color never --show-progress none
