@@ -1,7 +1,7 @@
 //! The installation under test, and what a program does with it.
 
 use client::{Control, Incoming, Workspace};
-use model::api::{Agent, CreateAgent};
+use model::api::{Agent, CreateAgent, CreateWorkspaceToken};
 use model::token::Scope;
 use model::workspace::CreateExec;
 use model::{AgentState, Verb};
@@ -33,6 +33,16 @@ pub enum Blanks {
     Ready,
 }
 
+impl Blanks {
+    /// In a table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "no blank ready",
+            Self::Ready => "a blank ready",
+        }
+    }
+}
+
 impl Session {
     /// Starts it, with the base image.
     pub fn start(blanks: Blanks) -> Self {
@@ -59,26 +69,35 @@ impl Session {
     }
 }
 
-/// What is created: nothing but defaults and a small memory limit.
+/// What is created: nothing but defaults.
 pub fn request() -> CreateAgent {
     serde_json::from_value(json!({"image": "debian"})).expect("a request")
 }
 
+/// Creates an agent, waits until it runs, and has a way into it: one call.
+pub async fn open(control: &Control) -> (Agent, Workspace) {
+    let token = Some(CreateWorkspaceToken { scopes: vec![Scope::Exec, Scope::Files] });
+    let (agent, workspace) =
+        control.start_agent(&CreateAgent { token, ..request() }, 60).await.expect("created");
+    assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
+    (agent, workspace.expect("a token"))
+}
+
 /// Creates an agent and waits until it runs.
 pub async fn create(control: &Control) -> Agent {
-    let agent = control.create_agent(&request()).await.expect("created");
-    let agent = control.wait_agent(&agent.id.to_string(), "running", 60).await.expect("an answer");
+    let (agent, _) = control.start_agent(&request(), 60).await.expect("created");
     assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
     agent
 }
 
-/// A way into an agent.
-pub async fn workspace(control: &Control, agent: &Agent) -> Workspace {
-    let token = control.workspace_token(&agent.id.to_string(), &[Scope::Exec, Scope::Files]).await;
-    Workspace::new(agent.id, &token.expect("a token")).expect("a client")
+/// Runs a command to its end, for its short output.
+pub async fn run(workspace: &Workspace, argv: &[&str]) {
+    let create: CreateExec = serde_json::from_value(json!({"argv": argv})).expect("a request");
+    let output = workspace.run(&create, 60).await.expect("an answer");
+    assert_eq!(output.exec.exit.expect("it ended").code, 0, "{:?}", output.stderr);
 }
 
-/// Runs a command to its end; its output is counted and dropped.
+/// Runs a command to its end with its streams attached; its output is counted and dropped.
 pub async fn exec(workspace: &Workspace, argv: &[&str]) -> u64 {
     let create: CreateExec = serde_json::from_value(json!({"argv": argv})).expect("a request");
     let (_, attached) = workspace.exec_attached(&create).await.expect("started");
