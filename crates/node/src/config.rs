@@ -66,8 +66,15 @@ pub struct Registry {
     pub plain: Vec<String>,
     /// A file (PEM) with certificates of authorities to trust besides the machine's.
     pub ca: Option<PathBuf>,
-    /// A file (PEM) with the public key that has to have signed every image that is pulled.
+    /// A file (PEM) with the public key that has to have signed every image that is pulled, or with the certificates of
+    /// an authority that has to have certified who did.
     pub signed_by: Option<PathBuf>,
+    /// In whose names an authority's certificates count: e-mail addresses, URIs, host names.
+    pub signed_as: Vec<String>,
+    /// Who has to have vouched for the name, where certificates say so.
+    pub signed_issuer: Option<String>,
+    /// A file (PEM) with the public key of the transparency log that has to have seen a signature by certificate.
+    pub signed_log: Option<PathBuf>,
 }
 
 /// Caps on what a desired state may ask for one agent.
@@ -259,6 +266,19 @@ impl Config {
                 self.registry.signed_by.as_deref().is_none_or(is_plain),
                 "registry.signed_by",
                 "must be an absolute path without `..`",
+            ),
+            (
+                self.registry.signed_log.as_deref().is_none_or(is_plain),
+                "registry.signed_log",
+                "must be an absolute path without `..`",
+            ),
+            (
+                self.registry.signed_by.is_some()
+                    || (self.registry.signed_as.is_empty()
+                        && self.registry.signed_issuer.is_none()
+                        && self.registry.signed_log.is_none()),
+                "registry.signed_by",
+                "must name the authority whose certificates signed_as, signed_issuer and signed_log are about",
             ),
         ];
         checks

@@ -486,7 +486,7 @@ pub fn signatures_are_required(worker: &Worker) {
         }
         let server = Impostor::start(move |asked| shelf.answer(asked));
         let options =
-            PullOptions { signed_by: Some(key.clone()), ..options(&format!("{}/app:1", server.host())) };
+            PullOptions { signed_by: Some(image::Signer::Key(key.clone())), ..options(&format!("{}/app:1", server.host())) };
         pulled(&options, &store, worker)
     };
     let digest = sha256(&Shelf::of(&[&layer], |_| ()).0[0].1);
