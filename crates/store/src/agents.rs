@@ -92,7 +92,7 @@ pub struct NewAgent {
     pub token: Option<Value>,
 }
 
-/// A node with free slots that this account may use.
+/// A node that this account may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     /// Which.
@@ -287,7 +287,7 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE node_slots SET agent = $1 WHERE node = $2 AND slot =
-                    (SELECT min(slot) FROM node_slots WHERE node = $2 AND agent IS NULL)",
+                    (SELECT min(slot) FROM node_slots WHERE node = $2 AND coalesce(agent, '') = '')",
             )
             .bind(spec.id.to_string())
             .bind(node.to_string())
@@ -327,10 +327,9 @@ impl Store {
             .bind(spec.image.to_string())
             .bind(spec.account.to_string())
             .add(
-                "SELECT n.id, n.tenant, n.memory, n.last_seen, count(*) AS free
-                 FROM nodes n JOIN node_slots s ON s.node = n.id
-                 WHERE s.agent IS NULL AND n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared')
-                 GROUP BY n.id, n.tenant, n.memory, n.last_seen ORDER BY n.id",
+                "SELECT n.id, n.tenant, n.memory, n.last_seen,
+                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free
+                 FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
             )
             .bind(spec.account.to_string());
         change.ask_replay(&mut asked, idempotency);

@@ -67,6 +67,7 @@ fn migrations() -> Migrator {
     let all = [
         ("initial", include_str!("../migrations/sqlite/0001_initial.sql")),
         ("changes", include_str!("../migrations/sqlite/0002_changes.sql")),
+        ("free_slots", include_str!("../migrations/sqlite/0003_free_slots.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
