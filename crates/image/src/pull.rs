@@ -13,7 +13,7 @@ use crate::oci::MAX_DEPTH;
 use crate::record::Record;
 use crate::reference::{Host, Reference};
 use crate::registry::Registry;
-use crate::signature::{Signer, SignatureError};
+use crate::signature::{SignatureError, Signer};
 use crate::store::{Digest, Store};
 use crate::worker::Parsed;
 use std::fs::File;

@@ -74,7 +74,7 @@ pub enum SignatureError {
     /// There are some, and none counts.
     #[error(
         "none of the {count} signatures of the image sha256:{digest} is by whom registry.signed_by of node.toml asks for{}",
-        why.map(|why| format!("; of the last one, {why}")).unwrap_or_default()
+        why.as_ref().map(|why| format!("; of the last one, {why}")).unwrap_or_default()
     )]
     Wrong {
         /// What should have been signed.

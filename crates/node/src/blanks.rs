@@ -283,9 +283,15 @@ async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
 
 /// Ends blanks, and frees their ids once nothing has them.
 pub(crate) async fn discard(shared: &Shared, blanks: Vec<Blank>) {
-    let leases: Vec<_> = blanks.iter().map(Blank::lease).collect();
-    let _ = tokio::task::spawn_blocking(move || drop(blanks)).await;
-    for lease in leases {
-        lock(&shared.leases).free_spare(lease);
+    for mut blank in blanks {
+        let lease = blank.lease();
+        match tokio::task::spawn_blocking(move || blank.end()).await {
+            Ok(Ok(())) => lock(&shared.leases).free_spare(lease),
+            Ok(Err(error)) => {
+                tracing::error!(error = %crate::chain(&error), "a blank is not removed whole; its ids stay taken");
+            }
+            // Only when the runtime shuts down, or by a bug that has been told of.
+            Err(_) => {}
+        }
     }
 }

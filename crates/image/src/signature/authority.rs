@@ -238,8 +238,7 @@ fn logged(
 ) -> Result<UnixTime, AuthorityError> {
     let refused = AuthorityError::Log;
     let bundle = signed.bundle.as_deref().ok_or(refused("there is none"))?;
-    let Bundle { promise, entry } =
-        serde_json::from_str(bundle).map_err(|_| refused("it cannot be read"))?;
+    let Bundle { promise, entry } = serde_json::from_str(bundle).map_err(|_| refused("it cannot be read"))?;
     let canonical = serde_json::to_vec(&entry).map_err(|_| refused("it cannot be read"))?;
     if !log.verifies(&canonical, &STANDARD.decode(promise).unwrap_or_default()) {
         return Err(refused("it is not signed by that key"));

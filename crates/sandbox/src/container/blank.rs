@@ -116,6 +116,11 @@ impl Blank {
         poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended == 0)
     }
 
+    /// Ends it and removes all of it. Its ids are free once that is done.
+    pub fn end(&mut self) -> Result<(), LaunchError> {
+        self.traces.remove()
+    }
+
     /// The agent's from now on.
     pub(super) fn into_boundary(mut self, shared: &Shared, record: BoundaryRecord) -> Boundary {
         self.traces.kept = true;
@@ -132,27 +137,33 @@ pub(super) struct Traces {
     /// Its volume's file, as long as that is no agent's.
     pub(super) volume: Option<PathBuf>,
     pidfd: Option<OwnedFd>,
+    /// It is not ours to remove, or it is removed.
     kept: bool,
 }
 
-impl Drop for Traces {
-    fn drop(&mut self) {
+impl Traces {
+    fn remove(&mut self) -> Result<(), LaunchError> {
         if self.kept {
-            return;
+            return Ok(());
         }
         if let Some(pidfd) = &self.pidfd {
             // Its process is the first of its pid namespace: with it all others are gone.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         }
-        if let Err(error) = self.group.clear(PATIENCE) {
-            tracing::error!(%error, "cannot remove the cgroup of a blank; the next sweep will");
-        }
+        self.group.clear(PATIENCE)?;
         let volume = self.volume.as_deref().map_or(Ok(()), files::remove);
-        for result in [files::remove_dir(&self.dir), volume] {
-            if let Err(error) = result {
-                tracing::error!(%error, dir = %self.dir.display(), "cannot remove the files of a blank");
-            }
+        let path = self.dir.clone();
+        files::remove_dir(&self.dir).and(volume).map_err(|source| LaunchError::Files { path, source })?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::error!(%error, dir = %self.dir.display(), "a blank is not removed whole; the next sweep will");
         }
     }
 }

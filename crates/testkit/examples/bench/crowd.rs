@@ -22,7 +22,7 @@ pub fn at_once(session: &Session, peers: &Peers, rows: &mut Rows) {
                 let control = session.control.clone();
                 tasks.spawn(async move {
                     let started = Instant::now();
-                    let (agent, workspace) = session::open(&control).await;
+                    let (agent, workspace) = session::open(&control, session::request()).await;
                     session::run(&workspace, &["true"]).await;
                     (started.elapsed(), agent)
                 });
@@ -71,7 +71,7 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
                 agents.push(tasks.join_next().await.expect("one is under way").expect("a create"));
             }
             let control = session.control.clone();
-            tasks.spawn(async move { session::create(&control).await });
+            tasks.spawn(async move { session::create(&control, session::request()).await });
         }
         while let Some(done) = tasks.join_next().await {
             agents.push(done.expect("a create"));

@@ -10,15 +10,18 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
     let how = session.blanks.name();
     eprintln!("create, {how}: {rounds} rounds");
     // The first asks for blanks, makes the volume's template and starts the gate.
-    session
-        .wait(async { session::destroy(&session.control, &session::create(&session.control).await).await });
+    session.wait(async {
+        let agent = session::create(&session.control, session.request()).await;
+        session::destroy(&session.control, &agent).await;
+    });
     let (mut first, mut runc, mut bwrap, mut destroys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut parts: [Vec<Duration>; 2] = Default::default();
     for round in 0..rounds {
         session.ready();
         session.wait(async {
+            let request = session.request();
             let started = Instant::now();
-            let (agent, workspace) = session::open(&session.control).await;
+            let (agent, workspace) = session::open(&session.control, request).await;
             let opened = Instant::now();
             session::run(&workspace, &["true"]).await;
             first.push(started.elapsed());
@@ -33,7 +36,8 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
     }
     let (runc, bwrap) = (median(&runc), median(&bwrap));
     let (to_runc, to_bwrap) = match session.blanks {
-        Blanks::None => (Target::RatioAtMost(0.35), Target::None),
+        Blanks::None => (Target::None, Target::None),
+        Blanks::Bare => (Target::RatioAtMost(0.35), Target::None),
         Blanks::Ready => (Target::None, Target::RatioAtMost(0.6)),
     };
     let name = format!("create + true, {how}");
@@ -50,7 +54,7 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
 pub fn execs(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {
     eprintln!("exec: {rounds} rounds");
     let container = peers.container();
-    let (agent, workspace) = session.wait(session::open(&session.control));
+    let (agent, workspace) = session.wait(session::open(&session.control, session.request()));
     let (mut ours, mut streamed, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let started = Instant::now();

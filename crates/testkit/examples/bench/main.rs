@@ -36,8 +36,11 @@ fn main() {
     }
     let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let mut rows = Rows::default();
-    if wants("create") || wants("weight") {
-        let session = Session::start(Blanks::None);
+    for blanks in [Blanks::None, Blanks::Bare] {
+        if !wants("create") && !wants("weight") {
+            break;
+        }
+        let session = Session::start(blanks);
         if wants("create") {
             let peers = Peers::make(&session);
             lone::creates(&session, &peers, rounds, &mut rows);

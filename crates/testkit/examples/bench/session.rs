@@ -6,6 +6,7 @@ use model::token::Scope;
 use model::workspace::CreateExec;
 use model::{AgentState, Verb};
 use serde_json::json;
+use std::cell::Cell;
 use testkit::World;
 use tokio::runtime::Runtime;
 
@@ -22,6 +23,7 @@ pub struct Session {
     pub control: Control,
     /// Whether agents find boundaries ready.
     pub blanks: Blanks,
+    asked: Cell<u64>,
 }
 
 /// Whether boundaries are made ahead.
@@ -29,7 +31,9 @@ pub struct Session {
 pub enum Blanks {
     /// No.
     None,
-    /// Yes, and each create waits for one.
+    /// Bare ones: every create is of a shape that nobody asked for before.
+    Bare,
+    /// Whole ones, and each create waits for one.
     Ready,
 }
 
@@ -37,7 +41,8 @@ impl Blanks {
     /// In a table.
     pub fn name(self) -> &'static str {
         match self {
-            Self::None => "no blank ready",
+            Self::None => "nothing made ahead",
+            Self::Bare => "no blank ready",
             Self::Ready => "a blank ready",
         }
     }
@@ -47,18 +52,36 @@ impl Session {
     /// Starts it, with the base image.
     pub fn start(blanks: Blanks) -> Self {
         let world = World::prepare_sized(SLOTS);
-        if blanks == Blanks::None {
-            world.without_blanks();
+        match blanks {
+            Blanks::None => world.blanks_at_most(0),
+            // Those with an image come after it, and so never.
+            Blanks::Bare => world.blanks_at_most(1),
+            Blanks::Ready => {}
         }
         world.up();
         world.provide_image();
         let (runtime, control) = world.control();
-        Self { world, runtime, control, blanks }
+        Self { world, runtime, control, blanks, asked: Cell::new(0) }
     }
 
-    /// Waits until a blank is ready, if this session has any.
+    /// What is created: nothing but defaults, or a little more memory than ever before.
+    pub fn request(&self) -> CreateAgent {
+        let mut request = request();
+        if self.blanks == Blanks::Bare {
+            self.asked.set(self.asked.get() + 1);
+            request.resources.memory.0 += self.asked.get() << 20;
+        }
+        request
+    }
+
+    /// Waits until a blank is ready, if this session has any. A whole one is made after a bare one.
     pub fn ready(&self) {
-        while self.blanks == Blanks::Ready && self.world.blanks() == 0 {
+        let enough = match self.blanks {
+            Blanks::None => 0,
+            Blanks::Bare => 1,
+            Blanks::Ready => 2,
+        };
+        while self.world.blanks() < enough {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
@@ -69,23 +92,23 @@ impl Session {
     }
 }
 
-/// What is created: nothing but defaults.
+/// Nothing but defaults.
 pub fn request() -> CreateAgent {
     serde_json::from_value(json!({"image": "debian"})).expect("a request")
 }
 
 /// Creates an agent, waits until it runs, and has a way into it: one call.
-pub async fn open(control: &Control) -> (Agent, Workspace) {
+pub async fn open(control: &Control, request: CreateAgent) -> (Agent, Workspace) {
     let token = Some(CreateWorkspaceToken { scopes: vec![Scope::Exec, Scope::Files] });
     let (agent, workspace) =
-        control.start_agent(&CreateAgent { token, ..request() }, 60).await.expect("created");
+        control.start_agent(&CreateAgent { token, ..request }, 60).await.expect("created");
     assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
     (agent, workspace.expect("a token"))
 }
 
 /// Creates an agent and waits until it runs.
-pub async fn create(control: &Control) -> Agent {
-    let (agent, _) = control.start_agent(&request(), 60).await.expect("created");
+pub async fn create(control: &Control, request: CreateAgent) -> Agent {
+    let (agent, _) = control.start_agent(&request, 60).await.expect("created");
     assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
     agent
 }

@@ -64,7 +64,7 @@ pub fn init_private(world: &World) -> f64 {
 /// The idle platform with one agent's gate, and the calls that make a create durable.
 pub fn platform(session: &Session, rows: &mut Rows) {
     eprintln!("weight");
-    let agent = session.wait(session::create(&session.control));
+    let agent = session.wait(session::create(&session.control, session.request()));
     let pids: Vec<i32> =
         ["control", "node", "gate"].iter().filter_map(|kind| session.world.pid_of(kind)).collect();
     assert_eq!(pids.len(), 3, "control, node and gate run");
@@ -78,7 +78,7 @@ pub fn platform(session: &Session, rows: &mut Rows) {
 pub fn durability(session: &Session, rows: &mut Rows) {
     eprintln!("fsyncs");
     // The first starts the gate, and asks for blanks.
-    let agent = session.wait(session::create(&session.control));
+    let agent = session.wait(session::create(&session.control, session.request()));
     let pids: Vec<i32> =
         ["control", "node", "gate"].iter().filter_map(|kind| session.world.pid_of(kind)).collect();
     session.ready();
@@ -101,7 +101,7 @@ pub fn durability(session: &Session, rows: &mut Rows) {
         text.lines().filter(|line| line.contains("sync(") || line.contains("sync_file_range(")).count()
     };
     let before = count();
-    let (second, _) = session.wait(session::open(&session.control));
+    let (second, _) = session.wait(session::open(&session.control, session.request()));
     let after = count();
     // The next one is made once the node has nothing else to do.
     session.ready();
