@@ -206,7 +206,9 @@ pub fn remove() -> Result<()> {
     let here = place.is_here() && systemd_runs();
     if here && place.path(&format!("{}/systemd/system/{}", lib(&place.prefix), UNITS[0])).exists() {
         step("ending agents, control and node");
-        shell::run(Command::new("systemctl").args(["disable", "--now", UNITS[0]]))?;
+        // All by name: of those that end with the first, nobody would wait for the last.
+        shell::run(Command::new("systemctl").arg("stop").args(UNITS))?;
+        shell::run(Command::new("systemctl").args(["disable", UNITS[0]]))?;
     }
     for file in files(&place.prefix).iter().filter(|file| !file.is_config) {
         let path = place.path(&file.to);
