@@ -42,9 +42,15 @@ struct File {
     is_config: bool,
 }
 
+/// Where systemd looks for what is not its own: it knows no other prefixes.
+fn lib(prefix: &str) -> String {
+    let prefix = if prefix == PACKAGE_PREFIX { prefix } else { "/usr/local" };
+    format!("{prefix}/lib")
+}
+
 fn files(prefix: &str) -> Vec<File> {
     let deploy = shell::root().join("deploy");
-    let lib = format!("{prefix}/lib");
+    let lib = lib(prefix);
     let share = format!("{prefix}/share");
     let mut files = Vec::new();
     let mut add = |content, to: String, mode| files.push(File { content, to, mode, is_config: false });
@@ -198,9 +204,11 @@ pub fn run() -> Result<()> {
 pub fn remove() -> Result<()> {
     let place = Place::from_env()?;
     let here = place.is_here() && systemd_runs();
-    if here && place.path(&format!("{}/lib/systemd/system/{}", place.prefix, UNITS[0])).exists() {
+    if here && place.path(&format!("{}/systemd/system/{}", lib(&place.prefix), UNITS[0])).exists() {
         step("ending agents, control and node");
-        shell::run(Command::new("systemctl").args(["disable", "--now", UNITS[0]]))?;
+        // All by name: of those that end with the first, nobody would wait for the last.
+        shell::run(Command::new("systemctl").arg("stop").args(UNITS))?;
+        shell::run(Command::new("systemctl").args(["disable", UNITS[0]]))?;
     }
     for file in files(&place.prefix).iter().filter(|file| !file.is_config) {
         let path = place.path(&file.to);

@@ -40,13 +40,7 @@ pub fn run() -> Result<()> {
     }
     let here = shell::root().join("crates/xtask/src/installed");
     with.push(here.join("attack.py"));
-    let job = Job {
-        script: here.join("job.sh"),
-        with,
-        boots: 2,
-        within: Duration::from_secs(15 * 60),
-        ..Job::default()
-    };
+    let job = Job { script: here.join("job.sh"), with, boots: 2, within: Duration::from_secs(15 * 60) };
     match vm::run(&job)?.code {
         0 => Ok(()),
         code => bail!("the installation was not as it should be ({code})"),
