@@ -219,7 +219,7 @@ pub(super) fn begin(
     Ok(Blank {
         id,
         lease,
-        resources: resources.clone(),
+        resources: *resources,
         pid,
         begun,
         landlock_abi: None,
