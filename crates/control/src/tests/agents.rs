@@ -329,9 +329,10 @@ fn claims(jwt: &str) -> WorkspaceClaims {
 #[tokio::test]
 async fn one_call_creates_waits_and_opens() {
     let (world, machine) = world().await;
+    let rev = machine.desired(&world, "").await.rev;
     let create = world.post("/v1/agents?wait=running", creating("one"));
     let play = async {
-        let desired = machine.desired(&world, "?rev=1&wait=20").await;
+        let desired = machine.desired(&world, &format!("?rev={rev}&wait=20")).await;
         let id = desired.agents[0].spec.id.to_string();
         machine.saw(&world, &id, 1, Observed::Running).await;
         id
@@ -366,11 +367,11 @@ async fn a_create_that_waits_in_vain_is_made() {
         ("/v1/agents?now=1", "now"),
     ] {
         let answer = world.post(path, creating("other")).await;
-        assert_eq!(answer.problem(), ("VALIDATION", Some(field)), "{path}");
+        assert_eq!(answer.problem(), ("VALIDATION_ERROR", Some(field)), "{path}");
     }
     let none = json!({"image": "debian", "token": {"scopes": []}});
     let answer = world.post("/v1/agents?wait=running", none).await;
-    assert_eq!(answer.problem(), ("VALIDATION", Some("token.scopes")));
+    assert_eq!(answer.problem(), ("VALIDATION_ERROR", Some("token.scopes")));
     world.get("/v1/agents/other").await.expect(404);
 }
 

@@ -158,8 +158,9 @@ async fn write(
     mut changes: watch::Receiver<u64>,
     mut answers: mpsc::Receiver<ToGate>,
 ) -> Wrote {
-    let mut message = gates.state(account);
+    // In this order: what changes in between is told again rather than not at all.
     changes.mark_unchanged();
+    let mut message = gates.state(account);
     loop {
         let Ok(mut line) = serde_json::to_vec(&message) else { return Wrote::Broken };
         line.push(b'\n');

@@ -159,3 +159,45 @@ fn root_inside_installs_packages() {
     let git = "cd ~ && git init -q r && cd r && git config user.email a@b && git config user.name a && echo x > f && git add f && git commit -qm x && git log --oneline | wc -l";
     assert_eq!(world.sh("builder", git).ok().out.trim(), "1");
 }
+
+#[test]
+fn one_call_makes_an_agent_and_another_runs_a_command_in_it() {
+    let world = World::start();
+    let (runtime, control) = world.control();
+    runtime.block_on(async {
+        let request = serde_json::json!({"image": "debian", "name": "one", "token": {"scopes": ["exec"]}});
+        let request = serde_json::from_value(request).unwrap();
+        let (agent, workspace) = control.start_agent(&request, 60).await.unwrap();
+        assert_eq!(agent.state, model::AgentState::Running, "{:?}", agent.reason);
+        let workspace = workspace.expect("a way in");
+        let run = async |argv: &[&str], seconds| {
+            let create = serde_json::from_value(serde_json::json!({"argv": argv})).unwrap();
+            workspace.run(&create, seconds).await
+        };
+        let said = run(&["sh", "-c", "echo out; echo err >&2; exit 3"], 30).await.unwrap();
+        assert_eq!(said.exec.exit.map(|exit| exit.code), Some(3));
+        assert_eq!(said.stdout.into_bytes().unwrap(), b"out\n");
+        assert_eq!(said.stderr.into_bytes().unwrap(), b"err\n");
+        // What would not fit into an answer ends the command.
+        let much = run(&["head", "-c", "16M", "/dev/zero"], 30).await.unwrap();
+        let exit = much.exec.exit.expect("it was ended");
+        assert_eq!(exit.cause, Some(model::workspace::ExitCause::OutputLimit), "{exit:?}");
+        let much = much.stdout.into_bytes().unwrap().len();
+        assert!((1..=2 << 20).contains(&much), "{much} bytes");
+        // What takes longer goes on, and can be attached to.
+        let long = run(&["sh", "-c", "echo begun; sleep 3; echo done"], 1).await.unwrap();
+        assert_eq!((long.exec.exit, long.stdout.into_bytes().unwrap()), (None, b"begun\n".to_vec()));
+        let (_sender, mut rest) = workspace.attach(long.exec.id).await.unwrap().split();
+        let mut output = Vec::new();
+        loop {
+            match rest.next().await.unwrap() {
+                client::Incoming::Stdout(data) => output.extend_from_slice(&data),
+                client::Incoming::Exited(exit) => break assert_eq!(exit.code, 0),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(output.ends_with(b"done\n"), "{output:?}");
+        // Nothing that the token does not say.
+        assert!(workspace.read("/etc/hostname", None).await.is_err());
+    });
+}
