@@ -125,3 +125,21 @@ fn build(home: &Path) -> Result<()> {
     fs::remove_dir_all(&root)?;
     fs::rename(&fresh, home).with_context(|| format!("cannot make {}", home.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ended_runs_left_is_removed() {
+        // Ended and collected, so nobody has its pid.
+        let mut child = Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        let check = |name: String, expected| assert_eq!(is_left_over(Path::new(&name)), expected, "{name}");
+        check(format!("/x/job-{dead}"), true);
+        check(format!("/x/suite-{dead}"), true);
+        check(format!("/x/job-{}", std::process::id()), false);
+        check(format!("/x/debian-12-{dead}"), false);
+    }
+}
