@@ -1,7 +1,7 @@
 # Every target is one cargo xtask command; see crates/xtask.
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test vm lint bench build setup clean help
+.PHONY: quickstart test vm lint bench build install uninstall deb setup clean help
 
 quickstart: ## build everything, start Cofferdam, run a project's tests in an agent (needs root)
 	@cargo xtask quickstart
@@ -20,6 +20,15 @@ bench: ## measure against runc and bwrap (needs root)
 
 build: ## release binaries in target/release
 	@cargo xtask build
+
+install: ## binaries, units, users, configuration; DESTDIR and PREFIX (/usr/local) say where (needs root)
+	@cargo xtask install
+
+uninstall: ## take them away again; configuration and data stay (needs root)
+	@cargo xtask uninstall
+
+deb: ## a Debian package, in target/deb
+	@cargo xtask deb
 
 setup: ## install missing system packages (needs root)
 	@cargo xtask setup

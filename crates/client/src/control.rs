@@ -2,12 +2,13 @@
 
 use crate::error::Error;
 use crate::http::Endpoint;
+use crate::workspace::Workspace;
 use model::api::{
-    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, Event, GrantImage, Image, Node, Page,
-    RegisterImage, WhoAmI, WorkspaceToken,
+    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image,
+    Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
 };
 use model::token::Scope;
-use model::{AgentState, EventId, Verb};
+use model::{AgentId, AgentState, EventId, Verb};
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
 
@@ -53,12 +54,51 @@ impl Control {
     /// Creates an agent. A lost answer is asked for again under the same idempotency key, so that one call
     /// never makes two agents.
     pub async fn create_agent(&self, create: &CreateAgent) -> Result<Agent, Error> {
+        self.post_agent(create, &[]).await.map(|created| created.agent)
+    }
+
+    /// Creates an agent and waits until it runs, or rests in another state, for at most `seconds`; the caller looks at
+    /// its state. Where the request asks for a token, the way in comes with it.
+    pub async fn start_agent(
+        &self,
+        create: &CreateAgent,
+        seconds: u64,
+    ) -> Result<(Agent, Option<Workspace>), Error> {
+        let step = seconds.min(WAIT_STEP);
+        let query = [("wait", "running".to_owned()), ("timeout", format!("{step}s"))];
+        let CreatedAgent { mut agent, workspace } = self.post_agent(create, &query).await?;
+        let on_its_way = matches!(agent.state, AgentState::Provisioning | AgentState::Starting);
+        if on_its_way && seconds > step {
+            agent = self.wait_agent(&agent.id.to_string(), "running", seconds - step).await?;
+        }
+        let token = match (workspace, &create.token) {
+            (None, Some(token)) if agent.state == AgentState::Running => {
+                Some(self.workspace_token(&agent.id.to_string(), &token.scopes).await?)
+            }
+            (token, _) => token,
+        };
+        let workspace = token.map(|token| self.workspace(agent.id, &token)).transpose()?;
+        Ok((agent, workspace))
+    }
+
+    async fn post_agent(
+        &self,
+        create: &CreateAgent,
+        query: &[(&str, String)],
+    ) -> Result<CreatedAgent, Error> {
         let key = EventId::new().base32();
-        let request = || self.endpoint.post(&["v1", "agents"]).header("idempotency-key", &key).json(create);
+        let request = || {
+            self.endpoint.post(&["v1", "agents"]).query(query).header("idempotency-key", &key).json(create)
+        };
         match self.endpoint.json(request()).await {
             Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
             answer => answer,
         }
+    }
+
+    /// The workspace that a token is for. Connections to its gate are kept and shared with others of this client.
+    pub fn workspace(&self, agent: AgentId, token: &WorkspaceToken) -> Result<Workspace, Error> {
+        Workspace::beside(&self.endpoint, agent, token)
     }
 
     /// All agents that the filter lets through, newest first.

@@ -18,9 +18,25 @@ pub(crate) struct Endpoint {
     /// As it was given, for messages.
     given: String,
     token: Option<String>,
+    /// Whether the client speaks plain HTTP to any address, so that others can use it too.
+    plain: bool,
 }
 
 impl Endpoint {
+    /// Another server, by way of the same connections where that is possible.
+    pub(crate) fn beside(&self, url: &str, token: Option<String>) -> Result<Self, Error> {
+        match Url::parse(url) {
+            Ok(base) if self.plain && base.scheme() == "http" && base.host_str().is_some() => Ok(Self {
+                client: self.client.clone(),
+                base,
+                given: url.trim_end_matches('/').to_owned(),
+                token,
+                plain: true,
+            }),
+            _ => Self::new(url, token),
+        }
+    }
+
     pub(crate) fn new(url: &str, token: Option<String>) -> Result<Self, Error> {
         // `unix:///run/cofferdam/control.sock`: whoever listens there has no name but this one.
         let socket = url.strip_prefix("unix://").filter(|path| path.starts_with('/'));
@@ -41,7 +57,8 @@ impl Endpoint {
             builder = builder.unix_socket(path);
         }
         let client = builder.build().map_err(|error| Error::protocol(url, root_cause(&error)))?;
-        Ok(Self { client, base, given: url.trim_end_matches('/').to_owned(), token })
+        let plain = base.scheme() == "http" && socket.is_none();
+        Ok(Self { client, base, given: url.trim_end_matches('/').to_owned(), token, plain })
     }
 
     /// The address of a path of this API; the segments are escaped.

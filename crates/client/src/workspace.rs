@@ -7,7 +7,7 @@ use crate::pipe::PipeReader;
 use crate::port::Relay;
 use model::agent::RunAs;
 use model::api::WorkspaceToken;
-use model::workspace::{CreateExec, Exec, FileInfo, FileOp, Process, SendSignal, Stats};
+use model::workspace::{CreateExec, Exec, ExecOutput, FileInfo, FileOp, Process, SendSignal, Stats};
 use model::{AgentId, ExecId};
 use reqwest::RequestBuilder;
 
@@ -42,6 +42,11 @@ impl Workspace {
         Ok(Self { endpoint, agent: agent.to_string() })
     }
 
+    pub(crate) fn beside(endpoint: &Endpoint, agent: AgentId, token: &WorkspaceToken) -> Result<Self, Error> {
+        let endpoint = endpoint.beside(&token.url, Some(token.token.clone()))?;
+        Ok(Self { endpoint, agent: agent.to_string() })
+    }
+
     pub(crate) fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
         let mut segments = vec!["v1", "agents", &*self.agent];
         segments.extend_from_slice(rest);
@@ -51,6 +56,13 @@ impl Workspace {
     /// Starts a process and leaves it to run.
     pub async fn exec(&self, create: &CreateExec) -> Result<Exec, Error> {
         self.endpoint.json(self.endpoint.post(&self.path(&["execs"])).json(create)).await
+    }
+
+    /// Runs a process to its end, for at most `seconds` (60 at most), and brings back what it wrote. When the time is
+    /// over it goes on, and the answer has no exit.
+    pub async fn run(&self, create: &CreateExec, seconds: u64) -> Result<ExecOutput, Error> {
+        let request = self.endpoint.post(&self.path(&["execs"])).query(&[("wait", format!("{seconds}s"))]);
+        self.endpoint.json(request.json(create)).await
     }
 
     /// Starts a process with its streams attached, in one round trip.

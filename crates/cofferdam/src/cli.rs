@@ -1,7 +1,7 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, up,
+    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup, up,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -21,8 +21,8 @@ Exit codes:
 Environment:
   COFFERDAM_URL, COFFERDAM_API_KEY   the server and its key, in place of a context
   COFFERDAM_CONTEXT                  the context to use
-  COFFERDAM_ETC, _RUN, _DATA         where this machine's installation lies (up, down, doctor,
-                                     image)
+  COFFERDAM_ETC, _RUN, _DATA         where this machine's installation lies (up, down, setup,
+                                     doctor, image)
 
 Examples:
   cofferdam up --detach
@@ -57,6 +57,7 @@ pub struct Global {
 pub enum Command {
     Up(up::Args),
     Down(down::Args),
+    Setup(setup::Args),
     Doctor(doctor::Args),
     Login(login::Args),
     /// Which servers are known here, and which one is used

@@ -121,7 +121,7 @@ async fn open(config: &Config, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Re
 }
 
 async fn open_alone(config: &Config) -> Result<Store, Error> {
-    open(config, Arc::new(SystemClock), Arc::new(|_| {})).await
+    open(config, Arc::new(SystemClock), Arc::new(|_, _| {})).await
 }
 
 fn name(text: &str) -> Name {
@@ -173,17 +173,19 @@ async fn assemble(
 ) -> Result<Arc<App>, Error> {
     let notify = Notify::default();
     let waker = notify.clone();
-    let store = open(config, clock, Arc::new(move |changed| waker.changed(changed))).await?;
+    let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;
+    let keys = store.verifying_keys().await?;
     let hosts = api::hosts(own, &config.hosts);
     let (signer, seats) = (key.named(kid), Seats::default());
     Ok(Arc::new(App {
         store,
         notify,
         signer,
+        keys,
         seats,
         installation,
         database: config.database(),

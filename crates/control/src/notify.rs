@@ -1,4 +1,5 @@
-//! Wakes those who wait for a change: long polls of nodes, `wait` of clients, the reconciler of deadlines.
+//! Wakes those who wait for a change: long polls of nodes, `wait` of clients, the reconciler of deadlines. Who waits for
+//! an agent is handed the agent.
 //!
 //! A waiter subscribes first and reads the database second, so that no change falls in between.
 
@@ -6,86 +7,101 @@ use model::{AgentId, NodeId};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use store::Changed;
+use store::{Agent, Changed};
 use tokio::sync::watch;
 
 /// All that can be waited for.
 #[derive(Clone, Default)]
 pub(crate) struct Notify {
-    agents: Hub<AgentId>,
-    nodes: Hub<NodeId>,
-    /// Any change at all.
-    any: Hub<()>,
+    agents: Hub<AgentId, Option<Arc<Agent>>>,
+    nodes: Hub<NodeId, ()>,
+    /// A change of any agent that has a deadline.
+    deadlines: Hub<(), ()>,
 }
 
 impl Notify {
-    pub(crate) fn changed(&self, changed: Changed) {
+    /// The changes of one commit come with its number.
+    pub(crate) fn changed(&self, number: u64, changed: Changed) {
         match changed {
-            Changed::Agent(id) => self.agents.wake(&id),
-            Changed::Node(id) => self.nodes.wake(&id),
+            Changed::Agent(agent) => {
+                let has_deadline = agent.spec.ttl.is_some() || agent.spec.idle_timeout.is_some();
+                let id = agent.spec.id;
+                self.agents.wake(&id, number, Some(agent));
+                if has_deadline {
+                    self.deadlines.wake(&(), number, ());
+                }
+            }
+            Changed::Node(id) => self.nodes.wake(&id, number, ()),
         }
-        self.any.wake(&());
     }
 
-    pub(crate) fn agent(&self, id: AgentId) -> Subscription<AgentId> {
+    pub(crate) fn agent(&self, id: AgentId) -> Subscription<AgentId, Option<Arc<Agent>>> {
         self.agents.subscribe(id)
     }
 
-    pub(crate) fn node(&self, id: NodeId) -> Subscription<NodeId> {
+    pub(crate) fn node(&self, id: NodeId) -> Subscription<NodeId, ()> {
         self.nodes.subscribe(id)
     }
 
-    pub(crate) fn any(&self) -> Subscription<()> {
-        self.any.subscribe(())
+    pub(crate) fn deadlines(&self) -> Subscription<(), ()> {
+        self.deadlines.subscribe(())
     }
 }
 
-type Senders<K> = Arc<Mutex<HashMap<K, watch::Sender<()>>>>;
+/// The newest value of each key that is waited for, with the number of its commit.
+type Senders<K, V> = Arc<Mutex<HashMap<K, watch::Sender<(u64, V)>>>>;
 
 #[derive(Clone)]
-struct Hub<K>(Senders<K>);
+struct Hub<K, V>(Senders<K, V>);
 
-impl<K> Default for Hub<K> {
+impl<K, V> Default for Hub<K, V> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-fn lock<K>(senders: &Senders<K>) -> MutexGuard<'_, HashMap<K, watch::Sender<()>>> {
+fn lock<K, V>(senders: &Senders<K, V>) -> MutexGuard<'_, HashMap<K, watch::Sender<(u64, V)>>> {
     senders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<K: Eq + Hash + Clone> Hub<K> {
-    fn wake(&self, key: &K) {
+impl<K: Eq + Hash + Clone, V: Default> Hub<K, V> {
+    fn wake(&self, key: &K, number: u64, value: V) {
         if let Some(sender) = lock(&self.0).get(key) {
-            sender.send_replace(());
+            sender.send_if_modified(|newest| {
+                let newer = number >= newest.0;
+                if newer {
+                    *newest = (number, value);
+                }
+                newer
+            });
         }
     }
 
-    fn subscribe(&self, key: K) -> Subscription<K> {
-        let receiver = lock(&self.0).entry(key.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-        Subscription { receiver: Some(receiver), key, senders: self.0.clone() }
+    fn subscribe(&self, key: K) -> Subscription<K, V> {
+        let mut senders = lock(&self.0);
+        let sender = senders.entry(key.clone()).or_insert_with(|| watch::channel((0, V::default())).0);
+        Subscription { receiver: Some(sender.subscribe()), key, senders: self.0.clone() }
     }
 }
 
 /// A place in the queue; leaving it is dropping it.
-pub(crate) struct Subscription<K: Eq + Hash> {
-    receiver: Option<watch::Receiver<()>>,
+pub(crate) struct Subscription<K: Eq + Hash, V> {
+    receiver: Option<watch::Receiver<(u64, V)>>,
     key: K,
-    senders: Senders<K>,
+    senders: Senders<K, V>,
 }
 
-impl<K: Eq + Hash> Subscription<K> {
+impl<K: Eq + Hash, V: Clone + Default> Subscription<K, V> {
     /// Returns at the first change since the subscription, or since this last returned.
-    pub(crate) async fn changed(&mut self) {
-        if let Some(receiver) = &mut self.receiver {
-            // The sender lives as long as there is a receiver: see `drop`.
-            let _ = receiver.changed().await;
-        }
+    pub(crate) async fn changed(&mut self) -> V {
+        let Some(receiver) = &mut self.receiver else { return V::default() };
+        // The sender lives as long as there is a receiver: see `drop`.
+        let _ = receiver.changed().await;
+        receiver.borrow_and_update().1.clone()
     }
 }
 
-impl<K: Eq + Hash> Drop for Subscription<K> {
+impl<K: Eq + Hash, V> Drop for Subscription<K, V> {
     fn drop(&mut self) {
         self.receiver = None;
         let mut senders = lock(&self.senders);

@@ -47,6 +47,7 @@ pub async fn follow(
                         let _ = first.send(());
                     }
                 }
+                ToGate::Agents { set, gone } => shared.update(set, gone),
                 ToGate::Stats { request, stats } => shared.stats_came(request, stats),
             }
         }

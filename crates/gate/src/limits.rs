@@ -39,6 +39,22 @@ pub const MESSAGE: usize = 1 << 20;
 /// A token; ours have about 600 bytes.
 pub const TOKEN: usize = 4096;
 
+/// Tokens whose signature is remembered as good.
+pub const VERIFIED_TOKENS: usize = 1024;
+
+/// How long a call with a good token waits for node to tell of an agent that is not known here: control may have told
+/// the client of it first.
+pub const COMING: Duration = Duration::from_millis(500);
+
+/// What one exec may write that is waited for: all of it is held until the answer.
+pub const CAPTURED: u64 = 1 << 20;
+
+/// KiB that all execs together have for that.
+pub const ALL_CAPTURED_KIB: usize = 128 << 10;
+
+/// How long an exec is waited for.
+pub const EXEC_WAIT: Duration = Duration::from_secs(60);
+
 /// A path inside the agent, as Linux bounds it.
 pub const PATH: usize = 4096;
 

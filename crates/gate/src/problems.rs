@@ -45,6 +45,9 @@ pub enum ChannelFault {
     /// Too many conversations with this agent already.
     #[error("the agent has too many open connections")]
     Connections,
+    /// All memory for the output of execs that are waited for is in use.
+    #[error("there is no room for more output")]
+    Room,
     /// It took too long.
     #[error("the agent's init did not answer in time")]
     Slow,
@@ -76,6 +79,10 @@ impl From<ChannelFault> for Refusal {
             ChannelFault::Connections => {
                 Problem::new(Code::TooMany, "The agent has too many open connections.")
                     .remedy("Close some of its execs' attachments, relays or transfers.")
+            }
+            ChannelFault::Room => {
+                Problem::new(Code::TooMany, "Too much output of execs is being held for answers.")
+                    .remedy("Attach to the exec, which goes on, or wait for fewer at a time.")
             }
             ChannelFault::Connect(_) | ChannelFault::Closed => unavailable("The agent does not answer.")
                 .remedy("It may be ending or starting: look at its state and try again."),

@@ -1,32 +1,87 @@
 //! What node told the gate last, and what is open right now.
 //!
-//! A state replaces the one before it as a whole. Calls that began under the old one go on, unless their agent
-//! is gone or its token epoch was raised: those are cut.
+//! Calls that began before a change go on, unless their agent is gone or its token epoch was raised: those are cut.
 
 use crate::limits;
 use jsonwebtoken::DecodingKey;
 use model::gate_api::{Condition, FromGate, GateAgent};
-use model::token::VerifyingKey;
+use model::token::{VerifyingKey, WorkspaceClaims};
 use model::workspace::Stats;
 use model::{AccountId, AgentId};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// All that node said, in a form that is quick to ask.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// `iss` of the tokens that are accepted.
     pub installation: String,
     /// The one account.
     pub account: Option<AccountId>,
-    /// By `kid`.
-    pub keys: HashMap<String, DecodingKey>,
+    /// What verifies tokens.
+    pub keys: Arc<Keys>,
     /// The account's agents on this node.
     pub agents: BTreeMap<AgentId, Arc<Agent>>,
+}
+
+/// Keys that verify tokens, and the tokens that they verified.
+#[derive(Default)]
+pub struct Keys {
+    given: Vec<VerifyingKey>,
+    /// By `kid`.
+    pub decoded: HashMap<String, DecodingKey>,
+    /// What tokens with a good signature carry. It is looked at anew with each call: only the signature stays good.
+    verified: Mutex<HashMap<String, Arc<WorkspaceClaims>>>,
+}
+
+impl Keys {
+    fn new(given: Vec<VerifyingKey>) -> Arc<Self> {
+        let decoded = given.iter().filter_map(|key| {
+            let decoded = DecodingKey::from_ed_components(&key.x).ok();
+            if decoded.is_none() {
+                tracing::error!(kid = %key.kid, "a verifying key from node is not base64url and is ignored");
+            }
+            Some((key.kid.to_string(), decoded?))
+        });
+        let decoded = decoded.collect();
+        Arc::new(Self { given, decoded, verified: Mutex::default() })
+    }
+
+    /// The claims of a token whose signature was found good before.
+    pub fn remembered(&self, token: &str) -> Option<Arc<WorkspaceClaims>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+    }
+
+    /// The signature of this token is good.
+    pub fn remember(&self, token: &str, claims: &Arc<WorkspaceClaims>) {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= limits::VERIFIED_TOKENS {
+            verified.clear();
+        }
+        verified.insert(token.to_owned(), claims.clone());
+    }
+}
+
+impl Snapshot {
+    /// An agent is as node says, and was as `known` before. Calls go on unless its epoch was raised.
+    fn set(&mut self, agent: GateAgent, known: Option<Arc<Agent>>) {
+        let GateAgent { id, channel, token_epoch, condition } = agent;
+        let life = match known {
+            Some(known) if known.epoch == token_epoch => known.life.clone(),
+            known => {
+                if let Some(known) = known {
+                    known.life.revoked.cancel();
+                }
+                Life::new()
+            }
+        };
+        let agent = Agent { id, channel: channel.into(), epoch: token_epoch, condition, life };
+        self.agents.insert(id, Arc::new(agent));
+    }
 }
 
 /// One agent as node described it, and what is open on it.
@@ -76,6 +131,10 @@ pub struct Shared {
     stats: Mutex<HashMap<u64, oneshot::Sender<Option<Stats>>>>,
     next_request: AtomicU64,
     used: Notify,
+    /// Raised with everything that node says.
+    told: watch::Sender<u64>,
+    /// KiB of output that may be held for answers.
+    pub captured: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -87,6 +146,8 @@ impl Shared {
             stats: Mutex::default(),
             next_request: AtomicU64::new(1),
             used: Notify::new(),
+            told: watch::Sender::new(0),
+            captured: Arc::new(Semaphore::new(limits::ALL_CAPTURED_KIB)),
         })
     }
 
@@ -103,32 +164,41 @@ impl Shared {
         keys: Vec<VerifyingKey>,
         agents: Vec<GateAgent>,
     ) {
-        let old = self.snapshot();
-        let keys = keys.into_iter().filter_map(|key| {
-            let decoded = DecodingKey::from_ed_components(&key.x).ok();
-            if decoded.is_none() {
-                tracing::error!(kid = %key.kid, "a verifying key from node is not base64url and is ignored");
+        self.change(|now| {
+            if now.keys.given != keys {
+                now.keys = Keys::new(keys);
             }
-            Some((key.kid.to_string(), decoded?))
-        });
-        let agents = agents.into_iter().map(|agent| {
-            let before = old.agents.get(&agent.id).filter(|before| before.epoch == agent.token_epoch);
-            let life = before.map_or_else(Life::new, |before| before.life.clone());
-            let GateAgent { id, channel, token_epoch, condition } = agent;
-            (id, Arc::new(Agent { id, channel: channel.into(), epoch: token_epoch, condition, life }))
-        });
-        let new = Arc::new(Snapshot {
-            installation,
-            account: Some(account),
-            keys: keys.collect(),
-            agents: agents.collect(),
-        });
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        for (id, before) in &old.agents {
-            if new.agents.get(id).is_none_or(|now| !Arc::ptr_eq(&now.life, &before.life)) {
-                before.life.revoked.cancel();
+            (now.installation, now.account) = (installation, Some(account));
+            let mut before = std::mem::take(&mut now.agents);
+            for agent in agents {
+                let known = before.remove(&agent.id);
+                now.set(agent, known);
             }
-        }
+            before.into_values().for_each(|gone| gone.life.revoked.cancel());
+        });
+    }
+
+    /// Takes over what changed.
+    pub fn update(&self, set: Vec<GateAgent>, gone: Vec<AgentId>) {
+        self.change(|now| {
+            for agent in set {
+                let known = now.agents.remove(&agent.id);
+                now.set(agent, known);
+            }
+            for gone in gone.iter().filter_map(|gone| now.agents.remove(gone)) {
+                gone.life.revoked.cancel();
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(Arc::make_mut(&mut self.snapshot.write().unwrap_or_else(PoisonError::into_inner)));
+        self.told.send_modify(|told| *told += 1);
+    }
+
+    /// Told of everything that node says.
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
     }
 
     /// Notes that a call on the agent begins; it lasts until the answer is dropped.

@@ -8,6 +8,7 @@ use crate::state::Snapshot;
 use jsonwebtoken::{Algorithm, Validation};
 use model::AgentId;
 use model::token::{Scope, WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
+use std::sync::Arc;
 
 /// By how much the clocks of control and this node may differ, in seconds.
 pub const LEEWAY: i64 = 30;
@@ -30,6 +31,9 @@ pub enum TokenError {
     /// It is for another agent, or an agent that is not here. Both look the same from outside.
     #[error("The token is for another agent.")]
     OtherAgent,
+    /// It is good, and the agent is not here, or not yet.
+    #[error("The token is for another agent.")]
+    NotHere,
     /// It was revoked.
     #[error("The token was revoked.")]
     Revoked,
@@ -47,7 +51,7 @@ pub fn verify(
     agent: &str,
     scope: Scope,
     now: i64,
-) -> Result<WorkspaceClaims, TokenError> {
+) -> Result<Arc<WorkspaceClaims>, TokenError> {
     let claims = signed_claims(token, snapshot)?;
     if claims.iss != snapshot.installation {
         return Err(TokenError::Installation);
@@ -63,7 +67,7 @@ pub fn verify(
     if claims.aud != asked || Some(claims.acc) != snapshot.account {
         return Err(TokenError::OtherAgent);
     }
-    let known = snapshot.agents.get(&asked).ok_or(TokenError::OtherAgent)?;
+    let known = snapshot.agents.get(&asked).ok_or(TokenError::NotHere)?;
     if claims.epoch < known.epoch {
         return Err(TokenError::Revoked);
     }
@@ -73,21 +77,27 @@ pub fn verify(
     Ok(claims)
 }
 
-fn signed_claims(token: &str, snapshot: &Snapshot) -> Result<WorkspaceClaims, TokenError> {
+fn signed_claims(token: &str, snapshot: &Snapshot) -> Result<Arc<WorkspaceClaims>, TokenError> {
     if token.len() > limits::TOKEN {
         return Err(TokenError::Invalid);
+    }
+    if let Some(claims) = snapshot.keys.remembered(token) {
+        return Ok(claims);
     }
     let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
     // `crit` names extensions that a reader must understand (RFC 7515, 4.1.11); we understand none.
     if header.alg != Algorithm::EdDSA || header.crit.is_some() {
         return Err(TokenError::Invalid);
     }
-    let key = header.kid.as_deref().and_then(|kid| snapshot.keys.get(kid)).ok_or(TokenError::Invalid)?;
+    let key =
+        header.kid.as_deref().and_then(|kid| snapshot.keys.decoded.get(kid)).ok_or(TokenError::Invalid)?;
     // Only the signature is checked there; what the claims mean is decided above, with the caller's time.
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
-    let token = jsonwebtoken::decode(token, key, &validation).map_err(|_| TokenError::Invalid)?;
-    Ok(token.claims)
+    let decoded = jsonwebtoken::decode(token, key, &validation).map_err(|_| TokenError::Invalid)?;
+    let claims = Arc::new(decoded.claims);
+    snapshot.keys.remember(token, &claims);
+    Ok(claims)
 }

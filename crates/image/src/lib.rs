@@ -42,7 +42,7 @@ pub use import::{ImportError, Imported, Limits, Source, Worker, import};
 pub use prune::{Pruned, prune};
 pub use pull::{PullError, PullOptions, Pulled, pull};
 pub use reference::{Host, Reference, ReferenceError};
-pub use signature::{ParseKeyError, PublicKey, SignatureError};
+pub use signature::{Authority, AuthorityError, ParseKeyError, PublicKey, SignatureError, Signer};
 pub use store::{Digest, Store, StoreError};
 pub use user::{User, UserError, ensure_user};
 

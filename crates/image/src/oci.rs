@@ -4,7 +4,7 @@
 //! Only what decides something is read. Everything is a claim until its digest was taken.
 
 use crate::job::Blob;
-use crate::signature::MAX_SIGNATURES;
+use crate::signature::{MAX_SIGNATURES, Signed};
 use crate::store::Digest;
 use crate::worker::Parsed;
 use serde::Deserialize;
@@ -22,7 +22,6 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What cosign writes (its SIGNATURE_SPEC).
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
 /// Why a document cannot be used; for the user.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,12 +180,15 @@ impl Document {
 }
 
 /// The signatures that a manifest of cosign's lists.
-pub(crate) fn signatures(bytes: &[u8]) -> Result<Vec<(Blob, String)>, Unusable> {
+pub(crate) fn signatures(bytes: &[u8]) -> Result<Vec<Signed>, Unusable> {
     let Document::Manifest(manifest) = document(bytes)? else { return Ok(Vec::new()) };
     let signed = manifest.layers.iter().filter(|layer| layer.media_type == SIMPLE_SIGNING);
     let found = signed.take(MAX_SIGNATURES).filter_map(|layer| {
-        let signature = layer.annotations.as_ref()?.get(SIGNATURE)?.clone();
-        Some(layer.blob().map(|payload| (payload, signature)))
+        let annotation = |name: &str| layer.annotations.as_ref()?.get(name).cloned();
+        let signature = annotation("dev.cosignproject.cosign/signature")?;
+        let [certificate, chain, bundle] =
+            ["certificate", "chain", "bundle"].map(|name| annotation(&format!("dev.sigstore.cosign/{name}")));
+        Some(layer.blob().map(|payload| Signed { payload, signature, certificate, chain, bundle }))
     });
     found.collect()
 }

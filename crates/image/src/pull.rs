@@ -13,7 +13,7 @@ use crate::oci::MAX_DEPTH;
 use crate::record::Record;
 use crate::reference::{Host, Reference};
 use crate::registry::Registry;
-use crate::signature::{PublicKey, SignatureError};
+use crate::signature::{SignatureError, Signer};
 use crate::store::{Digest, Store};
 use crate::worker::Parsed;
 use std::fs::File;
@@ -33,7 +33,7 @@ pub struct PullOptions {
     /// What the operator allows.
     pub rules: Rules,
     /// Whose signature the image needs; `None` for nobody's.
-    pub signed_by: Option<PublicKey>,
+    pub signed_by: Option<Signer>,
 }
 
 /// An image that came from a registry.
@@ -112,9 +112,9 @@ pub fn pull(
         None => registry.manifest(reference.tag.as_deref().unwrap_or("latest"))?,
     };
     let image = resolve(&mut registry, worker, &digest, bytes)?;
-    if let Some(key) = &options.signed_by {
+    if let Some(signer) = &options.signed_by {
         progress(stage("looking for a signature".to_owned(), Some(1)));
-        key.require(&mut registry, worker, &[&digest, &image.manifest])?;
+        signer.require(&mut registry, worker, &[&digest, &image.manifest])?;
     }
     let blobs = Blobs::open(store).map_err(ImportError::Store)?;
     if let Some(image) = known(&mut registry, &blobs, store, &image, &reference.registry)? {

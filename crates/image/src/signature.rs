@@ -1,9 +1,13 @@
-//! Signatures as `cosign sign --key` makes them: a small document that names an image's digest, signed with a key of the
-//! curve P-256, kept in the registry under the tag `sha256-DIGEST.sig`. Verified against a public key that the operator
-//! has put on this machine, and against nothing else: no certificate, no log, no service is asked.
+//! Signatures as cosign makes them: a small document that names an image's digest, signed, kept in the registry under the
+//! tag `sha256-DIGEST.sig`. They are verified on this machine, against what its operator has put there: a public key, or
+//! the certificates of an authority. No service is asked.
+
+mod authority;
+
+pub use authority::{Authority, AuthorityError};
 
 use crate::import::Worker;
-use crate::job::Job;
+use crate::job::{Blob, Job};
 use crate::pull::{PullError, parse};
 use crate::registry::Registry;
 use crate::store::Digest;
@@ -11,6 +15,8 @@ use crate::worker::Parsed;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::UnixTime;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// Signatures of one image that are looked at.
@@ -25,6 +31,30 @@ const P256_INFO: [u8; 26] = [
 const POINT: usize = 65;
 
 /// Whose signature counts.
+#[derive(Debug, Clone)]
+pub enum Signer {
+    /// Who has the other half of this key (`cosign sign --key`).
+    Key(PublicKey),
+    /// Whom an authority has given a certificate in the right name.
+    Authority(Box<Authority>),
+}
+
+/// One signature, as it lies in the registry: anybody may have put it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Signed {
+    /// What is signed.
+    pub(crate) payload: Blob,
+    /// In base64.
+    pub(crate) signature: String,
+    /// Who says to have signed, in PEM.
+    pub(crate) certificate: Option<String>,
+    /// Those between that certificate and an authority's, in PEM.
+    pub(crate) chain: Option<String>,
+    /// What a transparency log says of it, as JSON.
+    pub(crate) bundle: Option<String>,
+}
+
+/// A key of the curve P-256.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey([u8; POINT]);
 
@@ -41,15 +71,18 @@ pub enum SignatureError {
         "the image sha256:{0} is not signed, and this machine takes signed images only (registry.signed_by in node.toml)"
     )]
     Missing(Digest),
-    /// There are some, and none is by this key, for this image.
+    /// There are some, and none counts.
     #[error(
-        "none of the {count} signatures of the image sha256:{digest} is by the key in registry.signed_by of node.toml"
+        "none of the {count} signatures of the image sha256:{digest} is by whom registry.signed_by of node.toml asks for{}",
+        why.as_ref().map(|why| format!("; of the last one, {why}")).unwrap_or_default()
     )]
     Wrong {
         /// What should have been signed.
         digest: Digest,
         /// How many there are.
         count: usize,
+        /// What is wrong with a certificate.
+        why: Option<AuthorityError>,
     },
 }
 
@@ -68,8 +101,21 @@ impl FromStr for PublicKey {
 }
 
 impl PublicKey {
-    fn verifies(&self, payload: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, payload: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.0).verify(payload, signature).is_ok()
+    }
+}
+
+impl Signer {
+    /// Whether this payload was signed by whom we trust; with a reason where more than the signature can be wrong.
+    fn accepts(&self, payload: &[u8], signed: &Signed) -> Result<bool, AuthorityError> {
+        let signature = STANDARD.decode(&signed.signature).unwrap_or_default();
+        match self {
+            Self::Key(key) => Ok(key.verifies(payload, &signature)),
+            Self::Authority(authority) => {
+                authority.verify(payload, &signature, signed, UnixTime::now()).map(|()| true)
+            }
+        }
     }
 
     /// Makes sure that one of these digests, which all lead to the same image, was signed.
@@ -79,7 +125,7 @@ impl PublicKey {
         worker: &Worker,
         digests: &[&Digest],
     ) -> Result<(), PullError> {
-        let mut count = 0;
+        let (mut count, mut why) = (0, None);
         let mut digests = digests.to_vec();
         digests.dedup();
         for digest in &digests {
@@ -91,15 +137,17 @@ impl PublicKey {
             let Parsed::Signatures(signatures) = parse(worker, &Job::Signatures {}, &bytes)? else {
                 continue;
             };
-            for (payload, signature) in signatures {
+            for signed in signatures {
                 count += 1;
-                let payload = registry.small(&payload)?;
-                let signature = STANDARD.decode(signature).unwrap_or_default();
-                // Only what the key vouches for is looked into.
-                if self.verifies(&payload, &signature)
-                    && matches!(parse(worker, &Job::Payload {}, &payload)?, Parsed::Payload(own) if own == **digest)
-                {
-                    return Ok(());
+                let payload = registry.small(&signed.payload)?;
+                match self.accepts(&payload, &signed) {
+                    // Only what they vouch for is looked into.
+                    Ok(true) => match parse(worker, &Job::Payload {}, &payload)? {
+                        Parsed::Payload(own) if own == **digest => return Ok(()),
+                        _ => {}
+                    },
+                    Ok(false) => {}
+                    Err(error) => why = Some(error),
                 }
             }
         }
@@ -108,7 +156,7 @@ impl PublicKey {
         Err(if count == 0 {
             SignatureError::Missing(digest)
         } else {
-            SignatureError::Wrong { digest, count }
+            SignatureError::Wrong { digest, count, why }
         }
         .into())
     }

@@ -7,6 +7,7 @@ use crate::erofs::Writer;
 use crate::import::Limits;
 use crate::job::{self, Blob, Job};
 use crate::oci::{self, Config};
+use crate::signature::Signed;
 use crate::store::Digest;
 use crate::{archive, outer, root, source};
 use model::image::ImageConfig;
@@ -65,8 +66,8 @@ pub(crate) enum Parsed {
         /// Its layers, from the lowest up.
         layers: Vec<Blob>,
     },
-    /// Payloads and their signatures, in base64.
-    Signatures(Vec<(Blob, String)>),
+    /// What is said to have been signed, and by whom.
+    Signatures(Vec<Signed>),
     /// The digest that a payload names.
     Payload(Digest),
 }

@@ -26,21 +26,34 @@ pub enum Request {
         /// 64 lowercase hex digits.
         digest: String,
     },
-    /// Makes a boundary. Comes with the descriptors of [`LaunchFds`], in that order. Answered by
-    /// [`Reply::Launched`] or [`Reply::Failed`], in the order in which launches finish.
+    /// Makes what every boundary has: a process in its cgroups, its namespaces, its ids, its network. It waits for its
+    /// [`Launch`] as long as the zygote lives. Comes with the descriptors of [`PrepareFds`], in that order. Answered by
+    /// [`Reply::Prepared`] or [`Reply::Failed`], in the order in which they get there.
+    Prepare(Box<Prepare>),
+    /// Makes a prepared one whole, and starts its init. Comes with one descriptor, the detached mount of the volume's
+    /// ext4: writable, not idmapped. Its source is visible inside in `/proc/self/mountinfo`: mount it by
+    /// `/proc/self/fd/N`, which tells nothing. Answered by [`Reply::Launched`] or [`Reply::Failed`].
     Launch(Box<Launch>),
 }
 
-/// One boundary to make.
+/// A boundary to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepare {
+    /// Comes back in replies; [`Launch`] names it.
+    pub request: u64,
+    /// First id of the agent's range of [`crate::layout::ID_COUNT`], for uids and gids alike. Never below that count.
+    pub base_uid: u32,
+    /// What cgroups do not bound.
+    pub limits: Limits,
+}
+
+/// What a prepared boundary still needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
-    /// Comes back in the reply.
+    /// That of its [`Prepare`].
     pub request: u64,
-    /// The base32 part of the boundary's id: for messages only.
-    pub boundary: String,
-    /// First id of the agent's range of [`crate::layout::ID_COUNT`], for uids and gids alike. Never below that count.
-    pub base_uid: u32,
     /// An image that was added before.
     pub image: String,
     /// Whether the scratch layer over the image survives from the last start. The home always does.
@@ -52,8 +65,6 @@ pub struct Launch {
     pub tmp_bytes: u64,
     /// Size of the tmpfs on `/dev/shm`, charged likewise.
     pub shm_bytes: u64,
-    /// What cgroups do not bound.
-    pub limits: Limits,
 }
 
 /// Limits of one agent that are no cgroup's business.
@@ -87,16 +98,13 @@ impl Default for Limits {
     }
 }
 
-/// The descriptors of [`Request::Launch`], in the order in which they are sent.
+/// The descriptors of [`Request::Prepare`], in the order in which they are sent.
 #[derive(Debug)]
-pub struct LaunchFds<F> {
+pub struct PrepareFds<F> {
     /// The init binary, `O_RDONLY` or `O_PATH`: static, executable and readable for others (mode 0755), on a mount
     /// that may be executed from. Were it unreadable, `/proc/PID` of init's children would be the host root's, and init
     /// could not adjust them.
     pub init: F,
-    /// Detached mount of the volume's ext4, writable, not idmapped. Its source is visible inside in
-    /// `/proc/self/mountinfo`: mount it by `/proc/self/fd/N`, which tells nothing.
-    pub volume: F,
     /// The channel: a unix stream socket, bound and listening.
     pub channel: F,
     /// Where init leaves its [`ExitRecord`]; opened for reading and writing.
@@ -108,16 +116,13 @@ pub struct LaunchFds<F> {
     pub cgroups: Vec<F>,
 }
 
-/// How many descriptors come before the cgroups.
-pub const LAUNCH_FDS_FIXED: usize = 5;
-
 /// The kernel's own limit for one message (`SCM_MAX_FD` is 253) leaves room for many hierarchies; no host has more.
-pub const LAUNCH_FDS_MAX: usize = LAUNCH_FDS_FIXED + 16;
+pub const PREPARE_FDS_MAX: usize = 4 + 16;
 
-impl<F> LaunchFds<F> {
+impl<F> PrepareFds<F> {
     /// In the order of the wire.
     pub fn into_vec(self) -> Vec<F> {
-        let mut fds = vec![self.init, self.volume, self.channel, self.exit_record, self.config];
+        let mut fds = vec![self.init, self.channel, self.exit_record, self.config];
         fds.extend(self.cgroups);
         fds
     }
@@ -125,14 +130,10 @@ impl<F> LaunchFds<F> {
     /// From the order of the wire; `None` when some are missing.
     pub fn from_vec(fds: Vec<F>) -> Option<Self> {
         let mut fds = fds.into_iter();
-        Some(Self {
-            init: fds.next()?,
-            volume: fds.next()?,
-            channel: fds.next()?,
-            exit_record: fds.next()?,
-            config: fds.next()?,
-            cgroups: fds.collect(),
-        })
+        let (init, channel, exit_record, config) = (fds.next()?, fds.next()?, fds.next()?, fds.next()?);
+        let cgroups: Vec<F> = fds.collect();
+        // A process that joins none is in the zygote's.
+        (!cgroups.is_empty()).then_some(Self { init, channel, exit_record, config, cgroups })
     }
 }
 
@@ -159,20 +160,27 @@ pub enum Reply {
         /// `errno`.
         errno: i32,
     },
-    /// Init runs, behind a boundary that is whole. Comes with one descriptor: its pidfd.
-    Launched {
-        /// Which launch.
+    /// A boundary is begun, and its process waits. Comes with one descriptor: its pidfd.
+    Prepared {
+        /// Which.
         request: u64,
         /// Its pid as the zygote's pid namespace counts. It is a child of the zygote's parent, which reaps it.
         pid: i32,
+        /// How long each step took.
+        laps: Vec<Lap>,
+    },
+    /// Init runs in its place, behind a boundary that is whole.
+    Launched {
+        /// Which.
+        request: u64,
         /// The ABI of Landlock that is in force around it; 0 = none.
         landlock_abi: u32,
-        /// How long each step of the child took.
+        /// How long each step took.
         laps: Vec<Lap>,
     },
     /// There is no boundary.
     Failed {
-        /// Which launch.
+        /// Which.
         request: u64,
         /// What was attempted, as a phrase: `mounting the overlay`.
         step: String,

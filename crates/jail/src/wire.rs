@@ -8,13 +8,23 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 64 << 10;
 
-const FDS_MAX: usize = crate::spec::LAUNCH_FDS_MAX;
+const FDS_MAX: usize = crate::spec::PREPARE_FDS_MAX;
 
 /// Room for the control message with [`FDS_MAX`] descriptors, aligned as `cmsghdr` has to be.
 #[repr(C, align(8))]
 struct Control([u8; 256]);
 
 const _: () = assert!(size_of::<libc::cmsghdr>() + FDS_MAX * size_of::<RawFd>() + 16 <= 256);
+
+/// Two ends of a socket for messages, close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: `ends` has room for the two descriptors.
+    crate::sys::check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) }.into())?;
+    // SAFETY: both are new and owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
 
 /// Sends one message. A full socket blocks, unless it is non-blocking.
 pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -2,12 +2,12 @@
 //! work. Needs root, a kernel with all the parts, `mkfs.erofs`, `mkfs.ext4`, `losetup` and a static busybox.
 #![allow(unsafe_code, reason = "the test collects a child that the zygote made for it")]
 
-use jail::spec::{Launch, LaunchFds, Limits, Reply, Request};
+use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request};
 use jail::sys::mount::Filesystem;
 use jail::{layout, wire};
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -62,13 +62,7 @@ impl World {
         File::create(path("volume")).unwrap().set_len(64 << 20).unwrap();
         run("mkfs.ext4", &["-q", &path("volume")]);
 
-        let mut pair = [0; 2];
-        // SAFETY: `pair` has room for two descriptors, which nobody else owns.
-        let (socket, theirs) = unsafe {
-            let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-            assert_eq!(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()), 0);
-            (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1]))
-        };
+        let (socket, theirs) = wire::pair().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam-jail"));
         command.arg("zygote").env_clear();
         let raw = theirs.as_raw_fd();
@@ -115,40 +109,47 @@ impl World {
         mounted
     }
 
-    fn launch(&mut self, init: &str, keep_scratch: bool) -> (Reply, Vec<OwnedFd>) {
+    /// Begins a boundary; its pid and pidfd.
+    fn prepare(&mut self, init: &str) -> (i32, OwnedFd) {
         let _ = fs::remove_file(self.path("channel"));
         let open = |name: &str| {
             OpenOptions::new().create(true).read(true).append(true).open(self.path(name)).unwrap()
         };
-        let fds = LaunchFds::<OwnedFd> {
+        let fds = PrepareFds::<OwnedFd> {
             init: File::open(init).unwrap().into(),
-            volume: self.mount(c"ext4", "volume", false),
             channel: UnixListener::bind(self.path("channel")).unwrap().into(),
             exit_record: open("said").into(),
             config: open("config").into(),
-            cgroups: Vec::new(),
+            // Takes what is written just as well.
+            cgroups: vec![open("cgroup").into()],
         };
+        let prepare = Prepare { request: 7, base_uid: BASE, limits: Limits::default() };
+        let fds = fds.into_vec();
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.say(&Request::Prepare(Box::new(prepare)), &borrowed);
+        match self.hear() {
+            (Reply::Prepared { request: 7, pid, .. }, mut fds) => (pid, fds.remove(0)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn complete(&mut self, keep_scratch: bool) -> (Reply, Vec<OwnedFd>) {
         let launch = Launch {
             request: 7,
-            boundary: "test".into(),
-            base_uid: BASE,
             image: DIGEST.into(),
             keep_scratch,
             owner: Default::default(),
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
-            limits: Limits::default(),
         };
-        let fds = fds.into_vec();
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.say(&Request::Launch(Box::new(launch)), &borrowed);
-        drop(fds);
+        self.say(&Request::Launch(Box::new(launch)), &[self.mount(c"ext4", "volume", false).as_fd()]);
         self.hear()
     }
 
     /// Launches, waits for the end of the script, and returns what it said and what node would see of the process.
     fn visit(&mut self, keep_scratch: bool) -> (String, String) {
-        let (Reply::Launched { pid, .. }, fds) = self.launch(BUSYBOX, keep_scratch) else {
+        let (pid, _pidfd) = self.prepare(BUSYBOX);
+        let (Reply::Launched { .. }, _) = self.complete(keep_scratch) else {
             panic!("there is no boundary");
         };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -162,7 +163,6 @@ impl World {
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         end(pid);
-        drop(fds);
         fs::remove_file(self.path("said")).unwrap();
         (said, status)
     }
@@ -285,19 +285,44 @@ fn what_fails_says_where_and_leaves_nothing() {
     let text = world.path("text");
     fs::write(&text, "no program").unwrap();
     fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
-    let (Reply::Failed { request: 7, step, errno, pid: Some(pid), .. }, fds) = world.launch(&text, false)
+    let (pid, _) = world.prepare(&text);
+    let (Reply::Failed { request: 7, step, errno, pid: Some(failed), .. }, fds) = world.complete(false)
     else {
         panic!("a text file became init");
     };
-    assert_eq!((step.as_str(), errno), ("starting init", libc::ENOEXEC));
+    assert_eq!((step.as_str(), errno, failed), ("starting init", libc::ENOEXEC, pid));
     assert_eq!(fds.len(), 1);
     end(pid);
+    let (pid, _) = world.prepare(BUSYBOX);
     world.say(&Request::RemoveImage { digest: DIGEST.into() }, &[]);
-    let (Reply::Failed { step, pid: Some(pid), .. }, _) = world.launch(BUSYBOX, false) else {
+    let (Reply::Failed { step, errno, pid: None, .. }, _) = world.complete(false) else {
         panic!("an image that was removed was used");
     };
-    assert_eq!(step, "finding the image");
+    assert_eq!((step.as_str(), errno), ("finding the image", libc::ENOENT));
     end(pid);
     let loops = run("losetup", &["--associated", &world.path("volume")]);
     assert_eq!(loops, "", "a loop device is left");
+}
+
+#[test]
+fn one_that_waits_keeps_no_image_and_ends_with_the_zygote() {
+    if let Some(reason) = missing() {
+        return println!("skipped: {reason}");
+    }
+    let mut world = World::new("waits", "true");
+    let (first, first_pidfd) = world.prepare(BUSYBOX);
+    let mounts = fs::read_to_string(format!("/proc/{first}/mountinfo")).unwrap();
+    assert!(!mounts.contains("erofs"), "{mounts}");
+    // A later child has copies of what the zygote had open, and must not keep the first one alive.
+    let (second, second_pidfd) = world.prepare(BUSYBOX);
+    world.zygote.kill().unwrap();
+    world.zygote.wait().unwrap();
+    for (pid, pidfd) in [(first, first_pidfd), (second, second_pidfd)] {
+        let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd.
+        assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 30_000) }, 1, "{pid} goes on waiting");
+        end(pid);
+    }
+    // Nobody else has the zygote's end of this socket.
+    assert!(wire::receive::<Reply>(world.socket.as_fd()).unwrap().is_none());
 }

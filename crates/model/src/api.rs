@@ -62,6 +62,20 @@ pub struct CreateAgent {
     /// Stopped after this long without use of its workspace API.
     #[serde(default)]
     pub idle_timeout: Option<Span>,
+    /// A workspace token that comes with the answer; for requests that wait until the agent runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<CreateWorkspaceToken>,
+}
+
+/// The answer to [`CreateAgent`].
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CreatedAgent {
+    /// The agent.
+    #[serde(flatten)]
+    pub agent: Agent,
+    /// The token that was asked for. Absent when there is no way to the agent yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<WorkspaceToken>,
 }
 
 /// An agent, as the control API shows it.

@@ -1,6 +1,6 @@
 //! The wire between node and the gates it starts: one JSON document a line, over an inherited socket pair.
 //!
-//! Node speaks whole states, never changes; a gate that missed one is right again with the next.
+//! Node begins with the whole state, and then says what changed; the socket loses nothing and keeps the order.
 
 use crate::id::{AccountId, AgentId};
 use crate::token::VerifyingKey;
@@ -21,6 +21,13 @@ pub enum ToGate {
         keys: Vec<VerifyingKey>,
         /// Agents of this account on this node.
         agents: Vec<GateAgent>,
+    },
+    /// What changed since.
+    Agents {
+        /// How these are now.
+        set: Vec<GateAgent>,
+        /// These are gone.
+        gone: Vec<AgentId>,
     },
     /// The answer to [`FromGate::StatsWanted`]; `None` when the agent does not run.
     Stats {

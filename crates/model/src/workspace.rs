@@ -6,6 +6,8 @@
 
 use crate::agent::{Command, RunAs};
 use crate::id::ExecId;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -108,6 +110,48 @@ pub enum ExitCause {
     Timeout,
     /// It wrote more than `output_limit`.
     OutputLimit,
+}
+
+/// `POST execs?wait=TIME`: an exec that was waited for, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ExecOutput {
+    /// The exec. Without an exit when the time was over first: it goes on, and can be attached to.
+    #[serde(flatten)]
+    pub exec: Exec,
+    /// Its output; all of it when it has a terminal.
+    pub stdout: Captured,
+    /// Its error output.
+    pub stderr: Captured,
+}
+
+/// Bytes in JSON: a string when they are UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum Captured {
+    /// As they are.
+    Text(String),
+    /// Anything else.
+    Bytes {
+        /// In base64, with padding (RFC 4648, section 4).
+        base64: String,
+    },
+}
+
+impl From<Vec<u8>> for Captured {
+    fn from(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes)
+            .map_or_else(|error| Self::Bytes { base64: STANDARD.encode(error.as_bytes()) }, Self::Text)
+    }
+}
+
+impl Captured {
+    /// The bytes; `None` when that is no base64.
+    pub fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Text(text) => Some(text.into_bytes()),
+            Self::Bytes { base64 } => STANDARD.decode(base64).ok(),
+        }
+    }
 }
 
 /// `POST execs/X/signal`.

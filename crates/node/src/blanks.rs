@@ -4,7 +4,8 @@
 //! agent is being worked on, and with a bounded share of one core and of the machine's memory.
 
 use crate::fleet::{Shared, lock};
-use sandbox::{Blank, Shape};
+use model::{ByteSize, Resources};
+use sandbox::{Blank, Form, Shape};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,9 +21,9 @@ const MEMORY: Duration = Duration::from_secs(300);
 const WINDOW: Duration = Duration::from_secs(10);
 /// How often what is long ago is forgotten.
 const FORGET: Duration = Duration::from_secs(60);
-/// Shapes that are remembered.
-const SHAPES: usize = 8;
-/// Asks for one shape that are remembered.
+/// Forms that are made at once, at most.
+const FORMS: usize = 8;
+/// Asks for one form that are remembered.
 const ASKS: usize = 256;
 /// None is made so soon after one was taken: whoever took it has something to do.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -42,32 +43,35 @@ pub(crate) struct Blanks {
     wake: Notify,
 }
 
-#[derive(Default)]
 struct Pool {
-    ready: BTreeMap<Shape, Vec<Blank>>,
+    ready: BTreeMap<Form, Vec<Blank>>,
     demand: Demand,
     taken: Option<Instant>,
 }
 
-/// What was asked for, and when.
-#[derive(Debug, Default)]
+/// What was asked for, and when. A bare one is asked for when there is none with the image.
+#[derive(Debug)]
 pub(crate) struct Demand {
-    asks: BTreeMap<Shape, VecDeque<Instant>>,
-    /// The shape that was asked for last, and is kept ready however long ago that was.
+    asks: BTreeMap<Form, VecDeque<Instant>>,
+    /// The shape that was asked for last.
     last: Option<Shape>,
 }
 
 impl Demand {
-    /// Notes that one was asked for; whether the shape is new.
-    pub(crate) fn ask(&mut self, shape: &Shape, now: Instant) -> bool {
-        let new = !self.asks.contains_key(shape);
-        let asks = self.asks.entry(shape.clone()).or_default();
+    fn new(last: Option<Shape>) -> Self {
+        Self { asks: BTreeMap::new(), last }
+    }
+
+    /// Notes that one was asked for.
+    pub(crate) fn ask(&mut self, form: &Form, now: Instant) {
+        let asks = self.asks.entry(form.clone()).or_default();
         asks.push_back(now);
         if asks.len() > ASKS {
             asks.pop_front();
         }
-        self.last = Some(shape.clone());
-        new
+        if let Form::Whole(shape) = form {
+            self.last = Some(shape.clone());
+        }
     }
 
     /// Forgets what is long ago.
@@ -80,28 +84,35 @@ impl Demand {
         self.asks.retain(|_, asks| !asks.is_empty());
     }
 
-    /// How many of each shape there should be, `most` in all: as many as were asked for in the busiest window.
-    pub(crate) fn wanted(&mut self, now: Instant, most: usize) -> BTreeMap<Shape, usize> {
+    /// What is kept ready however long ago it was asked for: one of the last shape, and one for an image that nobody
+    /// asked for yet.
+    fn always(&self) -> Vec<Form> {
+        let disk: ByteSize = self.last.as_ref().map_or(Resources::default().disk, |shape| shape.disk);
+        self.last.iter().cloned().map(Form::Whole).chain([Form::Bare(disk)]).collect()
+    }
+
+    /// How many of each form there should be, `most` in all: as many as were asked for in the busiest window.
+    pub(crate) fn wanted(&mut self, now: Instant, most: usize) -> BTreeMap<Form, usize> {
         self.forget(now);
-        let mut wanted: Vec<(Shape, usize)> =
-            self.asks.iter().map(|(shape, asks)| (shape.clone(), busiest(asks))).collect();
-        let known = |last: &&Shape| wanted.iter().any(|(shape, _)| shape == *last);
-        wanted.extend(
-            self.last.iter().filter(|last| !known(last)).map(|last| (last.clone(), 1)).collect::<Vec<_>>(),
-        );
+        let mut counts: BTreeMap<Form, usize> =
+            self.asks.iter().map(|(form, asks)| (form.clone(), busiest(asks))).collect();
+        for form in self.always() {
+            counts.entry(form).or_insert(1);
+        }
+        let mut wanted: Vec<(Form, usize)> = counts.into_iter().collect();
         wanted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        wanted.truncate(SHAPES);
+        wanted.truncate(FORMS);
         let mut left = most;
         // One of each first; the rest to those that are asked for most.
-        let shapes = wanted.len();
+        let forms = wanted.len();
         wanted
             .into_iter()
             .enumerate()
-            .map(|(index, (shape, count))| {
-                let others = shapes - index - 1;
+            .map(|(index, (form, count))| {
+                let others = forms - index - 1;
                 let count = count.min(left.saturating_sub(others)).max(left.min(1));
                 left -= count.min(left);
-                (shape, count)
+                (form, count)
             })
             .collect()
     }
@@ -122,7 +133,7 @@ fn busiest(asks: &VecDeque<Instant>) -> usize {
 
 /// What is to be done for the pool.
 enum Chore {
-    Make(Shape),
+    Make(Form),
     Remove(Box<Blank>),
     /// Nothing before then.
     Wait(Instant),
@@ -132,8 +143,8 @@ impl Blanks {
     /// None yet, and at most so many; fewer on a machine with little memory. `shapes` are those of an earlier node.
     pub(crate) fn new(most: u32, memory: u64, shapes: Vec<Shape>) -> Self {
         let fitting = usize::try_from(memory / MEMORY_SHARE / SIZE).unwrap_or(usize::MAX);
-        let mut pool = Pool::default();
-        pool.demand.last = shapes.into_iter().next();
+        let demand = Demand::new(shapes.into_iter().next());
+        let pool = Pool { ready: BTreeMap::new(), demand, taken: None };
         Self { most: fitting.min(most as usize), pool: Mutex::new(pool), wake: Notify::new() }
     }
 
@@ -142,24 +153,27 @@ impl Blanks {
         lock(&self.pool).ready.values().map(Vec::len).sum()
     }
 
-    /// One of this shape, if there is one. That it was asked for is remembered either way.
+    /// One of this shape, else a bare one, if there is one. That it was asked for is remembered either way.
     pub(crate) fn take(&self, shape: &Shape) -> (Option<Blank>, Vec<Blank>) {
+        let mut dead = Vec::new();
         if self.most == 0 {
             // Nobody makes any, nor forgets what was asked for.
-            return (None, Vec::new());
+            return (None, dead);
         }
         let mut pool = lock(&self.pool);
         let now = Instant::now();
-        pool.demand.ask(shape, now);
         pool.taken = Some(now);
-        let mut dead = Vec::new();
         let mut found = None;
-        while let Some(blank) = pool.ready.get_mut(shape).and_then(Vec::pop) {
-            if blank.is_alive() {
-                found = Some(blank);
+        for form in [Form::Whole(shape.clone()), Form::Bare(shape.disk)] {
+            pool.demand.ask(&form, now);
+            while found.is_none()
+                && let Some(blank) = pool.ready.get_mut(&form).and_then(Vec::pop)
+            {
+                if blank.is_alive() { found = Some(blank) } else { dead.push(blank) }
+            }
+            if found.is_some() {
                 break;
             }
-            dead.push(blank);
         }
         drop(pool);
         self.wake.notify_one();
@@ -173,15 +187,15 @@ impl Blanks {
             return Chore::Wait(settled);
         }
         let wanted = pool.demand.wanted(now, self.most);
-        for (shape, blanks) in &mut pool.ready {
-            if blanks.len() > wanted.get(shape).copied().unwrap_or(0) {
+        for (form, blanks) in &mut pool.ready {
+            if blanks.len() > wanted.get(form).copied().unwrap_or(0) {
                 return blanks.pop().map_or(Chore::Wait(now), |blank| Chore::Remove(Box::new(blank)));
             }
         }
-        let have = |shape: &Shape| pool.ready.get(shape).map_or(0, Vec::len);
-        let missing = wanted.iter().find(|(shape, count)| have(shape) < **count);
+        let have = |form: &Form| pool.ready.get(form).map_or(0, Vec::len);
+        let missing = wanted.iter().find(|(form, count)| have(form) < **count);
         match missing {
-            Some((shape, _)) => Chore::Make(shape.clone()),
+            Some((form, _)) => Chore::Make(form.clone()),
             None => Chore::Wait(now + FORGET),
         }
     }
@@ -217,9 +231,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
                 discard(&shared, vec![*blank]).await;
                 continue;
             }
-            Chore::Make(shape) => {
+            Chore::Make(form) => {
                 shared.idle().await;
-                let rested = make(&shared, shape).await;
+                let rested = make(&shared, form).await;
                 tokio::time::sleep_until(rested).await;
                 continue;
             }
@@ -232,39 +246,52 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 }
 
 /// Makes one; when to go on.
-async fn make(shared: &Arc<Shared>, shape: Shape) -> Instant {
+async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
     let Some(lease) = lock(&shared.leases).take_spare() else { return Instant::now() + AGAIN };
     let started = Instant::now();
-    let (sandbox, wanted) = (shared.sandbox.clone(), shape.clone());
+    let (sandbox, wanted) = (shared.sandbox.clone(), form.clone());
     let made = tokio::task::spawn_blocking(move || sandbox.prepare(&wanted, lease)).await;
     let took = started.elapsed();
     match made {
         Ok(Ok(blank)) => {
-            tracing::debug!(image = shape.image_digest, ?took, "a blank is ready");
-            lock(&shared.blanks.pool).ready.entry(shape).or_default().push(blank);
+            tracing::debug!(?form, ?took, "a blank is ready");
+            lock(&shared.blanks.pool).ready.entry(form).or_default().push(blank);
             Instant::now() + took * REST
         }
         failed => {
             lock(&shared.leases).free_spare(lease);
             let mut pool = lock(&shared.blanks.pool);
-            // An image that was removed, for one: it is tried again when somebody asks for it. Those who ask for other shapes
+            // An image that was removed, for one: it is tried again when somebody asks for it. Those who ask for another form
             // have nothing to do with that, and do not wait for it.
-            pool.demand.asks.remove(&shape);
-            pool.demand.last.take_if(|last| *last == shape);
+            pool.demand.asks.remove(&form);
+            let again = match form {
+                Form::Whole(shape) => {
+                    pool.demand.last.take_if(|last| *last == shape);
+                    SETTLE.max(took * REST)
+                }
+                // Something is wrong with the machine, and may be so for long.
+                Form::Bare(_) => AGAIN,
+            };
             drop(pool);
             if let Ok(Err(error)) = failed {
                 tracing::warn!(error = %crate::chain(&error), "no blank could be made");
             }
-            Instant::now() + SETTLE.max(took * REST)
+            Instant::now() + again
         }
     }
 }
 
 /// Ends blanks, and frees their ids once nothing has them.
 pub(crate) async fn discard(shared: &Shared, blanks: Vec<Blank>) {
-    let leases: Vec<_> = blanks.iter().map(Blank::lease).collect();
-    let _ = tokio::task::spawn_blocking(move || drop(blanks)).await;
-    for lease in leases {
-        lock(&shared.leases).free_spare(lease);
+    for mut blank in blanks {
+        let lease = blank.lease();
+        match tokio::task::spawn_blocking(move || blank.end()).await {
+            Ok(Ok(())) => lock(&shared.leases).free_spare(lease),
+            Ok(Err(error)) => {
+                tracing::error!(error = %crate::chain(&error), "a blank is not removed whole; its ids stay taken");
+            }
+            // Only when the runtime shuts down, or by a bug that has been told of.
+            Err(_) => {}
+        }
     }
 }

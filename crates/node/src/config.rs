@@ -18,7 +18,7 @@ pub struct Config {
     pub run: PathBuf,
     /// Where the first gate listens. Gates of more accounts get a free port of the same address.
     pub guard: SocketAddr,
-    /// Name of the cgroup that is made in each hierarchy.
+    /// The cgroup that agents are below: a name is made in each hierarchy; a path leads to one that is delegated to us.
     pub cgroup: String,
     /// First uid of the ranges that agents get.
     pub uid_first: u32,
@@ -66,8 +66,15 @@ pub struct Registry {
     pub plain: Vec<String>,
     /// A file (PEM) with certificates of authorities to trust besides the machine's.
     pub ca: Option<PathBuf>,
-    /// A file (PEM) with the public key that has to have signed every image that is pulled.
+    /// A file (PEM) with the public key that has to have signed every image that is pulled, or with the certificates of
+    /// an authority that has to have certified who did.
     pub signed_by: Option<PathBuf>,
+    /// In whose names an authority's certificates count: e-mail addresses, URIs, host names.
+    pub signed_as: Vec<String>,
+    /// Who has to have vouched for the name, where certificates say so.
+    pub signed_issuer: Option<String>,
+    /// A file (PEM) with the public key of the transparency log that has to have seen a signature by certificate.
+    pub signed_log: Option<PathBuf>,
 }
 
 /// Caps on what a desired state may ask for one agent.
@@ -197,9 +204,10 @@ impl Config {
                 "must have at most 40 bytes, or socket paths do not fit",
             ),
             (
-                is_cgroup_name(&self.cgroup),
+                sandbox::is_cgroup_path(&self.cgroup),
                 "cgroup",
-                "must have 1 to 64 characters of a-z, A-Z, 0-9, '-', '_' or '.', and not start with '.'",
+                "must have 1 to 64 characters of a-z, A-Z, 0-9, '-', '_' or '.', and not start with '.'; or be up to 8 \
+                 such names with '/' between them",
             ),
             (
                 self.uid_first >= 65_536,
@@ -259,6 +267,19 @@ impl Config {
                 "registry.signed_by",
                 "must be an absolute path without `..`",
             ),
+            (
+                self.registry.signed_log.as_deref().is_none_or(is_plain),
+                "registry.signed_log",
+                "must be an absolute path without `..`",
+            ),
+            (
+                self.registry.signed_by.is_some()
+                    || (self.registry.signed_as.is_empty()
+                        && self.registry.signed_issuer.is_none()
+                        && self.registry.signed_log.is_none()),
+                "registry.signed_by",
+                "must name the authority whose certificates signed_as, signed_issuer and signed_log are about",
+            ),
         ];
         checks
             .into_iter()
@@ -302,10 +323,4 @@ fn is_host(text: &str) -> bool {
 
 fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| matches!(part, std::path::Component::ParentDir))
-}
-
-fn is_cgroup_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

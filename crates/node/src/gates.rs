@@ -2,7 +2,7 @@
 //! them.
 //!
 //! Node makes each gate's listening socket and keeps it: while a gate is being replaced, connections wait in its
-//! queue. A gate is told whole states and is believed nothing but that an agent of its own account was used.
+//! queue. A gate is told all at first and then what changes, and is believed nothing but that an agent of its own account was used.
 
 mod process;
 mod stale;
@@ -15,7 +15,7 @@ use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
 use sandbox::Boundary;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -75,8 +75,28 @@ struct Running {
     uid: u32,
     url: String,
     agents: BTreeMap<AgentId, Known>,
+    /// What the gate was not told of yet.
+    news: News,
     /// Raised with every change of what the gate should know.
     revision: watch::Sender<u64>,
+}
+
+/// What a gate was not told of yet.
+enum News {
+    /// It knows nothing, or what holds for all agents changed.
+    Everything,
+    /// These agents changed, or are gone.
+    Of(BTreeSet<AgentId>),
+}
+
+impl Running {
+    /// The gate is to be told.
+    fn changed(&mut self, agent: AgentId) {
+        if let News::Of(agents) = &mut self.news {
+            agents.insert(agent);
+        }
+        self.revision.send_modify(|revision| *revision += 1);
+    }
 }
 
 struct Known {
@@ -167,7 +187,8 @@ impl Gates {
         }
         let url = format!("http://{address}");
         let (revision, changes) = watch::channel(0);
-        let running = Running { uid, url: url.clone(), agents: BTreeMap::new(), revision };
+        let running =
+            Running { uid, url: url.clone(), agents: BTreeMap::new(), news: News::Everything, revision };
         inner.running.insert(account, running);
         drop(inner);
         tokio::spawn(process::supervise(self.clone(), account, uid, listener, changes));
@@ -186,7 +207,7 @@ impl Gates {
         let id = agent.id;
         let before = running.agents.insert(id, Known { agent, boundary });
         if before.is_none_or(|before| before.agent != running.agents[&id].agent) {
-            running.revision.send_modify(|revision| *revision += 1);
+            running.changed(id);
         }
     }
 
@@ -197,7 +218,7 @@ impl Gates {
         if running.agents.remove(&agent).is_none() {
             return;
         }
-        running.revision.send_modify(|revision| *revision += 1);
+        running.changed(agent);
         if running.agents.is_empty() {
             let revision = *running.revision.borrow();
             let gates = self.clone();
@@ -216,7 +237,10 @@ impl Gates {
         }
         inner.installation = installation.to_owned();
         inner.keys = keys.to_vec();
-        inner.running.values().for_each(|running| running.revision.send_modify(|revision| *revision += 1));
+        for running in inner.running.values_mut() {
+            running.news = News::Everything;
+            running.revision.send_modify(|revision| *revision += 1);
+        }
     }
 
     /// Ends a gate that nothing was asked of since the revision. Its task sees its channel close.
@@ -246,15 +270,34 @@ impl Gates {
         let _ = fs::remove_dir(self.directory(account));
     }
 
-    /// What the account's gate should know now.
+    /// All that the account's gate should know now; for one that knows nothing.
     fn state(&self, account: AccountId) -> ToGate {
-        let inner = self.lock();
-        let known = inner.running.get(&account).into_iter().flat_map(|running| running.agents.values());
-        ToGate::State {
-            installation: inner.installation.clone(),
-            account,
-            keys: inner.keys.clone(),
-            agents: known.map(|known| known.agent.clone()).collect(),
+        if let Some(running) = self.lock().running.get_mut(&account) {
+            running.news = News::Everything;
+        }
+        self.news(account)
+    }
+
+    /// What the account's gate was not told of yet. It counts as told from here on.
+    fn news(&self, account: AccountId) -> ToGate {
+        let mut inner = self.lock();
+        let Inner { installation, keys, running, .. } = &mut *inner;
+        let Some(Running { agents, news, .. }) = running.get_mut(&account) else {
+            return ToGate::Agents { set: Vec::new(), gone: Vec::new() };
+        };
+        match std::mem::replace(news, News::Of(BTreeSet::new())) {
+            News::Everything => ToGate::State {
+                installation: installation.clone(),
+                account,
+                keys: keys.clone(),
+                agents: agents.values().map(|known| known.agent.clone()).collect(),
+            },
+            News::Of(changed) => {
+                let (known, gone) = changed.into_iter().partition(|agent| agents.contains_key(agent));
+                let known: Vec<AgentId> = known;
+                let set = known.iter().filter_map(|agent| Some(agents.get(agent)?.agent.clone())).collect();
+                ToGate::Agents { set, gone }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Everything that is made for a try is nameless or removed again: a namespace, a 64 MiB sparse filesystem, a
 //! tiny image, an empty cgroup. Version strings are not believed.
 
-use crate::cgroup::{Controller, Layout};
+use crate::cgroup::{Controller, Layout, is_delegated};
 use crate::host::loop_device::{self, Access};
 use crate::host::{mount, namespace};
 use crate::{Config, image};
@@ -100,7 +100,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
     let layout = Layout::detect();
     for controller in Controller::ALL {
         let seen = match &layout {
-            Ok(layout) => as_root(&|| cgroup_controller(layout, controller)),
+            Ok(layout) => as_root(&|| cgroup_controller(layout, controller, &config.cgroup)),
             Err(error) => Err((error.to_string(), "mount /proc".to_owned())),
         };
         add(2, Need::Required, &format!("cgroup {}", controller.name()), seen);
@@ -367,7 +367,7 @@ fn try_cgroup<T>(mount: &Path, look: impl FnOnce(&Path) -> T) -> io::Result<T> {
     Ok(seen)
 }
 
-fn cgroup_controller(layout: &Layout, controller: Controller) -> Seen {
+fn cgroup_controller(layout: &Layout, controller: Controller, ours: &str) -> Seen {
     let name = controller.name();
     let Some((hierarchy, v2)) = layout.home(controller) else {
         let remedy = match controller {
@@ -386,12 +386,24 @@ fn cgroup_controller(layout: &Layout, controller: Controller) -> Seen {
         (Controller::Pids, _) => "pids.max",
     };
     let version = if v2 { "v2" } else { "v1" };
-    let where_ = format!("{version} at {}, cgroups: {}", hierarchy.mount.display(), layout.mode());
+    // What is delegated is tried where it is: above it nothing is ours.
+    let parent = if is_delegated(ours) { hierarchy.mount.join(ours) } else { hierarchy.mount.clone() };
+    let where_ = format!("{version} at {}, cgroups: {}", parent.display(), layout.mode());
+    if !parent.is_dir() {
+        return gap(format!("{where_}: not there"), "systemctl start cofferdam-agents.service");
+    }
     if v2 {
-        // Its file shows in children only once it is handed down, which `up` does.
-        let enabled = fs::read_to_string(hierarchy.mount.join("cgroup.subtree_control")).unwrap_or_default();
-        if !enabled.split_whitespace().any(|found| found == name) {
-            return match try_cgroup(&hierarchy.mount, |_| ()) {
+        let read = |file: &str| fs::read_to_string(parent.join(file)).unwrap_or_default();
+        let has = |text: &str| text.split_whitespace().any(|found| found == name);
+        if !has(&read("cgroup.controllers")) {
+            return gap(
+                format!("{where_}: {name} is not handed down to it"),
+                "set Delegate=yes in the unit that it belongs to",
+            );
+        }
+        // Its file shows in children only once it is handed down, which the node does.
+        if !has(&read("cgroup.subtree_control")) {
+            return match try_cgroup(&parent, |_| ()) {
                 Ok(()) => Ok(format!("{where_}, to be enabled")),
                 Err(error) => {
                     gap(format!("{where_}: {error}"), "run it outside of a container, or with Delegate=yes")
@@ -399,7 +411,7 @@ fn cgroup_controller(layout: &Layout, controller: Controller) -> Seen {
             };
         }
     }
-    match try_cgroup(&hierarchy.mount, |path| path.join(limit).exists()) {
+    match try_cgroup(&parent, |path| path.join(limit).exists()) {
         Ok(true) => Ok(where_),
         Ok(false) => {
             gap(format!("{where_}: {limit} is missing"), "use cgroup v2 (systemd.unified_cgroup_hierarchy=1)")

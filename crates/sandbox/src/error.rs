@@ -14,7 +14,9 @@ pub enum StartError {
     #[error("boundaries can only be made by root: run this as root")]
     NotRoot,
     /// A configured name that cannot be used.
-    #[error("the cgroup name {0:?} must be one path component of letters, digits, '-', '_' or '.'")]
+    #[error(
+        "the cgroup {0:?} must be a name of letters, digits, '-', '_' or '.', or several with '/' between them"
+    )]
     CgroupName(String),
     /// A directory could not be made.
     #[error("cannot make the directory {path}")]

@@ -23,8 +23,8 @@ mod zygote;
 #[cfg(test)]
 mod tests;
 
-pub use cgroup::CgroupError;
-pub use container::{Blank, Boundary, BoundaryRecord, Shape};
+pub use cgroup::{CgroupError, is_cgroup_path};
+pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
 pub use volume::{MINIMUM_VOLUME, VolumeError};
@@ -47,7 +47,7 @@ pub struct Config {
     pub volumes: PathBuf,
     /// Copies of the jail binary, each by the SHA-256 of its content: running agents pin theirs.
     pub init_store: PathBuf,
-    /// Name of the cgroup made in each hierarchy; agents are below it. One path component.
+    /// The cgroup in each hierarchy that agents are below, as [`is_cgroup_path`] has it.
     pub cgroup: String,
     /// The `cofferdam-jail` binary.
     pub jail: PathBuf,
@@ -128,9 +128,9 @@ impl Sandbox {
         container::launch(&self.shared, spec, lease, channel_owner_gid, channel, blank)
     }
 
-    /// Makes a boundary that waits for an agent of this shape. Dropping it ends it.
-    pub fn prepare(&self, shape: &Shape, lease: UidRange) -> Result<Blank, LaunchError> {
-        container::prepare(&self.shared, shape, lease)
+    /// Makes a boundary that waits for an agent. Dropping it ends it.
+    pub fn prepare(&self, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
+        container::prepare(&self.shared, form, lease)
     }
 
     /// Takes over a boundary that an earlier process launched; `None` if its init is gone.

@@ -161,9 +161,14 @@ impl Store {
         self.dir.join(BLANK)
     }
 
+    /// The file of a volume that is nobody's yet.
+    pub(crate) fn blank_path(&self, id: BoundaryId) -> PathBuf {
+        self.blanks().join(format!("{}{SUFFIX}", id.base32()))
+    }
+
     /// Makes an empty volume that is nobody's yet; its file.
     pub(crate) fn create_blank(&self, id: BoundaryId, size: ByteSize) -> Result<PathBuf, VolumeError> {
-        let path = self.blanks().join(format!("{}{SUFFIX}", id.base32()));
+        let path = self.blank_path(id);
         let made = self.make(&path, size);
         made.inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(path)
@@ -356,9 +361,10 @@ fn whole_blocks(size: ByteSize) -> ByteSize {
 fn make_filesystem(path: &Path, size: ByteSize) -> Result<(), VolumeError> {
     // A journal of the default size would be 64 MiB of host disk per agent and more.
     let journal = if size.0 < 256 << 20 { "size=4" } else { "size=16" };
-    // `encrypt` lets the customer's key in later; no blocks are reserved for a root that is not there.
+    // `encrypt` lets the customer's key in later; no blocks are reserved for a root that is not there, nor for growing: a
+    // volume keeps its size, and those blocks were nearly all that is written for a new one.
     let output = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "encrypt", "-J", journal])
+        .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "encrypt,^resize_inode", "-J", journal])
         .args(["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1"])
         .arg(path)
         .stdin(Stdio::null())

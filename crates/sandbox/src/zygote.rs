@@ -7,7 +7,7 @@ use crate::children::Watch;
 use crate::host::process::spawn_with_fd;
 use crate::image;
 use jail::laps::Lap;
-use jail::spec::{Launch, Reply, Request};
+use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request};
 use jail::wire;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{
@@ -63,11 +63,23 @@ pub enum ZygoteError {
     Send(#[source] io::Error),
 }
 
-/// A boundary that the zygote made.
-#[derive(Debug)]
-pub(crate) struct Launched {
+/// Which boundary of which zygote: it waits for an image and a volume, and ends with that zygote.
+pub(crate) struct Begun {
+    link: Arc<Link>,
+    request: u64,
+}
+
+/// A boundary that the zygote began.
+pub(crate) struct Prepared {
+    pub(crate) begun: Begun,
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
+    pub(crate) laps: Vec<Lap>,
+}
+
+/// A boundary that it made whole.
+#[derive(Debug)]
+pub(crate) struct Launched {
     pub(crate) landlock_abi: u32,
     pub(crate) laps: Vec<Lap>,
 }
@@ -80,14 +92,20 @@ pub(crate) struct Refusal {
     pub(crate) detail: String,
 }
 
-type LaunchAnswer = Result<Launched, Refusal>;
+/// What a launch, or what comes before it, is answered with.
+enum Done {
+    Prepared { pid: u32, pidfd: OwnedFd, laps: Vec<Lap> },
+    Launched(Launched),
+}
+
+type Answer = Result<Done, Refusal>;
 type ImageAnswer = Result<(), (String, i32)>;
 
 /// Who waits for what.
 #[derive(Default)]
 struct Waiting {
     ready: Option<Sender<()>>,
-    launches: HashMap<u64, Sender<LaunchAnswer>>,
+    boundaries: HashMap<u64, Sender<Answer>>,
     images: HashMap<String, Sender<ImageAnswer>>,
     /// No answer will come any more.
     closed: bool,
@@ -150,25 +168,40 @@ impl Keeper {
         Ok(current.insert(link).clone())
     }
 
-    /// A number for a launch.
-    pub(crate) fn next_request(&self) -> u64 {
-        self.requests.fetch_add(1, Ordering::Relaxed)
+    /// Has the zygote begin a boundary.
+    pub(crate) fn prepare(
+        &self,
+        base_uid: u32,
+        fds: PrepareFds<OwnedFd>,
+    ) -> Result<Result<Prepared, Refusal>, ZygoteError> {
+        let link = self.link()?;
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        let prepare = Prepare { request, base_uid, limits: Limits::default() };
+        let answer = link.ask(request, &Request::Prepare(Box::new(prepare)), fds.into_vec())?;
+        Ok(match answer {
+            Ok(Done::Prepared { pid, pidfd, laps }) => {
+                Ok(Prepared { begun: Begun { link, request }, pid, pidfd, laps })
+            }
+            Ok(Done::Launched(_)) => return Err(ZygoteError::Died),
+            Err(refusal) => Err(refusal),
+        })
     }
 
-    /// Has the zygote make a boundary, from an image that it is given first if it does not have it.
+    /// Has it make the boundary whole, from an image that it is given first if it does not have it.
     pub(crate) fn launch(
         &self,
-        launch: Launch,
-        fds: Vec<OwnedFd>,
-    ) -> Result<LaunchAnswer, crate::LaunchError> {
-        let link = self.link()?;
+        Begun { link, request }: &Begun,
+        launch: impl FnOnce(u64) -> Launch,
+        volume: OwnedFd,
+    ) -> Result<Result<Launched, Refusal>, crate::LaunchError> {
+        let launch = launch(*request);
         link.add_image(&self.images, &launch.image)?;
-        Ok(link.launch(launch, fds)?)
-    }
-
-    /// Makes sure that the image can be launched from.
-    pub(crate) fn add_image(&self, digest: &str) -> Result<(), crate::LaunchError> {
-        self.link()?.add_image(&self.images, digest)
+        let answer = link.ask(*request, &Request::Launch(Box::new(launch)), vec![volume])?;
+        Ok(match answer {
+            Ok(Done::Launched(launched)) => Ok(launched),
+            Ok(Done::Prepared { .. }) => return Err(ZygoteError::Died.into()),
+            Err(refusal) => Err(refusal),
+        })
     }
 }
 
@@ -260,31 +293,37 @@ impl Link {
             }
             Reply::ImageAdded { digest } => self.image_answer(&digest, Ok(())),
             Reply::ImageFailed { digest, step, errno } => self.image_answer(&digest, Err((step, errno))),
-            Reply::Launched { request, pid, landlock_abi, laps } => {
+            Reply::Prepared { request, pid, laps } => {
                 let (Some(pidfd), Ok(pid)) = (fds.next(), u32::try_from(pid)) else {
-                    tracing::error!(request, "the zygote launched without a pidfd");
+                    tracing::error!(request, "the zygote began a boundary without a pidfd");
                     return;
                 };
-                let launched = Launched { pid, pidfd, landlock_abi, laps };
-                let unwanted = match lock(&self.waiting).launches.remove(&request) {
-                    Some(sender) => sender.send(Ok(launched)).err().and_then(|refused| refused.0.ok()),
-                    None => Some(launched),
-                };
+                let unwanted = self.answer(request, Ok(Done::Prepared { pid, pidfd, laps }));
                 // Whoever asked gave up: nobody will ever end this one.
-                if let Some(launched) = unwanted {
-                    let _ = pidfd_send_signal(&launched.pidfd, Signal::KILL);
-                    reap(&launched.pidfd);
+                if let Some(Ok(Done::Prepared { pidfd, .. })) = unwanted {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                    reap(&pidfd);
                 }
+            }
+            // Whoever does not wait any more ends what was prepared, whatever it is now.
+            Reply::Launched { request, landlock_abi, laps } => {
+                drop(self.answer(request, Ok(Done::Launched(Launched { landlock_abi, laps }))));
             }
             Reply::Failed { request, step, errno, detail, pid: _ } => {
                 if let Some(pidfd) = fds.next() {
                     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                     reap(&pidfd);
                 }
-                if let Some(sender) = lock(&self.waiting).launches.remove(&request) {
-                    let _ = sender.send(Err(Refusal { step, errno, detail }));
-                }
+                drop(self.answer(request, Err(Refusal { step, errno, detail })));
             }
+        }
+    }
+
+    /// Hands an answer over; back comes one that nobody waits for.
+    fn answer(&self, request: u64, answer: Answer) -> Option<Answer> {
+        match lock(&self.waiting).boundaries.remove(&request) {
+            Some(sender) => sender.send(answer).err().map(|refused| refused.0),
+            None => Some(answer),
         }
     }
 
@@ -317,15 +356,14 @@ impl Link {
         }
     }
 
-    fn launch(&self, launch: Launch, fds: Vec<OwnedFd>) -> Result<LaunchAnswer, ZygoteError> {
+    fn ask(&self, request: u64, message: &Request, fds: Vec<OwnedFd>) -> Result<Answer, ZygoteError> {
         let (sender, receiver) = mpsc::channel();
-        let request = launch.request;
-        self.register(|waiting| waiting.launches.insert(request, sender).map(drop))?;
-        self.send(&Request::Launch(Box::new(launch)), &fds)?;
+        self.register(|waiting| waiting.boundaries.insert(request, sender).map(drop))?;
+        self.send(message, &fds)?;
         // Ours are copies: the sooner they are closed, the fewer hold the volume.
         drop(fds);
         self.wait(&receiver, "making a boundary").inspect_err(|_| {
-            lock(&self.waiting).launches.remove(&request);
+            lock(&self.waiting).boundaries.remove(&request);
         })
     }
 

@@ -21,7 +21,7 @@ impl Change {
     pub(crate) async fn add_account(&mut self, new: &NewAccount, operator: bool) -> Result<AccountId, Error> {
         let taken = sqlx::query("SELECT id FROM accounts WHERE name = $1")
             .bind(new.name.as_str())
-            .fetch_optional(self.db())
+            .fetch_optional(self.db().await?)
             .await?;
         if taken.is_some() {
             return Err(Error::NameTaken { name: new.name.to_string() });
@@ -33,9 +33,9 @@ impl Change {
             .bind(new.name.as_str())
             .bind(i64::from(operator))
             .bind(now)
-            .execute(self.db())
+            .execute(self.db().await?)
             .await?;
-        self.event(Some(account), "account.created", account, json!({"name": new.name})).await?;
+        self.event(Some(account), "account.created", account, json!({"name": new.name}));
         self.add_key(account, &new.key, &new.hash).await?;
         Ok(account)
     }

@@ -3,9 +3,11 @@
 //! Every move goes through [`Change::advance`]: a compare-and-set of the row, its state period, its slot, its
 //! event and its node's revision, all or nothing.
 
+use crate::batch::Batch;
 use crate::change::{Actor, Change, Changed};
+use crate::idempotency::replayed;
 use crate::rows::{Columns, millis, to_json};
-use crate::{Error, Idempotency, PageOf, Store};
+use crate::{Error, Fresh, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::evidence::Evidence;
 use model::{AccountId, AgentId, Name, NodeId};
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// An agent, with all that is known of it.
@@ -70,6 +73,12 @@ impl Agent {
     }
 }
 
+/// The kind of event that tells of a workspace token.
+const TOKEN_ISSUED: &str = "agent.token_issued";
+
+/// The token epoch of an agent that was just made.
+pub const FIRST_EPOCH: u64 = 1;
+
 /// An agent to make.
 #[derive(Debug, Clone)]
 pub struct NewAgent {
@@ -79,9 +88,11 @@ pub struct NewAgent {
     pub image_name: Name,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// What the ledger says of a workspace token that is handed out with it.
+    pub token: Option<Value>,
 }
 
-/// A node with free slots that this account may use.
+/// A node that this account may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     /// Which.
@@ -143,13 +154,13 @@ impl Change {
     pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
         let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
-            .fetch_optional(self.db())
+            .fetch_optional(self.db().await?)
             .await?;
         row.as_ref().map(agent).transpose()
     }
 
     /// Moves an agent from `before` to `after`. Raises the generation when the wish changed.
-    pub(crate) async fn advance(
+    pub(crate) fn advance(
         &mut self,
         before: &Agent,
         mut after: Agent,
@@ -165,187 +176,190 @@ impl Change {
         let since = millis(before.state_since);
         let at = if after.state == before.state { since } else { self.now.max(since) };
         after.state_since = crate::rows::instant(at).ok_or(Error::Corrupt { column: "state_since" })?;
-        let updated = sqlx::query(
-            "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                evidence = $6, workspace_url = $7, state_since = $8
-             WHERE id = $9 AND generation = $10 AND state = $11",
-        )
-        .bind(after.desired.as_str())
-        .bind(after.state.as_str())
-        .bind(after.generation as i64)
-        .bind(after.observed_generation as i64)
-        .bind(after.reason.as_ref().map(to_json))
-        .bind(to_json(&after.evidence))
-        .bind(&after.workspace_url)
-        .bind(at)
-        .bind(id.to_string())
-        .bind(before.generation as i64)
-        .bind(before.state.as_str())
-        .execute(self.db())
-        .await?;
-        if updated.rows_affected() != 1 {
-            return Err(Error::Stale { generation: before.generation });
-        }
+        self.deferred
+            .add(
+                "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
+                    evidence = $6, workspace_url = $7, state_since = $8
+                 WHERE id = $9 AND generation = $10 AND state = $11",
+            )
+            .bind(after.desired.as_str())
+            .bind(after.state.as_str())
+            .bind(after.generation as i64)
+            .bind(after.observed_generation as i64)
+            .bind(after.reason.as_ref().map(to_json))
+            .bind(to_json(&after.evidence))
+            .bind(after.workspace_url.clone())
+            .bind(at)
+            .bind(id.to_string())
+            .bind(before.generation as i64)
+            .bind(before.state.as_str())
+            .or(Error::Stale { generation: before.generation });
         if after.state != before.state {
-            self.close_period(id, at).await?;
-            self.open_period(&after, at).await?;
+            self.close_period(id, at);
+            self.open_period(&after, at);
         }
         let destroyed = after.state == AgentState::Destroyed && before.state != AgentState::Destroyed;
         if destroyed {
-            sqlx::query("UPDATE node_slots SET agent = NULL WHERE agent = $1")
-                .bind(id.to_string())
-                .execute(self.db())
-                .await?;
+            self.deferred.add("UPDATE node_slots SET agent = NULL WHERE agent = $1").bind(id.to_string());
         }
         if destroyed || after.generation != before.generation {
-            self.raise_for(after.node, id).await?;
+            self.raise_for(after.node, id);
         }
         detail["from"] = json!(before.state);
         detail["to"] = json!(after.state);
         detail["generation"] = json!(after.generation);
-        self.event(Some(after.spec.account), kind, id, detail).await?;
-        self.touch(Changed::Agent(id));
+        self.event(Some(after.spec.account), kind, id, detail);
+        self.touch(Changed::Agent(Arc::new(after.clone())));
         Ok(after)
     }
 
-    async fn open_period(&mut self, agent: &Agent, at: i64) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO state_periods (agent, ordinal, account, node, state, opened_at)
-             SELECT $1, coalesce(max(ordinal), 0) + 1, $2, $3, $4, $5 FROM state_periods WHERE agent = $1",
-        )
-        .bind(agent.spec.id.to_string())
-        .bind(agent.spec.account.to_string())
-        .bind(agent.node.to_string())
-        .bind(agent.state.as_str())
-        .bind(at)
-        .execute(self.db())
-        .await?;
-        Ok(())
+    fn open_period(&mut self, agent: &Agent, at: i64) {
+        self.deferred
+            .add(
+                "INSERT INTO state_periods (agent, ordinal, account, node, state, opened_at)
+                 SELECT $1, coalesce(max(ordinal), 0) + 1, $2, $3, $4, $5 FROM state_periods WHERE agent = $1",
+            )
+            .bind(agent.spec.id.to_string())
+            .bind(agent.spec.account.to_string())
+            .bind(agent.node.to_string())
+            .bind(agent.state.as_str())
+            .bind(at);
     }
 
-    async fn close_period(&mut self, agent: AgentId, at: i64) -> Result<(), Error> {
-        sqlx::query("UPDATE state_periods SET closed_at = $1 WHERE agent = $2 AND closed_at IS NULL")
+    fn close_period(&mut self, agent: AgentId, at: i64) {
+        self.deferred
+            .add("UPDATE state_periods SET closed_at = $1 WHERE agent = $2 AND closed_at IS NULL")
             .bind(at)
-            .bind(agent.to_string())
-            .execute(self.db())
-            .await?;
-        Ok(())
+            .bind(agent.to_string());
     }
 
-    pub(crate) async fn candidates(&mut self, account: AccountId) -> Result<Vec<Candidate>, Error> {
-        let rows = sqlx::query(
-            "SELECT n.id, n.tenant, n.memory, n.last_seen, count(*) AS free
-             FROM nodes n JOIN node_slots s ON s.node = n.id
-             WHERE s.agent IS NULL AND n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared')
-             GROUP BY n.id, n.tenant, n.memory, n.last_seen ORDER BY n.id",
-        )
-        .bind(account.to_string())
-        .fetch_all(self.db())
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Candidate {
-                    node: row.parsed("id")?,
-                    shared: row.text("tenant")? == "shared",
-                    free: row.number("free")?,
-                    memory: row.number("memory")?,
-                    last_seen: row.at_opt("last_seen")?,
-                })
-            })
-            .collect()
-    }
-
-    async fn insert(&mut self, new: &NewAgent, node: NodeId) -> Result<Agent, Error> {
-        let NewAgent { spec, image_name, labels } = new;
+    fn insert(&mut self, new: &NewAgent, node: NodeId) -> Result<Agent, Error> {
+        let NewAgent { spec, image_name, labels, token: _ } = new;
         let now = self.now;
+        let at = crate::rows::instant(now).ok_or(Error::Corrupt { column: "created_at" })?;
         let span = |span: model::Span| i64::try_from(span.0).unwrap_or(i64::MAX).saturating_mul(1000);
-        let row = sqlx::query(
-            "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
-                generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since)
-             SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, 'running', 'provisioning', 1, 0, 1, '[]', $8, $9,
-                $10, $10 FROM nodes n WHERE n.id = $11 RETURNING *",
-        )
-        .bind(spec.id.to_string())
-        .bind(spec.account.to_string())
-        .bind(spec.name.as_str())
-        .bind(spec.image.to_string())
-        .bind(image_name.as_str())
-        .bind(to_json(spec))
-        .bind(to_json(labels))
-        .bind(spec.ttl.map(|ttl| now.saturating_add(span(ttl))))
-        .bind(spec.idle_timeout.map(span))
-        .bind(now)
-        .bind(node.to_string())
-        .fetch_one(self.db())
-        .await?;
+        let made = Agent {
+            spec: spec.clone(),
+            image_name: image_name.clone(),
+            labels: labels.clone(),
+            node,
+            desired: Desired::Running,
+            state: AgentState::Provisioning,
+            generation: 1,
+            observed_generation: 0,
+            token_epoch: FIRST_EPOCH,
+            reason: None,
+            evidence: Vec::new(),
+            workspace_url: None,
+            last_activity: None,
+            created_at: at,
+            state_since: at,
+        };
+        self.deferred
+            .add(
+                "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
+                    generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13
+                 FROM nodes n WHERE n.id = $14",
+            )
+            .bind(spec.id.to_string())
+            .bind(spec.account.to_string())
+            .bind(spec.name.to_string())
+            .bind(spec.image.to_string())
+            .bind(image_name.to_string())
+            .bind(to_json(spec))
+            .bind(to_json(labels))
+            .bind(made.desired.as_str())
+            .bind(made.state.as_str())
+            .bind(FIRST_EPOCH as i64)
+            .bind(spec.ttl.map(|ttl| now.saturating_add(span(ttl))))
+            .bind(spec.idle_timeout.map(span))
+            .bind(now)
+            .bind(node.to_string())
+            .or(Error::NoCapacity);
         for (key, value) in labels {
-            sqlx::query("INSERT INTO agent_labels (agent, key, value) VALUES ($1, $2, $3)")
+            self.deferred
+                .add("INSERT INTO agent_labels (agent, key, value) VALUES ($1, $2, $3)")
                 .bind(spec.id.to_string())
-                .bind(key)
-                .bind(value)
-                .execute(self.db())
-                .await?;
+                .bind(key.clone())
+                .bind(value.clone());
         }
-        let taken = sqlx::query(
-            "UPDATE node_slots SET agent = $1 WHERE node = $2 AND slot =
-                (SELECT min(slot) FROM node_slots WHERE node = $2 AND agent IS NULL)",
-        )
-        .bind(spec.id.to_string())
-        .bind(node.to_string())
-        .execute(self.db())
-        .await?;
-        if taken.rows_affected() != 1 {
-            return Err(Error::NoCapacity);
-        }
-        agent(&row)
+        self.deferred
+            .add(
+                "UPDATE node_slots SET agent = $1 WHERE node = $2 AND slot =
+                    (SELECT min(slot) FROM node_slots WHERE node = $2 AND coalesce(agent, '') = '')",
+            )
+            .bind(spec.id.to_string())
+            .bind(node.to_string())
+            .or(Error::NoCapacity);
+        Ok(made)
     }
 }
 
+fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
+    Ok(Candidate {
+        node: row.parsed("id")?,
+        shared: row.text("tenant")? == "shared",
+        free: row.number("free")?,
+        memory: row.number("memory")?,
+        last_seen: row.at_opt("last_seen")?,
+    })
+}
+
 impl Store {
-    /// Makes an agent on a node that `place` picks. Its node learns of it with the commit.
+    /// Makes an agent on a node that `place` picks. Its node learns of it with the commit. On a replay the agent comes
+    /// back as it was then, and no token is recorded.
     pub async fn create_agent(
         &self,
         actor: Actor,
         new: &NewAgent,
         place: Place,
         idempotency: Option<&Idempotency>,
-    ) -> Result<Agent, Error> {
+    ) -> Result<(Agent, Fresh), Error> {
         let spec = &new.spec;
         let mut change = self.change(actor).await?;
-        if let Some(before) = change.replay(idempotency).await? {
-            return Ok(before);
+        let mut asked = Batch::default();
+        asked
+            .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
+            .bind(spec.account.to_string())
+            .bind(spec.name.to_string())
+            .add("SELECT id FROM images WHERE id = $1 AND account = $2 AND deleted_at IS NULL")
+            .bind(spec.image.to_string())
+            .bind(spec.account.to_string())
+            .add(
+                "SELECT n.id, n.tenant, n.memory, n.last_seen,
+                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free
+                 FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
+            )
+            .bind(spec.account.to_string());
+        change.ask_replay(&mut asked, idempotency);
+        let answers = change.run(asked).await?;
+        let [taken, image, candidates, replay] = &*answers else { return Err(Error::Unaudited) };
+        if let Some(before) = replayed(replay, idempotency)? {
+            return Ok((before, Fresh::No));
         }
-        let taken =
-            sqlx::query("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
-                .bind(spec.account.to_string())
-                .bind(spec.name.as_str())
-                .fetch_optional(change.db())
-                .await?;
-        if taken.is_some() {
+        if !taken.is_empty() {
             return Err(Error::NameTaken { name: spec.name.to_string() });
         }
-        let image =
-            sqlx::query("SELECT id FROM images WHERE id = $1 AND account = $2 AND deleted_at IS NULL")
-                .bind(spec.image.to_string())
-                .bind(spec.account.to_string())
-                .fetch_optional(change.db())
-                .await?;
-        if image.is_none() {
+        if image.is_empty() {
             return Err(Error::NotFound { what: "image" });
         }
-        let candidates = change.candidates(spec.account).await?;
+        let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
         let node = place(spec, &candidates, self.now()).ok_or(Error::NoCapacity)?;
-        let agent = change.insert(new, node).await?;
+        let agent = change.insert(new, node)?;
         let now = change.now;
-        change.open_period(&agent, now).await?;
+        change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "run_as": spec.run_as, "resources": spec.resources});
-        change.event(Some(spec.account), "agent.created", spec.id, detail).await?;
-        change.raise_for(node, spec.id).await?;
-        change.touch(Changed::Agent(spec.id));
-        change.remember(idempotency, &agent).await?;
+        change.event(Some(spec.account), "agent.created", spec.id, detail);
+        if let Some(token) = &new.token {
+            change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());
+        }
+        change.raise_for(node, spec.id);
+        change.touch(Changed::Agent(Arc::new(agent.clone())));
+        change.remember(idempotency, &agent);
         change.commit().await?;
-        Ok(agent)
+        Ok((agent, Fresh::Yes))
     }
 
     /// Orders an agent to be something else. Asking for what is so already changes nothing.
@@ -360,15 +374,15 @@ impl Store {
         }
         let (state, desired) = apply_verb(before.state, verb)?;
         if (state, desired) == (before.state, before.desired) {
-            change.remember(order.idempotency.as_ref(), &before).await?;
+            change.remember(order.idempotency.as_ref(), &before);
             change.commit_bookkeeping().await?;
             return Ok(before);
         }
         let reason = if verb == Verb::Start { None } else { before.reason.clone() };
         let after = Agent { state, desired, reason, ..before.clone() };
         let detail = json!({"verb": verb, "cause": order.cause});
-        let after = change.advance(&before, after, "agent.ordered", detail).await?;
-        change.remember(order.idempotency.as_ref(), &after).await?;
+        let after = change.advance(&before, after, "agent.ordered", detail)?;
+        change.remember(order.idempotency.as_ref(), &after);
         change.commit().await?;
         Ok(after)
     }
@@ -422,7 +436,7 @@ impl Store {
     /// Records that a workspace token was handed out.
     pub async fn token_issued(&self, actor: Actor, agent: &Agent, detail: Value) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        change.event(Some(agent.spec.account), "agent.token_issued", agent.spec.id, detail).await?;
+        change.event(Some(agent.spec.account), TOKEN_ISSUED, agent.spec.id, detail);
         change.commit().await
     }
 }

@@ -1,12 +1,16 @@
 //! One change: a transaction that cannot be committed without its audit event.
 
+use crate::agents::Agent;
+use crate::batch::Batch;
 use crate::rows::millis;
 use crate::{Error, Store};
 use model::{AccountId, AgentId, EventId, KeyId, NodeId};
 use serde_json::Value;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Who changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,16 +34,17 @@ impl Display for Actor {
 }
 
 /// What a commit changed, for those who wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub enum Changed {
-    /// An agent, as its account sees it.
-    Agent(AgentId),
+    /// An agent, as it is now.
+    Agent(Arc<Agent>),
     /// What a node should make true.
     Node(NodeId),
 }
 
-/// Called after a commit, for each thing that it changed.
-pub type OnCommit = Arc<dyn Fn(Changed) + Send + Sync>;
+/// Called after a commit, for each thing that it changed. The number grows from commit to commit: one that is told late
+/// is known by it.
+pub type OnCommit = Arc<dyn Fn(u64, Changed) + Send + Sync>;
 
 /// A transaction under way. Dropped without a commit, it leaves nothing behind.
 pub(crate) struct Change {
@@ -48,8 +53,12 @@ pub(crate) struct Change {
     pub(crate) now: i64,
     pub(crate) actor: Actor,
     audited: bool,
+    /// Taken while no other change can be under way.
+    number: u64,
     changed: Vec<Changed>,
     on_commit: OnCommit,
+    /// Statements that nothing was read after yet.
+    pub(crate) deferred: Batch,
 }
 
 // IMMEDIATE takes the write lock now: a transaction that reads first and then finds the lock taken by another process could
@@ -72,70 +81,75 @@ impl Store {
         let tx = self.0.writer.begin_with(statement).await?;
         Ok(Change {
             tx,
+            number: self.0.changes.fetch_add(1, Ordering::Relaxed),
             now: millis(self.now()),
             actor,
             audited: false,
             changed: Vec::new(),
             on_commit: self.0.on_commit.clone(),
+            deferred: Batch::default(),
         })
     }
 }
 
 impl Change {
-    pub(crate) fn db(&mut self) -> &mut SqliteConnection {
-        &mut self.tx
+    /// The connection, for a statement that cannot wait. Those that could are run first.
+    pub(crate) async fn db(&mut self) -> Result<&mut SqliteConnection, Error> {
+        self.flush().await?;
+        Ok(&mut self.tx)
+    }
+
+    /// Runs these statements now, behind those that were deferred, and tells the rows of each.
+    pub(crate) async fn run(&mut self, batch: Batch) -> Result<Vec<Vec<SqliteRow>>, Error> {
+        batch.run(self.db().await?).await
+    }
+
+    /// Runs what was deferred. Called before everything else that reaches the database.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        match std::mem::take(&mut self.deferred) {
+            none if none.is_empty() => Ok(()),
+            deferred => deferred.run(&mut self.tx).await.map(drop),
+        }
     }
 
     /// Appends the audit event. An account of `None` means the installation.
-    pub(crate) async fn event(
+    pub(crate) fn event(
         &mut self,
         account: Option<AccountId>,
         kind: &str,
         subject: impl Display,
         detail: Value,
-    ) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO events (id, account, at, kind, actor, subject, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(EventId::new().to_string())
-        .bind(account.map(|account| account.to_string()))
-        .bind(self.now)
-        .bind(kind)
-        .bind(self.actor.to_string())
-        .bind(subject.to_string())
-        .bind(detail.to_string())
-        .execute(self.db())
-        .await?;
+    ) {
+        self.deferred
+            .add("INSERT INTO events (id, account, at, kind, actor, subject, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+            .bind(EventId::new().to_string())
+            .bind(account.map(|account| account.to_string()))
+            .bind(self.now)
+            .bind(kind.to_owned())
+            .bind(self.actor.to_string())
+            .bind(subject.to_string())
+            .bind(detail.to_string());
         self.audited = true;
-        Ok(())
     }
 
     /// Raises the revision of a node's desired state.
-    pub(crate) async fn raise(&mut self, node: NodeId) -> Result<(), Error> {
-        sqlx::query("UPDATE nodes SET rev = rev + 1 WHERE id = $1")
-            .bind(node.to_string())
-            .execute(self.db())
-            .await?;
+    pub(crate) fn raise(&mut self, node: NodeId) {
+        self.deferred.add("UPDATE nodes SET rev = rev + 1 WHERE id = $1").bind(node.to_string());
         self.touch(Changed::Node(node));
-        Ok(())
     }
 
     /// The same for one agent of it.
-    pub(crate) async fn raise_for(&mut self, node: NodeId, agent: AgentId) -> Result<(), Error> {
-        self.raise(node).await?;
-        sqlx::query("UPDATE agents SET node_rev = (SELECT rev FROM nodes WHERE id = $1) WHERE id = $2")
+    pub(crate) fn raise_for(&mut self, node: NodeId, agent: AgentId) {
+        self.raise(node);
+        self.deferred
+            .add("UPDATE agents SET node_rev = (SELECT rev FROM nodes WHERE id = $1) WHERE id = $2")
             .bind(node.to_string())
-            .bind(agent.to_string())
-            .execute(self.db())
-            .await?;
-        Ok(())
+            .bind(agent.to_string());
     }
 
     /// Remembers whom to tell after the commit.
     pub(crate) fn touch(&mut self, changed: Changed) {
-        if !self.changed.contains(&changed) {
-            self.changed.push(changed);
-        }
+        self.changed.push(changed);
     }
 
     pub(crate) async fn commit(self) -> Result<(), Error> {
@@ -147,13 +161,14 @@ impl Change {
 
     /// Commits what changes nothing that anybody asked for: when something was last seen or used, that an
     /// answer was given before, and the removal of what has expired.
-    pub(crate) async fn commit_bookkeeping(self) -> Result<(), Error> {
-        let Self { tx, changed, on_commit, .. } = self;
+    pub(crate) async fn commit_bookkeeping(mut self) -> Result<(), Error> {
+        self.flush().await?;
+        let Self { tx, number, changed, on_commit, .. } = self;
         // In a task of its own: a client that hangs up now drops our caller, and whoever waits for this change
         // must hear of it all the same.
         let committing = tokio::spawn(async move {
             tx.commit().await?;
-            changed.into_iter().for_each(|changed| on_commit(changed));
+            changed.into_iter().for_each(|changed| on_commit(number, changed));
             Ok(())
         });
         committing.await.unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))

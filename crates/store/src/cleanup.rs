@@ -16,7 +16,7 @@ impl Store {
             ("DELETE FROM assertions WHERE expires_at <= $1", now),
             ("DELETE FROM idempotency_keys WHERE created_at <= $1", now - KEPT),
         ] {
-            removed += sqlx::query(sql).bind(before).execute(change.db()).await?.rows_affected();
+            removed += sqlx::query(sql).bind(before).execute(change.db().await?).await?.rows_affected();
         }
         change.commit_bookkeeping().await?;
         Ok(removed)

@@ -38,19 +38,19 @@ impl Store {
             sqlx::query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
                 .bind(account.to_string())
                 .bind(request.name.as_str())
-                .fetch_optional(change.db())
+                .fetch_optional(change.db().await?)
                 .await?;
         let held = held.as_ref().map(image).transpose()?;
         if let Some(held) = &held {
             if held.digest == request.digest && held.size == request.size && held.config == request.config {
-                change.remember(idempotency, held).await?;
+                change.remember(idempotency, held);
                 change.commit_bookkeeping().await?;
                 return Ok(held.clone());
             }
             sqlx::query("UPDATE images SET deleted_at = $1 WHERE id = $2")
                 .bind(now)
                 .bind(held.id.to_string())
-                .execute(change.db())
+                .execute(change.db().await?)
                 .await?;
         }
         let id = ImageId::new();
@@ -65,12 +65,12 @@ impl Store {
         .bind(request.size as i64)
         .bind(to_json(&request.config))
         .bind(now)
-        .fetch_one(change.db())
+        .fetch_one(change.db().await?)
         .await?;
         let made = image(&row)?;
         let detail = json!({"name": made.name, "digest": made.digest, "replaces": held.map(|held| held.id)});
-        change.event(Some(account), "image.registered", id, detail).await?;
-        change.remember(idempotency, &made).await?;
+        change.event(Some(account), "image.registered", id, detail);
+        change.remember(idempotency, &made);
         change.commit().await?;
         Ok(made)
     }
@@ -145,7 +145,7 @@ impl Store {
             sqlx::query("SELECT name FROM agents WHERE image = $1 AND account = $2 AND state <> 'destroyed'")
                 .bind(id.to_string())
                 .bind(account.to_string())
-                .fetch_optional(change.db())
+                .fetch_optional(change.db().await?)
                 .await?;
         if let Some(row) = used {
             return Err(Error::InUse {
@@ -159,12 +159,12 @@ impl Store {
         .bind(now)
         .bind(id.to_string())
         .bind(account.to_string())
-        .execute(change.db())
+        .execute(change.db().await?)
         .await?;
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "image" });
         }
-        change.event(Some(account), "image.deleted", id, json!({})).await?;
+        change.event(Some(account), "image.deleted", id, json!({}));
         change.commit().await
     }
 }

@@ -21,7 +21,7 @@ impl Store {
     /// Makes the installation and its first account, unless there is one.
     pub async fn found(&self, founding: &NewAccount) -> Result<Option<AccountId>, Error> {
         let mut change = self.change(Actor::System).await?;
-        let exists = sqlx::query("SELECT id FROM installation").fetch_optional(change.db()).await?;
+        let exists = sqlx::query("SELECT id FROM installation").fetch_optional(change.db().await?).await?;
         if exists.is_some() {
             return Ok(None);
         }
@@ -32,9 +32,9 @@ impl Store {
         )
         .bind(&id)
         .bind(now)
-        .execute(change.db())
+        .execute(change.db().await?)
         .await?;
-        change.event(None, "installation.founded", &id, json!({})).await?;
+        change.event(None, "installation.founded", &id, json!({}));
         let account = change.add_account(founding, true).await?;
         change.commit().await?;
         Ok(Some(account))
@@ -53,7 +53,7 @@ impl Store {
         let mut change = self.change(Actor::System).await?;
         let known = sqlx::query("SELECT id FROM signing_keys WHERE x = $1 AND retired_at IS NULL")
             .bind(x)
-            .fetch_optional(change.db())
+            .fetch_optional(change.db().await?)
             .await?;
         if let Some(row) = known {
             return row.parsed("id");
@@ -62,7 +62,7 @@ impl Store {
         let now = change.now;
         sqlx::query("UPDATE signing_keys SET retired_at = $1 WHERE retired_at IS NULL")
             .bind(now)
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
         // The file may have been put back after another was in use: the same key is in use again.
         sqlx::query(
@@ -72,11 +72,11 @@ impl Store {
         .bind(id.to_string())
         .bind(x)
         .bind(now)
-        .execute(change.db())
+        .execute(change.db().await?)
         .await?;
-        change.event(None, "signing_key.used", id, json!({"x": x})).await?;
-        for row in sqlx::query("SELECT id FROM nodes").fetch_all(change.db()).await? {
-            change.raise(row.parsed("id")?).await?;
+        change.event(None, "signing_key.used", id, json!({"x": x}));
+        for row in sqlx::query("SELECT id FROM nodes").fetch_all(change.db().await?).await? {
+            change.raise(row.parsed("id")?);
         }
         change.commit().await?;
         Ok(id)

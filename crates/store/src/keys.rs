@@ -41,7 +41,7 @@ impl Change {
         let taken = sqlx::query("SELECT id FROM api_keys WHERE account = $1 AND name = $2")
             .bind(account.to_string())
             .bind(name.as_str())
-            .fetch_optional(self.db())
+            .fetch_optional(self.db().await?)
             .await?;
         if taken.is_some() {
             return Err(Error::NameTaken { name: name.to_string() });
@@ -57,9 +57,9 @@ impl Change {
         .bind(name.as_str())
         .bind(hash)
         .bind(now)
-        .fetch_one(self.db())
+        .fetch_one(self.db().await?)
         .await?;
-        self.event(Some(account), "key.created", id, json!({"name": name})).await?;
+        self.event(Some(account), "key.created", id, json!({"name": name}));
         key(&row)
     }
 }
@@ -99,7 +99,7 @@ impl Store {
             return Ok((before, Fresh::No));
         }
         let key = change.add_key(account, name, hash).await?;
-        change.remember(idempotency, &key).await?;
+        change.remember(idempotency, &key);
         change.commit().await?;
         Ok((key, Fresh::Yes))
     }
@@ -129,14 +129,14 @@ impl Store {
         let gone = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND account = $2")
             .bind(id.to_string())
             .bind(account.to_string())
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "key" });
         }
         let left = sqlx::query("SELECT id FROM api_keys WHERE account = $1 LIMIT 1")
             .bind(account.to_string())
-            .fetch_optional(change.db())
+            .fetch_optional(change.db().await?)
             .await?;
         if left.is_none() {
             return Err(Error::InUse { what: "this is the last key of the account".to_owned() });
@@ -145,17 +145,17 @@ impl Store {
             "UPDATE agents SET token_epoch = token_epoch + 1 WHERE account = $1 AND state <> 'destroyed'",
         )
         .bind(account.to_string())
-        .execute(change.db())
+        .execute(change.db().await?)
         .await?;
         let nodes =
             sqlx::query("SELECT DISTINCT node FROM agents WHERE account = $1 AND state <> 'destroyed'")
                 .bind(account.to_string())
-                .fetch_all(change.db())
+                .fetch_all(change.db().await?)
                 .await?;
         for row in nodes {
-            change.raise(row.parsed::<NodeId>("node")?).await?;
+            change.raise(row.parsed::<NodeId>("node")?);
         }
-        change.event(Some(account), "key.deleted", id, json!({"workspace_tokens": "revoked"})).await?;
+        change.event(Some(account), "key.deleted", id, json!({"workspace_tokens": "revoked"}));
         change.commit().await
     }
 }

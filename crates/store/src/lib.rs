@@ -6,6 +6,7 @@
 
 mod accounts;
 mod agents;
+mod batch;
 mod change;
 mod cleanup;
 mod deadlines;
@@ -23,7 +24,7 @@ mod tests;
 mod tokens;
 
 pub use accounts::NewAccount;
-pub use agents::{Agent, AgentFilter, Candidate, NewAgent, Order, Place};
+pub use agents::{Agent, AgentFilter, Candidate, FIRST_EPOCH, NewAgent, Order, Place};
 pub use change::{Actor, Changed, OnCommit};
 pub use deadlines::{Cause, Due};
 pub use error::Error;
@@ -41,6 +42,7 @@ use sqlx::sqlite::{
 use sqlx::{Connection, SqlSafeStr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How long a writer waits for another process before it says that the database is locked.
@@ -57,12 +59,15 @@ struct Inner {
     reader: SqlitePool,
     clock: Arc<dyn Clock>,
     on_commit: OnCommit,
+    /// Counts changes, in the order in which they were made.
+    changes: AtomicU64,
 }
 
 fn migrations() -> Migrator {
     let all = [
         ("initial", include_str!("../migrations/sqlite/0001_initial.sql")),
         ("changes", include_str!("../migrations/sqlite/0002_changes.sql")),
+        ("free_slots", include_str!("../migrations/sqlite/0003_free_slots.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -92,8 +97,14 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(busy);
         // Who waits for its turn waits for longer than who has it: that one hears of the lock itself.
-        let forever =
-            || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).acquire_timeout(2 * busy);
+        let forever = || {
+            SqlitePoolOptions::new()
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .acquire_timeout(2 * busy)
+                // A connection to a file does not go away while nobody looks; asking it costs as much as a statement.
+                .test_before_acquire(false)
+        };
         // A disk that is full, among others, makes SQLite end a transaction by itself. The connection then never
         // gets out of it in sqlx's books, and would refuse every change from there on.
         let writer = forever()
@@ -108,7 +119,7 @@ impl Store {
             .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(opening)?;
-        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit })))
+        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit, changes: AtomicU64::new(1) })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

@@ -2,7 +2,7 @@
 
 use crate::agents::{Agent, agent};
 use crate::change::{Actor, Change};
-use crate::rows::{Columns, millis};
+use crate::rows::Columns;
 use crate::{Error, PageOf, Store};
 use model::agent::AgentState;
 use model::api::Node;
@@ -12,9 +12,6 @@ use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::{Duration, OffsetDateTime};
-
-/// `last_seen` is written at most this often, so that reading costs no commit.
-const SEEN_EVERY: Duration = Duration::seconds(5);
 
 /// A node's side of its enrolment.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ impl Change {
     async fn node_named(&mut self, name: &Name) -> Result<NodeId, Error> {
         let known = sqlx::query("SELECT id FROM nodes WHERE name = $1")
             .bind(name.as_str())
-            .fetch_optional(self.db())
+            .fetch_optional(self.db().await?)
             .await?;
         if let Some(row) = known {
             return row.parsed("id");
@@ -68,9 +65,9 @@ impl Change {
         .bind(id.to_string())
         .bind(name.as_str())
         .bind(now)
-        .execute(self.db())
+        .execute(self.db().await?)
         .await?;
-        self.event(None, "node.created", id, json!({"name": name, "tenant": "shared"})).await?;
+        self.event(None, "node.created", id, json!({"name": name, "tenant": "shared"}));
         Ok(id)
     }
 
@@ -79,7 +76,7 @@ impl Change {
         sqlx::query("DELETE FROM node_slots WHERE node = $1 AND slot >= $2 AND agent IS NULL")
             .bind(node.to_string())
             .bind(i64::from(slots))
-            .execute(self.db())
+            .execute(self.db().await?)
             .await?;
         for slot in 0..slots {
             sqlx::query(
@@ -87,7 +84,7 @@ impl Change {
             )
             .bind(node.to_string())
             .bind(i64::from(slot))
-            .execute(self.db())
+            .execute(self.db().await?)
             .await?;
         }
         Ok(())
@@ -109,9 +106,9 @@ impl Store {
             .bind(hash)
             .bind(node.to_string())
             .bind(expires)
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
-        change.event(None, "node.bootstrap_token_issued", node, json!({})).await?;
+        change.event(None, "node.bootstrap_token_issued", node, json!({}));
         change.commit().await?;
         Ok(node)
     }
@@ -129,13 +126,13 @@ impl Store {
         .bind(public_key)
         .bind(token_hash)
         .bind(now)
-        .fetch_optional(change.db())
+        .fetch_optional(change.db().await?)
         .await?;
         let node: NodeId = redeemed.ok_or(Error::TokenRefused)?.parsed("node")?;
         let other = sqlx::query("SELECT id FROM nodes WHERE public_key = $1 AND id <> $2")
             .bind(public_key)
             .bind(node.to_string())
-            .fetch_optional(change.db())
+            .fetch_optional(change.db().await?)
             .await?;
         if other.is_some() {
             return Err(Error::InUse { what: "another node enrolled with this key".to_owned() });
@@ -143,7 +140,7 @@ impl Store {
         sqlx::query("DELETE FROM callback_tokens WHERE node = $1 AND $2 <> (SELECT coalesce(public_key, '') FROM nodes WHERE id = $1)")
             .bind(node.to_string())
             .bind(public_key)
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
         sqlx::query("UPDATE nodes SET public_key = $1, cpus = $2, memory = $3, last_seen = $4 WHERE id = $5")
             .bind(public_key)
@@ -151,40 +148,26 @@ impl Store {
             .bind(capacity.memory as i64)
             .bind(now)
             .bind(node.to_string())
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
         change.fit_slots(node, capacity.slots).await?;
-        change.raise(node).await?;
-        change
-            .event(None, "node.enrolled", node, json!({"public_key": public_key, "capacity": capacity}))
-            .await?;
+        change.raise(node);
+        change.event(None, "node.enrolled", node, json!({"public_key": public_key, "capacity": capacity}));
         change.commit().await?;
         Ok(node)
     }
 
     /// Notes that a node spoke.
     pub async fn node_spoke(&self, node: NodeId) -> Result<(), Error> {
-        let stale = millis(self.now() - SEEN_EVERY);
-        let row = sqlx::query("SELECT last_seen FROM nodes WHERE id = $1")
-            .bind(node.to_string())
-            .fetch_optional(&self.0.reader)
-            .await?;
-        let seen: Option<i64> = row.map(|row| row.try_get("last_seen")).transpose()?.flatten();
-        if seen.is_some_and(|seen| seen > stale) {
-            return Ok(());
-        }
-        let mut change = self.change(Actor::Node(node)).await?;
+        let mut change = self.repeatable_change(Actor::Node(node)).await?;
         let now = change.now;
-        sqlx::query("UPDATE nodes SET last_seen = $1 WHERE id = $2")
-            .bind(now)
-            .bind(node.to_string())
-            .execute(change.db())
-            .await?;
+        change.deferred.add("UPDATE nodes SET last_seen = $1 WHERE id = $2").bind(now).bind(node.to_string());
         change.commit_bookkeeping().await
     }
 
     /// The revision of a node's desired state.
-    pub async fn rev(&self, node: NodeId) -> Result<u64, Error> {
+    #[cfg(test)]
+    pub(crate) async fn rev(&self, node: NodeId) -> Result<u64, Error> {
         let row = sqlx::query("SELECT rev FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_optional(&self.0.reader)
@@ -192,31 +175,37 @@ impl Store {
         row.ok_or(Error::NotFound { what: "node" })?.number("rev")
     }
 
-    /// What a node should make true: what changed after `since`, or everything.
+    /// What a node should make true: what changed after `since`, or everything. One statement, so that the revision is
+    /// that of the rows.
     pub async fn desired(&self, node: NodeId, since: Option<u64>) -> Result<DesiredRows, Error> {
-        let mut snapshot = self.0.reader.begin().await?;
-        let row = sqlx::query("SELECT rev FROM nodes WHERE id = $1")
-            .bind(node.to_string())
-            .fetch_optional(&mut *snapshot)
-            .await?;
-        let rev = row.ok_or(Error::NotFound { what: "node" })?.number("rev")?;
         let rows = match since {
             Some(since) => {
-                sqlx::query("SELECT * FROM agents WHERE node = $1 AND node_rev > $2 ORDER BY id")
-                    .bind(node.to_string())
-                    .bind(i64::try_from(since).unwrap_or(i64::MAX))
-                    .fetch_all(&mut *snapshot)
-                    .await?
+                sqlx::query(
+                    "SELECT n.rev, a.* FROM nodes n LEFT JOIN agents a ON a.node = n.id AND a.node_rev > $2
+                     WHERE n.id = $1 ORDER BY a.id",
+                )
+                .bind(node.to_string())
+                .bind(i64::try_from(since).unwrap_or(i64::MAX))
+                .fetch_all(&self.0.reader)
+                .await?
             }
             None => {
-                sqlx::query("SELECT * FROM agents WHERE node = $1 AND state <> 'destroyed' ORDER BY id")
-                    .bind(node.to_string())
-                    .fetch_all(&mut *snapshot)
-                    .await?
+                sqlx::query(
+                    "SELECT n.rev, a.* FROM nodes n LEFT JOIN agents a ON a.node = n.id AND a.state <> 'destroyed'
+                     WHERE n.id = $1 ORDER BY a.id",
+                )
+                .bind(node.to_string())
+                .fetch_all(&self.0.reader)
+                .await?
             }
         };
+        let rev = rows.first().ok_or(Error::NotFound { what: "node" })?.number("rev")?;
         let mut found = DesiredRows { rev, agents: Vec::new(), gone: Vec::new() };
         for row in &rows {
+            if row.try_get::<Option<&str>, _>("id")?.is_none() {
+                // A node without any agents to tell of.
+                break;
+            }
             let Agent { spec, desired, generation, token_epoch, state, .. } = agent(row)?;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),

@@ -52,18 +52,14 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
 }
 
 impl Change {
-    async fn seen(&mut self, agent: &ObservedAgent) -> Result<(), Error> {
-        let Some(at) = agent.last_activity.map(millis) else { return Ok(()) };
+    fn seen(&mut self, agent: &ObservedAgent) {
+        let Some(at) = agent.last_activity.map(millis) else { return };
         // A node's clock may run ahead; an agent is not kept alive by that.
         let at = at.min(self.now);
-        sqlx::query(
-            "UPDATE agents SET last_activity = $1 WHERE id = $2 AND (last_activity IS NULL OR last_activity < $1)",
-        )
-        .bind(at)
-        .bind(agent.id.to_string())
-        .execute(self.db())
-        .await?;
-        Ok(())
+        self.deferred
+            .add("UPDATE agents SET last_activity = $1 WHERE id = $2 AND (last_activity IS NULL OR last_activity < $1)")
+            .bind(at)
+            .bind(agent.id.to_string());
     }
 
     async fn orphan(&mut self, node: NodeId, agent: AgentId) -> Result<bool, Error> {
@@ -71,10 +67,10 @@ impl Change {
             sqlx::query("SELECT id FROM events WHERE subject = $1 AND kind = 'agent.orphan' AND actor = $2")
                 .bind(agent.to_string())
                 .bind(node.to_string())
-                .fetch_optional(self.db())
+                .fetch_optional(self.db().await?)
                 .await?;
         if told.is_none() {
-            self.event(None, "agent.orphan", agent, json!({"node": node})).await?;
+            self.event(None, "agent.orphan", agent, json!({"node": node}));
         }
         Ok(told.is_none())
     }
@@ -103,12 +99,12 @@ impl Store {
                 }
                 continue;
             };
-            change.seen(seen).await?;
+            change.seen(seen);
             if let Some(after) = after_report(&before, seen) {
                 let kind = if after.state == before.state { "agent.observed" } else { "agent.state" };
                 let detail = json!({"observed": seen.observed, "reason": seen.reason,
                     "observed_generation": seen.generation});
-                change.advance(&before, after, kind, detail).await?;
+                change.advance(&before, after, kind, detail)?;
                 audited = true;
             }
         }

@@ -46,7 +46,7 @@ impl World {
         let clock = Arc::new(HeldClock(AtomicI64::new(0)));
         let changed = Arc::new(Mutex::new(Vec::new()));
         let heard = changed.clone();
-        let on_commit: OnCommit = Arc::new(move |changed| heard.lock().unwrap().push(changed));
+        let on_commit: OnCommit = Arc::new(move |_, changed| heard.lock().unwrap().push(changed));
         let path = directory.path().join("cofferdam.db");
         let store = Store::open(&path, clock.clone(), on_commit).await.unwrap();
         let account = store.found(&new_account("default")).await.unwrap().unwrap();
@@ -73,11 +73,11 @@ impl World {
             ttl: None,
             idle_timeout: None,
         };
-        NewAgent { spec, image_name: "debian".parse().unwrap(), labels: Default::default() }
+        NewAgent { spec, image_name: "debian".parse().unwrap(), labels: Default::default(), token: None }
     }
 
     async fn agent(&self, name: &str) -> Agent {
-        self.store.create_agent(Actor::System, &self.new_agent(name), place, None).await.unwrap()
+        self.store.create_agent(Actor::System, &self.new_agent(name), place, None).await.unwrap().0
     }
 
     async fn saw(&self, agent: &Agent, generation: u64, observed: Observed) -> Agent {
@@ -200,9 +200,13 @@ async fn the_database_keeps_tenants_apart() {
         "FOREIGN KEY",
     );
     // And a node of another account is never a candidate.
-    let candidates =
-        world.store.change(Actor::System).await.unwrap().candidates(world.account).await.unwrap();
-    assert!(candidates.iter().all(|candidate| candidate.node == world.node));
+    fn lone(_: &AgentSpec, candidates: &[Candidate], _: OffsetDateTime) -> Option<NodeId> {
+        assert_eq!(candidates.len(), 1, "{candidates:?}");
+        Some(candidates[0].node)
+    }
+    let (placed, _) =
+        world.store.create_agent(Actor::System, &world.new_agent("b"), lone, None).await.unwrap();
+    assert_eq!(placed.node, world.node);
 }
 
 #[tokio::test]
@@ -242,7 +246,7 @@ async fn the_ledger_is_append_only() {
 async fn a_change_without_its_event_is_not_stored() {
     let world = World::new().await;
     let mut change = world.store.change(Actor::System).await.unwrap();
-    change.raise(world.node).await.unwrap();
+    change.raise(world.node);
     world.changed.lock().unwrap().clear();
     let rev = world.store.rev(world.node).await.unwrap();
     assert!(matches!(change.commit().await, Err(Error::Unaudited)));
@@ -260,7 +264,7 @@ async fn a_bootstrap_token_has_one_winner() {
         .unwrap();
     // A second handle is what a second process would have.
     let path = world.directory.path().join("cofferdam.db");
-    let twin = Store::open(&path, world.clock.clone(), Arc::new(|_| {})).await.unwrap();
+    let twin = Store::open(&path, world.clock.clone(), Arc::new(|_, _| {})).await.unwrap();
     let tries = (0..16).map(|n| {
         let store = if n % 2 == 0 { world.store.clone() } else { twin.clone() };
         tokio::spawn(async move { store.enrol(&enrolment("token", &format!("key {n}"), 1)).await })
@@ -280,7 +284,7 @@ async fn a_locked_database_says_so() {
     let world = World::new().await;
     let path = world.directory.path().join("cofferdam.db");
     let brief = std::time::Duration::from_millis(50);
-    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_| {}), brief).await.unwrap();
+    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_, _| {}), brief).await.unwrap();
     let holding = world.store.change(Actor::System).await.unwrap();
     let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
     assert!(matches!(error, Error::Locked), "{error}");
@@ -320,7 +324,7 @@ async fn a_queue_that_is_too_long_says_so() {
     let world = World::new().await;
     let path = world.directory.path().join("cofferdam.db");
     let brief = std::time::Duration::from_millis(100);
-    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_| {}), brief).await.unwrap();
+    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_, _| {}), brief).await.unwrap();
     let _holding = twin.change(Actor::System).await.unwrap();
     let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
     assert!(matches!(error, Error::Busy), "{error}");
@@ -367,7 +371,7 @@ async fn files_that_are_no_database_name_the_fault() {
     std::fs::write(&path, "this is a text, and a rather long one, so that it is read as a header".repeat(20))
         .unwrap();
     let clock = Arc::new(HeldClock(AtomicI64::new(0)));
-    let Err(error) = Store::open(&path, clock, Arc::new(|_| {})).await else { panic!("it opened") };
+    let Err(error) = Store::open(&path, clock, Arc::new(|_, _| {})).await else { panic!("it opened") };
     assert!(error.to_string().contains("cofferdam.db"), "{error}");
 }
 
@@ -398,7 +402,7 @@ async fn deadlines_come_in_order() {
     let mut new = world.new_agent("a");
     new.spec.ttl = Some(Span(100));
     new.spec.idle_timeout = Some(Span(10));
-    let agent = world.store.create_agent(Actor::System, &new, place, None).await.unwrap();
+    let agent = world.store.create_agent(Actor::System, &new, place, None).await.unwrap().0;
     let due = async || {
         let due = world.store.deadlines(10).await.unwrap();
         due.iter().map(|due| (due.cause, crate::rows::millis(due.at) - START)).collect::<Vec<_>>()
@@ -527,4 +531,29 @@ fn random_lives_keep_the_ledger_whole() {
     proptest!(config, |(steps in steps())| {
         runtime.block_on(live(steps));
     });
+}
+
+#[tokio::test]
+async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_together() {
+    use crate::batch::Batch;
+    let world = World::new().await;
+    let mut change = world.store.change(Actor::System).await.unwrap();
+    let mut batch = Batch::default();
+    batch.add("SELECT $2 AS b, $1 AS a").bind(1_i64).bind("two".to_owned());
+    batch.add("SELECT $1 AS c UNION ALL SELECT $1 || $2").bind("x".to_owned()).bind("y".to_owned());
+    batch.add("SELECT 1 WHERE $1 IS NOT NULL").bind(None::<String>);
+    let answers = change.run(batch).await.unwrap();
+    assert_eq!((answers.len(), answers[2].len()), (3, 0));
+    assert_eq!((answers[0][0].get::<i64, _>("a"), answers[0][0].get::<&str, _>("b")), (1, "two"));
+    assert_eq!(answers[1].iter().map(|row| row.get::<&str, _>(0)).collect::<Vec<_>>(), ["x", "xy"]);
+
+    // What was deferred is there for whoever reads, and a row that must change must be there.
+    change.event(None, "test.first", world.node, serde_json::json!({}));
+    let seen = sqlx::query("SELECT id FROM events WHERE kind = 'test.first'");
+    assert_eq!(seen.fetch_all(change.db().await.unwrap()).await.unwrap().len(), 1);
+    change.deferred.add("UPDATE nodes SET rev = 7 WHERE id = 'none'").or(Error::NoCapacity);
+    change.event(None, "test.second", world.node, serde_json::json!({}));
+    assert!(matches!(change.commit().await, Err(Error::NoCapacity)));
+    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind LIKE 'test.%'").await, 0);
+    world.agent("after").await;
 }

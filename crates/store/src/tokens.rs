@@ -9,6 +9,9 @@ use model::token::NodeAssertion;
 use serde_json::json;
 use time::Duration;
 
+/// `last_seen` is written at most this often, so that reading costs no commit.
+const SEEN_EVERY: Duration = Duration::seconds(5);
+
 impl Store {
     /// Trades a verified assertion, once, for the callback token with this hash.
     pub async fn trade_assertion(
@@ -27,7 +30,7 @@ impl Store {
         .bind(&assertion.jti)
         // Remembered for longer than it is valid, so that no rounding or leeway opens a second chance.
         .bind(assertion.exp.saturating_mul(1000).saturating_add(600_000))
-        .execute(change.db())
+        .execute(change.db().await?)
         .await?;
         if traded.rows_affected() == 0 {
             return Err(Error::Replayed);
@@ -36,19 +39,27 @@ impl Store {
             .bind(hash)
             .bind(node.to_string())
             .bind(now + life.whole_milliseconds() as i64)
-            .execute(change.db())
+            .execute(change.db().await?)
             .await?;
-        change.event(None, "node.token_issued", node, json!({})).await?;
+        change.event(None, "node.token_issued", node, json!({}));
         change.commit().await
     }
 
-    /// The node that holds the callback token with this hash.
-    pub async fn callback(&self, hash: &str) -> Result<Option<NodeId>, Error> {
-        let row = sqlx::query("SELECT node FROM callback_tokens WHERE hash = $1 AND expires_at > $2")
-            .bind(hash)
-            .bind(millis(self.now()))
-            .fetch_optional(&self.0.reader)
-            .await?;
-        row.map(|row| row.parsed("node")).transpose()
+    /// The node that holds the callback token with this hash, and whether it was not heard for a while.
+    pub async fn callback(&self, hash: &str) -> Result<Option<(NodeId, bool)>, Error> {
+        let now = self.now();
+        let row = sqlx::query(
+            "SELECT t.node, n.last_seen FROM callback_tokens t JOIN nodes n ON n.id = t.node
+             WHERE t.hash = $1 AND t.expires_at > $2",
+        )
+        .bind(hash)
+        .bind(millis(now))
+        .fetch_optional(&self.0.reader)
+        .await?;
+        row.map(|row| {
+            let seen = row.at_opt("last_seen")?;
+            Ok((row.parsed("node")?, seen.is_none_or(|seen| seen <= now - SEEN_EVERY)))
+        })
+        .transpose()
     }
 }

@@ -188,11 +188,11 @@ impl World {
         point
     }
 
-    /// Makes no boundaries ahead. Before it is started.
-    pub fn without_blanks(&self) {
+    /// Makes so many boundaries ahead at most. Before it is started.
+    pub fn blanks_at_most(&self, most: u32) {
         let path = self.dir.join("etc/node.toml");
         let text = fs::read_to_string(&path).expect("node.toml");
-        fs::write(&path, format!("blanks = 0\n{text}")).expect("node.toml");
+        fs::write(&path, format!("blanks = {most}\n{text}")).expect("node.toml");
     }
 
     /// How many boundaries the node has ready for new agents; none when it does not answer.

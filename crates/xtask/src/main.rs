@@ -4,6 +4,8 @@
 mod bench;
 mod binaries;
 mod fuzz;
+mod install;
+mod installed;
 mod quickstart;
 mod setup;
 mod shell;
@@ -22,6 +24,10 @@ usage: cargo xtask CHORE
   tidy         the design's invariants
   test         setup, lint, build, all tests
   bench        what agents cost beside runc and bwrap; `bench create --rounds 20` measures less (needs root)
+  install      units, binaries, configuration; DESTDIR and PREFIX (/usr/local) say where (needs root)
+  uninstall    takes them away again; configuration and data stay (needs root)
+  deb          a Debian package of the same, in target/deb
+  installed    the package's whole life in a Debian 12 machine (needs root)
   fuzz         every fuzzer for a minute: [TARGET] [--seconds N] (needs cargo-fuzz)
   vm           a Debian 12 machine under QEMU: --script FILE [--with PATH]... runs it there (needs root)
   quickstart   setup, build, start Cofferdam, run a project's tests in an agent (needs root)";
@@ -35,7 +41,11 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["install"] => install::run(),
+        ["uninstall"] => install::remove(),
+        ["deb"] => install::deb(),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["installed"] => installed::run(),
         ["vm", rest @ ..] => vm::chore(rest),
         ["quickstart"] => quickstart::run(),
         [] | ["help" | "--help" | "-h"] => {

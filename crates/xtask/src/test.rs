@@ -1,7 +1,7 @@
 //! Lints and tests, in the order in which they fail fastest.
 
 use crate::shell::{self, step};
-use crate::{binaries, setup, tidy, vm};
+use crate::{binaries, installed, setup, tidy, vm};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -26,12 +26,13 @@ type Step = (&'static str, fn() -> Result<()>);
 /// The chore: all that CI runs.
 pub fn run() -> Result<()> {
     let mut timings = Vec::new();
-    let steps: [Step; 5] = [
+    let steps: [Step; 6] = [
         ("setup", setup::run),
         ("lint", lint),
         ("build", binaries::build),
         ("tests", tests),
         ("Debian 12", vm::smoke),
+        ("installed", installed::smoke),
     ];
     for (name, chore) in steps {
         let started = Instant::now();

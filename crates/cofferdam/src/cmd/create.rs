@@ -78,6 +78,7 @@ impl Spec {
             keep_scratch: self.keep_scratch,
             ttl: self.ttl,
             idle_timeout: self.idle_timeout,
+            token: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::up::pidfile::{self, Held, Owner};
-use crate::up::{remains, setup, supervise};
+use crate::up::{remains, setup, supervise, units};
 use anyhow::Context as _;
 use model::{Code, Name};
 use serde_json::json;
@@ -48,6 +48,14 @@ impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         setup::require_root("down")?;
         let paths = Paths::from_env()?;
+        // A supervisor from before the units were installed is still ended here.
+        if pidfile::find(&paths.up_pid()).is_none() {
+            let instead = match self.purge {
+                true => "systemctl stop cofferdam; to remove it, apt-get purge cofferdam, or make uninstall",
+                false => "systemctl stop cofferdam",
+            };
+            units::refuse(&paths, "down", instead)?;
+        }
         if self.purge && !self.yes {
             confirm(&paths)?;
         }
@@ -170,7 +178,7 @@ async fn end_with_a_node(paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// Asks the node to end every boundary and itself. `false` when there is no node.
-async fn end_agents(socket: &Path) -> anyhow::Result<bool> {
+pub async fn end_agents(socket: &Path) -> anyhow::Result<bool> {
     let mut stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error)

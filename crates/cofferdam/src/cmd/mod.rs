@@ -18,6 +18,7 @@ pub mod logs;
 pub mod processes;
 pub mod run;
 pub mod service;
+pub mod setup;
 pub mod show;
 pub mod stats;
 pub mod up;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Service(command) => command.run(),
         Command::Completions(args) => args.run(),
         Command::Up(args) => args.run(&global),
+        Command::Setup(args) => args.run(&global),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let outcome = runtime.block_on(dispatch(command, &global));
@@ -56,6 +58,6 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
-        Command::Up(_) | Command::Completions(_) | Command::Service(_) => Ok(0),
+        Command::Up(_) | Command::Setup(_) | Command::Completions(_) | Command::Service(_) => Ok(0),
     }
 }

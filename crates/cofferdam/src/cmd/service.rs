@@ -21,7 +21,7 @@ pub enum Command {
     Control(ControlArgs),
     /// Run agents on this machine
     #[command(hide = true)]
-    Node,
+    Node(NodeArgs),
     /// Serve the workspaces of one account; started by node, with its sockets as LISTEN_FDS
     #[command(hide = true)]
     Gate {
@@ -54,6 +54,14 @@ pub struct ControlArgs {
     bootstrap: Option<Name>,
 }
 
+/// What the node can be started for.
+#[derive(clap::Args)]
+pub struct NodeArgs {
+    /// Have the node that runs end all of its agents and itself, and end
+    #[arg(long)]
+    shut_down: bool,
+}
+
 /// What a one-shot start of control prints, for `up` to read.
 #[derive(Debug, Default, Serialize, serde::Deserialize)]
 pub struct Printed {
@@ -76,7 +84,14 @@ impl Command {
                 telemetry::init();
                 runtime()?.block_on(args.run())
             }
-            Self::Node => {
+            Self::Node(NodeArgs { shut_down: true }) => {
+                let socket = Paths::from_env()?.node_socket();
+                if !runtime()?.block_on(super::down::end_agents(&socket))? {
+                    eprintln!("cofferdam: no node runs that could end agents");
+                }
+                Ok(0)
+            }
+            Self::Node(NodeArgs { shut_down: false }) => {
                 end_with_supervisor()?;
                 telemetry::init();
                 let config = node_config(&Paths::from_env()?)?;

@@ -10,6 +10,7 @@ use crate::progress::Progress;
 use crate::up::pidfile::{self, Held, Owner};
 use crate::up::setup::{self, User};
 use crate::up::supervise::{self, Event};
+use crate::up::units;
 use anyhow::Context as _;
 use client::Control;
 use model::{Code, Name};
@@ -45,6 +46,7 @@ impl Args {
     pub fn run(self, global: &Global) -> anyhow::Result<u8> {
         setup::require_root("up")?;
         let paths = Paths::from_env()?;
+        units::refuse(&paths, "up", "systemctl start cofferdam")?;
         setup::run_directory(&paths)?;
         let held = match pidfile::take(&paths.up_pid())? {
             Owner::Us(held) => held,

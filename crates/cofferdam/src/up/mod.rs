@@ -5,3 +5,4 @@ pub mod remains;
 pub mod setup;
 pub mod socket;
 pub mod supervise;
+pub mod units;

@@ -82,7 +82,8 @@ pub fn agents(cgroup: &str) -> Vec<Remaining> {
     found
 }
 
-/// Removes the installation's cgroups, as far as they are empty: the kernel refuses those that are not.
+/// Removes the installation's cgroups, as far as they are empty: the kernel refuses those that are not. One that was
+/// delegated stays: whoever made it removes it.
 pub fn remove_cgroups(cgroup: &str) {
     fn remove(path: &Path) {
         for child in children(path) {
@@ -90,7 +91,12 @@ pub fn remove_cgroups(cgroup: &str) {
         }
         let _ = fs::remove_dir(path);
     }
-    for path in cgroups(cgroup) {
+    let ours = cgroups(cgroup).into_iter();
+    let gone = match cgroup.contains('/') {
+        true => ours.flat_map(|path| children(&path)).collect::<Vec<_>>(),
+        false => ours.collect(),
+    };
+    for path in gone {
         remove(&path);
     }
 }

@@ -6,6 +6,7 @@ use crate::cmd::service::{self, Printed};
 use crate::context::{Context, Contexts, LOCAL};
 use crate::failure::{fail, fail_with};
 use crate::paths::Paths;
+use crate::up::units;
 use anyhow::Context as _;
 use model::{Code, Name, Problem};
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -136,7 +137,8 @@ pub fn prepare(paths: &Paths) -> anyhow::Result<User> {
     directory(&paths.data.join("node"), 0o700, ROOT)?;
     directory(&paths.logs(), 0o750, ROOT)?;
     configuration(&paths.control_toml(), &control_template(paths))?;
-    configuration(&paths.node_toml(), &node_template(paths))?;
+    let cgroup = units::own(paths).then(|| quoted_text(units::AGENTS_CGROUP));
+    configuration(&paths.node_toml(), &node_template(paths, cgroup.as_deref()))?;
     let config = service::control_config(paths)?;
     directory(&config.data, 0o700, control)?;
     passable(&config.data)?;
@@ -173,35 +175,43 @@ fn configuration(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn quoted(path: &Path) -> String {
-    toml::Value::String(path.to_string_lossy().into_owned()).to_string()
+    quoted_text(&path.to_string_lossy())
 }
+
+fn quoted_text(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// What is installed where systemd runs the machine. Elsewhere it differs in places, and has no unit of the agents.
+const CONTROL_TOML: &str = include_str!("../../../../deploy/etc/control.toml");
+const NODE_TOML: &str = include_str!("../../../../deploy/etc/node.toml");
 
 fn control_template(paths: &Paths) -> String {
-    let defaults = control::Config::default();
-    format!(
-        "# The control plane. Keys that are absent have their defaults.\n\n\
-         # Where the API answers.\nlisten = \"{}\"\n\n\
-         # The database and the signing key.\ndata = {}\n",
-        defaults.listen,
-        quoted(&paths.data.join("control")),
-    )
+    with_line(CONTROL_TOML, "data", Some(&quoted(&paths.data.join("control"))))
 }
 
-fn node_template(paths: &Paths) -> String {
-    let defaults = node::Config::default();
-    format!(
-        "# This machine as a place for agents. Keys that are absent have their defaults.\n\n\
-         # Control's origin.\ncontrol = \"{}\"\n\n\
-         # Where agents' workspaces are reached.\nguard = \"{}\"\n\n\
-         # Images, volumes, journal.\ndata = {}\nrun = {}\n\n\
-         # Agents at once.\nslots = {}\n\n\
-         # What one agent may ask for at most.\n# [limits]\n# cpus = 2.0\n# memory = \"4GiB\"\n# pids = 4096\n# disk = \"20GiB\"\n",
-        defaults.control,
-        defaults.guard,
-        quoted(&paths.data),
-        quoted(&paths.run),
-        defaults.slots,
-    )
+fn node_template(paths: &Paths, cgroup: Option<&str>) -> String {
+    let text = with_line(NODE_TOML, "data", Some(&quoted(&paths.data)));
+    let text = with_line(&text, "run", Some(&quoted(&paths.run)));
+    with_line(&text, "cgroup", cgroup)
+}
+
+/// The text with another value for a key; without one, without the key and what is said about it.
+fn with_line(text: &str, key: &str, value: Option<&str>) -> String {
+    let paragraphs = text.split("\n\n").filter_map(|paragraph| {
+        let is_it = |line: &str| line.split_once(" = ").is_some_and(|(name, _)| name == key);
+        if !paragraph.lines().any(is_it) {
+            return Some(paragraph.to_owned());
+        }
+        let value = value?;
+        let lines = paragraph.lines().map(|line| match is_it(line) {
+            true => format!("{key} = {value}"),
+            false => line.to_owned(),
+        });
+        Some(lines.collect::<Vec<_>>().join("\n"))
+    });
+    let text = paragraphs.collect::<Vec<_>>().join("\n\n");
+    if text.ends_with('\n') { text } else { text + "\n" }
 }
 
 /// This program's file, as it lies on disk now. After an upgrade the running one has no name any more, and what a
@@ -368,5 +378,34 @@ pub fn service_failed(name: &str, how: &str, log: Option<&Path>, stderr: &[u8]) 
     match log {
         Some(log) => problem.remedy(format!("its log is {}", log.display())),
         None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_hold_the_defaults() {
+        let paths = Paths { etc: "/etc/x".into(), run: "/run/x".into(), data: "/srv/a \"b\"".into() };
+        let control: control::Config = toml::from_str(&control_template(&paths)).unwrap();
+        assert_eq!(
+            control,
+            control::Config { data: paths.data.join("control"), ..control::Config::default() }
+        );
+        let text = node_template(&paths, None);
+        assert!(!text.contains("cgroup") && text.ends_with("\"20GiB\"\n"), "{text}");
+        let node = node::Config::from_toml(&text).unwrap();
+        let ours =
+            node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() };
+        assert_eq!(node, ours);
+    }
+
+    #[test]
+    fn what_is_installed_differs_from_the_defaults_in_the_agents_unit_alone() {
+        let control: control::Config = toml::from_str(CONTROL_TOML).unwrap();
+        assert_eq!(control, control::Config::default());
+        let node = node::Config::from_toml(NODE_TOML).unwrap();
+        assert_eq!(node, node::Config { cgroup: units::AGENTS_CGROUP.into(), ..node::Config::default() });
     }
 }

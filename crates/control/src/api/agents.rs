@@ -10,11 +10,13 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::agent::{AgentState, Verb};
-use model::api::{Agent, CreateAgent, CreateWorkspaceToken, Page, WorkspaceToken};
+use model::api::{Agent, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page, WorkspaceToken};
 use model::evidence::{Claim, claim};
 use model::{Problem, Span};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use store::AgentFilter;
 
 const MAX_WAIT: Span = Span(60);
@@ -56,30 +58,60 @@ fn wire(agent: store::Agent) -> Agent {
 }
 
 fn answer(status: StatusCode, agent: store::Agent) -> Response {
-    let etag = format!("\"{}\"", agent.generation);
-    let mut response = (status, axum::Json(wire(agent))).into_response();
+    answer_as(status, agent.generation, &wire(agent))
+}
+
+fn answer_as<T: Serialize>(status: StatusCode, generation: u64, body: &T) -> Response {
+    let etag = format!("\"{generation}\"");
+    let mut response = (status, axum::Json(body)).into_response();
     response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&etag).expect("a quoted number"));
     response
 }
 
+/// What a query says of waiting, if anything.
+fn waits(query: &Query) -> Result<Option<(Until, Duration)>, Fault> {
+    let timeout: Span = query.parsed("timeout")?.unwrap_or(DEFAULT_WAIT);
+    if timeout > MAX_WAIT {
+        return Err(Problem::invalid("timeout", "one wait lasts at most 60s").remedy("ask again").into());
+    }
+    let until = match query.text("wait")? {
+        None => return Ok(None),
+        Some("settled") => Until::Settled,
+        Some(text) => {
+            let wrong =
+                |error: model::agent::UnknownState| Problem::invalid("wait", format!("{error}, settled"));
+            Until::State(text.parse().map_err(wrong)?)
+        }
+    };
+    Ok(Some((until, timeout.duration())))
+}
+
 /// Makes an agent.
 ///
-/// It is placed on a node that has room, and provisioned there: `GET` it with `wait=running` to see it run.
+/// It is placed on a node that has room, and provisioned there. With `wait` the answer comes when it is in that state
+/// (see `get_agent`), or when the time is over: the agent is made in any case, so look at its `state`. A request that
+/// waits can have a workspace token come with the answer, with `token`.
 #[utoipa::path(post, path = "/v1/agents", tag = "agents", operation_id = "create_agent",
-    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and request get the same agent, for 24 hours")),
+    params(
+        ("wait" = Option<String>, Query, description = "A state, or `settled`"),
+        ("timeout" = Option<String>, Query, description = "How long to wait, at most 60s; 30s unless told"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and request get the same agent, for 24 hours")),
     request_body = CreateAgent,
-    responses((status = 201, description = "The agent, not yet running", body = Agent,
+    responses((status = 201, description = "The agent, not yet running unless it was waited for", body = CreatedAgent,
         headers(("ETag" = String, description = "Its generation"), ("Location" = String, description = "Its path")))))]
 pub(super) async fn create(
     State(state): State<Arc<App>>,
     caller: Caller,
     guards: Guards,
+    query: Query,
     Json(request): Json<CreateAgent>,
 ) -> Result<Response, Fault> {
+    query.only(&["wait", "timeout"])?;
     let idempotency = guards.idempotency(caller.account, "create_agent", &request)?;
-    let agent = app::create(&state, &caller, request, idempotency).await?;
-    let location = format!("/v1/agents/{}", agent.spec.id);
-    let mut response = answer(StatusCode::CREATED, agent);
+    let (agent, workspace) = app::create(&state, &caller, request, idempotency, waits(&query)?).await?;
+    let (generation, location) = (agent.generation, format!("/v1/agents/{}", agent.spec.id));
+    let body = CreatedAgent { agent: wire(agent), workspace };
+    let mut response = answer_as(StatusCode::CREATED, generation, &body);
     response
         .headers_mut()
         .insert(header::LOCATION, HeaderValue::from_str(&location).expect("an id is ASCII"));
@@ -132,22 +164,9 @@ pub(super) async fn get(
     query: Query,
 ) -> Result<Response, Fault> {
     query.only(&["wait", "timeout"])?;
-    let until = match query.text("wait")? {
-        None => None,
-        Some("settled") => Some(Until::Settled),
-        Some(text) => {
-            let wrong =
-                |error: model::agent::UnknownState| Problem::invalid("wait", format!("{error}, settled"));
-            Some(Until::State(text.parse().map_err(wrong)?))
-        }
-    };
-    let timeout: Span = query.parsed("timeout")?.unwrap_or(DEFAULT_WAIT);
-    if timeout > MAX_WAIT {
-        return Err(Problem::invalid("timeout", "one wait lasts at most 60s").remedy("ask again").into());
-    }
-    let agent = match until {
+    let agent = match waits(&query)? {
         None => app::find(&state, &caller, &id).await?,
-        Some(until) => app::wait(&state, &caller, &id, until, timeout.duration()).await?,
+        Some((until, timeout)) => app::wait(&state, &caller, &id, until, timeout).await?,
     };
     Ok(answer(StatusCode::OK, agent))
 }

@@ -2,26 +2,37 @@
 
 use crate::app::{App, names, placement, validate};
 use crate::auth::Caller;
+use crate::notify::Subscription;
 use crate::problems::Fault;
 use model::agent::{AgentSpec, AgentState, Command, RunAs, Verb};
 use model::api::{CreateAgent, CreateWorkspaceToken, Image, WorkspaceToken};
-use model::token::{WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
+use model::token::{Scope, WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
 use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, Idempotency, NewAgent, Order};
+use store::{Agent, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
 const NAME_TRIES: usize = 8;
 
+/// Makes an agent. With `until` the answer is the agent once it is there, or when the time is over: it is made in any
+/// case. With it comes the token that was asked for, if there is a way to the agent by then.
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
     request: CreateAgent,
     idempotency: Option<Idempotency>,
-) -> Result<Agent, Fault> {
+    until: Option<(Until, Duration)>,
+) -> Result<(Agent, Option<WorkspaceToken>), Fault> {
     validate::create_agent(&request)?;
+    let scopes = request.token.as_ref().map(|token| distinct(&token.scopes, "token.scopes")).transpose()?;
+    if scopes.is_some() && until.is_none() {
+        let problem = Problem::invalid("token", "a token comes with an answer that waits for the agent");
+        return Err(problem.remedy("add ?wait=running, or ask for the token later").into());
+    }
+    let deadline = until.map(|(until, timeout)| (until, tokio::time::Instant::now() + timeout));
     let image = super::images::find(app, caller, &request.image).await.map_err(|Fault(problem)| {
         if problem.code != Code::NotFound {
             return Fault(problem);
@@ -29,7 +40,6 @@ pub(crate) async fn create(
         let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
         Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
     })?;
-    let spec = |name| spec(caller, &request, name, &image);
     let mut tries = if request.name.is_some() { 1 } else { NAME_TRIES };
     loop {
         tries -= 1;
@@ -37,11 +47,40 @@ pub(crate) async fn create(
             Some(name) => name.clone(),
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
-        let new =
-            NewAgent { spec: spec(name)?, image_name: image.name.clone(), labels: request.labels.clone() };
+        let spec = spec(caller, &request, name, &image)?;
+        let issued =
+            scopes.as_ref().map(|scopes| issue(app, caller, &spec, FIRST_EPOCH, scopes)).transpose()?;
+        let mut changes = app.notify.agent(spec.id);
+        let new = NewAgent {
+            spec,
+            image_name: image.name.clone(),
+            labels: request.labels.clone(),
+            token: issued.as_ref().map(|issued| issued.detail.clone()),
+        };
         match app.store.create_agent(caller.actor(), &new, placement::place, idempotency.as_ref()).await {
             Err(store::Error::NameTaken { .. }) if tries > 0 => {}
-            made => return Ok(made?),
+            Err(error) => return Err(error.into()),
+            Ok((mut agent, fresh)) => {
+                if fresh == Fresh::No {
+                    // As it is now, which may be long after it was made.
+                    changes = app.notify.agent(agent.spec.id);
+                    if until.is_some() {
+                        agent = app.store.agent(agent.spec.id).await?;
+                    }
+                }
+                if let Some((until, deadline)) = deadline {
+                    settle(app, &mut agent, &mut changes, until, deadline).await;
+                }
+                let token = match (issued, scopes) {
+                    (Some(issued), _) if fresh == Fresh::Yes => way_to(&agent).ok().map(|url| issued.at(url)),
+                    (_, Some(scopes)) => match way_to(&agent) {
+                        Ok(_) => Some(hand_out(app, caller, &agent, &scopes).await?),
+                        Err(_) => None,
+                    },
+                    _ => None,
+                };
+                return Ok((agent, token));
+            }
         }
     }
 }
@@ -118,6 +157,26 @@ impl Until {
     }
 }
 
+/// Waits until the agent is where it should be. Whether it got there is for the caller to see: the time may be over, or
+/// control is ending.
+async fn settle(
+    app: &App,
+    agent: &mut Agent,
+    changes: &mut Subscription<AgentId, Option<Arc<Agent>>>,
+    until: Until,
+    deadline: tokio::time::Instant,
+) {
+    while !until.reached(agent) {
+        tokio::select! {
+            changed = changes.changed() => if let Some(changed) = changed {
+                *agent = Arc::unwrap_or_clone(changed);
+            },
+            () = tokio::time::sleep_until(deadline) => return,
+            () = app.ending.cancelled() => return,
+        }
+    }
+}
+
 /// The agent, once it is where the caller waits for.
 pub(crate) async fn wait(
     app: &App,
@@ -127,25 +186,100 @@ pub(crate) async fn wait(
     timeout: Duration,
 ) -> Result<Agent, Fault> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let mut agent = find(app, caller, key).await?;
-    let mut changes = app.notify.agent(agent.spec.id);
-    loop {
-        agent = app.store.agent(agent.spec.id).await?;
-        if until.reached(&agent) {
-            return Ok(agent);
-        }
-        tokio::select! {
-            () = changes.changed() => {}
-            () = tokio::time::sleep_until(deadline) => {
-                let detail = format!("the agent is still {}", agent.state);
-                return Err(Problem::new(Code::Timeout, detail).remedy("ask again to go on waiting").into());
-            }
-            () = app.ending.cancelled() => {
-                let problem = Problem::new(Code::Unavailable, "control is ending").remedy("ask again in a while");
-                return Err(problem.remedy("ask again once it is back").into());
-            }
+    let id = match key.parse::<AgentId>() {
+        Ok(id) => id,
+        Err(_) => find(app, caller, key).await?.spec.id,
+    };
+    let mut changes = app.notify.agent(id);
+    let mut agent = find(app, caller, &id.to_string()).await?;
+    settle(app, &mut agent, &mut changes, until, deadline).await;
+    if until.reached(&agent) {
+        return Ok(agent);
+    }
+    if app.ending.is_cancelled() {
+        let problem = Problem::new(Code::Unavailable, "control is ending");
+        return Err(problem.remedy("ask again once it is back").into());
+    }
+    let detail = format!("the agent is still {}", agent.state);
+    Err(Problem::new(Code::Timeout, detail).remedy("ask again to go on waiting").into())
+}
+
+/// Scopes for a token, each once.
+fn distinct(asked: &[Scope], field: &str) -> Result<Vec<Scope>, Problem> {
+    let mut scopes = Vec::new();
+    for scope in asked {
+        if !scopes.contains(scope) {
+            scopes.push(*scope);
         }
     }
+    if scopes.is_empty() {
+        let problem = Problem::invalid(field, "a token is for at least one scope");
+        return Err(problem.remedy("name some of exec, files, logs, ports"));
+    }
+    Ok(scopes)
+}
+
+/// Where the agent's workspace API answers.
+fn way_to(agent: &Agent) -> Result<String, Problem> {
+    if matches!(agent.state, AgentState::Destroying | AgentState::Destroyed) {
+        let detail = format!("the agent is {}: there is no way to it any more", agent.state);
+        return Err(Problem::new(Code::WrongState, detail).remedy("create another agent"));
+    }
+    agent.workspace_url.clone().ok_or_else(|| {
+        let detail = format!("the agent is {} and its node has not told yet where it answers", agent.state);
+        Problem::new(Code::WrongState, detail).remedy("GET it with ?wait=running first")
+    })
+}
+
+/// A signed token, and what the ledger has to say of it before anybody gets it.
+struct Issued {
+    token: String,
+    expires_at: OffsetDateTime,
+    detail: Value,
+}
+
+impl Issued {
+    fn at(self, url: String) -> WorkspaceToken {
+        WorkspaceToken { url, token: self.token, expires_at: self.expires_at }
+    }
+}
+
+fn issue(
+    app: &App,
+    caller: &Caller,
+    spec: &AgentSpec,
+    epoch: u64,
+    scopes: &[Scope],
+) -> Result<Issued, Fault> {
+    let now = app.store.now();
+    let iat = now.unix_timestamp();
+    let exp = iat + WORKSPACE_TOKEN_LIFE;
+    let claims = WorkspaceClaims {
+        iss: app.installation.id.clone(),
+        sub: caller.key.to_string(),
+        aud: spec.id,
+        acc: spec.account,
+        scp: scopes.to_vec(),
+        epoch,
+        jti: EventId::new().base32(),
+        iat,
+        exp,
+    };
+    let token = app.signer.sign(&claims).map_err(|error| Fault::internal(&error))?;
+    let detail = json!({"scopes": claims.scp, "jti": claims.jti, "expires": exp});
+    Ok(Issued { token, expires_at: OffsetDateTime::from_unix_timestamp(exp).unwrap_or(now), detail })
+}
+
+async fn hand_out(
+    app: &App,
+    caller: &Caller,
+    agent: &Agent,
+    scopes: &[Scope],
+) -> Result<WorkspaceToken, Fault> {
+    let url = way_to(agent)?;
+    let issued = issue(app, caller, &agent.spec, agent.token_epoch, scopes)?;
+    app.store.token_issued(caller.actor(), agent, issued.detail.clone()).await?;
+    Ok(issued.at(url))
 }
 
 /// Hands out a way to the agent, which its gate verifies without asking control.
@@ -155,42 +289,7 @@ pub(crate) async fn token(
     key: &str,
     request: CreateWorkspaceToken,
 ) -> Result<WorkspaceToken, Fault> {
-    let mut scopes = Vec::new();
-    for scope in request.scopes {
-        if !scopes.contains(&scope) {
-            scopes.push(scope);
-        }
-    }
-    if scopes.is_empty() {
-        let problem = Problem::invalid("scopes", "a token is for at least one scope");
-        return Err(problem.remedy("name some of exec, files, logs, ports").into());
-    }
+    let scopes = distinct(&request.scopes, "scopes")?;
     let agent = find(app, caller, key).await?;
-    if matches!(agent.state, AgentState::Destroying | AgentState::Destroyed) {
-        let detail = format!("the agent is {}: there is no way to it any more", agent.state);
-        return Err(Problem::new(Code::WrongState, detail).remedy("create another agent").into());
-    }
-    let Some(url) = agent.workspace_url.clone() else {
-        let detail = format!("the agent is {} and its node has not told yet where it answers", agent.state);
-        return Err(Problem::new(Code::WrongState, detail).remedy("GET it with ?wait=running first").into());
-    };
-    let now = app.store.now();
-    let iat = now.unix_timestamp();
-    let exp = iat + WORKSPACE_TOKEN_LIFE;
-    let claims = WorkspaceClaims {
-        iss: app.installation.id.clone(),
-        sub: caller.key.to_string(),
-        aud: agent.spec.id,
-        acc: agent.spec.account,
-        scp: scopes,
-        epoch: agent.token_epoch,
-        jti: EventId::new().base32(),
-        iat,
-        exp,
-    };
-    let token = app.signer.sign(&claims).map_err(|error| Fault::internal(&error))?;
-    let detail = json!({"scopes": claims.scp, "jti": claims.jti, "expires": exp});
-    app.store.token_issued(caller.actor(), &agent, detail).await?;
-    let expires_at = OffsetDateTime::from_unix_timestamp(exp).unwrap_or(now);
-    Ok(WorkspaceToken { url, token, expires_at })
+    hand_out(app, caller, &agent, &scopes).await
 }

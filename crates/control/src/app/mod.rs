@@ -11,6 +11,7 @@ pub(crate) mod validate;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::notify::Notify;
+use model::token::VerifyingKey;
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) notify: Notify,
     pub(crate) signer: Signer,
+    /// What verifies its tokens: of one key, the one that this process signs with.
+    pub(crate) keys: Vec<VerifyingKey>,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.

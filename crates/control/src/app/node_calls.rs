@@ -53,18 +53,19 @@ pub(crate) async fn desired(
     wait: std::time::Duration,
 ) -> Result<DesiredState, Fault> {
     let deadline = tokio::time::Instant::now() + wait;
+    let known = (epoch == Some(app.installation.database_epoch)).then_some(rev);
     let mut changes = app.notify.node(node);
-    while app.store.rev(node).await? == rev {
+    let mut rows = app.store.desired(node, known).await?;
+    while rows.rev == rev {
         tokio::select! {
             () = changes.changed() => {}
             () = tokio::time::sleep_until(deadline) => break,
             () = app.ending.cancelled() => break,
         }
+        rows = app.store.desired(node, known).await?;
     }
-    let since = (epoch == Some(app.installation.database_epoch)).then_some(rev);
-    let mut rows = app.store.desired(node, since).await?;
-    let since = since.filter(|since| *since <= rows.rev);
-    if since.is_none() && epoch.is_some() {
+    let since = known.filter(|known| *known <= rows.rev);
+    if since != known {
         // It has a revision that never was here.
         rows = app.store.desired(node, None).await?;
     }
@@ -75,7 +76,7 @@ pub(crate) async fn desired(
         agents: rows.agents,
         since,
         gone: rows.gone,
-        keys: app.store.verifying_keys().await?,
+        keys: app.keys.clone(),
     })
 }
 

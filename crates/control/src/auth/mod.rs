@@ -74,9 +74,12 @@ impl FromRequestParts<Arc<App>> for NodeCaller {
         let remedy = "trade a new assertion for a callback token at POST /node/v1/token";
         let token = bearer(&parts.headers).ok_or_else(|| refused("a callback token is required", remedy))?;
         let node = app.store.callback(&secret::hash(token)).await?;
-        let node = node.ok_or_else(|| refused("the callback token is unknown or expired", remedy))?;
+        let (node, unheard) =
+            node.ok_or_else(|| refused("the callback token is unknown or expired", remedy))?;
         let seat = app.seats.take(parts, Who::Node(node))?;
-        app.store.node_spoke(node).await?;
+        if unheard {
+            app.store.node_spoke(node).await?;
+        }
         Ok(Self { node, _seat: Arc::new(seat) })
     }
 }

@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(app: Arc<App>) {
-    let mut changes = app.notify.any();
+    let mut changes = app.notify.deadlines();
     loop {
         let pause = match app.store.deadlines(BATCH).await {
             Ok(deadlines) => settle(&app, &deadlines).await,
@@ -26,7 +26,7 @@ pub(crate) async fn run(app: Arc<App>) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = changes.changed() => {}
+            _ = changes.changed() => {}
             () = app.ending.cancelled() => return,
         }
     }

@@ -317,3 +317,75 @@ async fn names_capacity_and_images_in_use() {
     world.call_as(&world.key, "DELETE", "/v1/images/debian", None).await.expect(204);
     assert_eq!(world.get("/v1/images/debian").await.problem().0, "NOT_FOUND");
 }
+
+fn creating(name: &str) -> Value {
+    json!({"image": "debian", "name": name, "token": {"scopes": ["exec"]}})
+}
+
+fn claims(jwt: &str) -> WorkspaceClaims {
+    jsonwebtoken::dangerous::insecure_decode_claims(jwt).unwrap()
+}
+
+#[tokio::test]
+async fn one_call_creates_waits_and_opens() {
+    let (world, machine) = world().await;
+    let create = world.post("/v1/agents?wait=running", creating("one"));
+    let play = async {
+        let desired = machine.desired(&world, "?rev=1&wait=20").await;
+        let id = desired.agents[0].spec.id.to_string();
+        machine.saw(&world, &id, 1, Observed::Running).await;
+        id
+    };
+    let (answer, id) = tokio::join!(create, play);
+    let made = answer.expect(201);
+    assert_eq!((&made["state"], made["id"].as_str()), (&json!("running"), Some(&*id)));
+    assert_eq!(made["workspace"]["url"], "http://127.0.0.1:7701");
+    let claims = claims(made["workspace"]["token"].as_str().unwrap());
+    assert_eq!((claims.aud.to_string(), claims.epoch, claims.scp.len()), (id.clone(), 1, 1));
+    // The ledger has both, and says which token.
+    let events = world.get(&format!("/v1/events?subject={id}")).await.expect(200);
+    let told: Vec<_> = events["items"].as_array().unwrap().iter().map(|e| e["kind"].clone()).collect();
+    assert_eq!(told, ["agent.state", "agent.token_issued", "agent.created"]);
+    assert_eq!(events["items"][1]["detail"]["jti"], claims.jti);
+    // Nobody else ever sees it.
+    assert!(world.get(&format!("/v1/agents/{id}")).await.expect(200)["workspace"].is_null());
+    assert!(!events.to_string().contains(made["workspace"]["token"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn a_create_that_waits_in_vain_is_made() {
+    let (world, _machine) = world().await;
+    let made = world.post("/v1/agents?wait=running&timeout=0s", creating("slow")).await.expect(201);
+    assert_eq!(made["state"], "provisioning");
+    assert!(made["workspace"].is_null(), "there is no way to it yet");
+    world.get("/v1/agents/slow").await.expect(200);
+    for (path, field) in [
+        ("/v1/agents", "token"),
+        ("/v1/agents?wait=soon", "wait"),
+        ("/v1/agents?wait=running&timeout=2m", "timeout"),
+        ("/v1/agents?now=1", "now"),
+    ] {
+        let answer = world.post(path, creating("other")).await;
+        assert_eq!(answer.problem(), ("VALIDATION", Some(field)), "{path}");
+    }
+    let none = json!({"image": "debian", "token": {"scopes": []}});
+    let answer = world.post("/v1/agents?wait=running", none).await;
+    assert_eq!(answer.problem(), ("VALIDATION", Some("token.scopes")));
+    world.get("/v1/agents/other").await.expect(404);
+}
+
+#[tokio::test]
+async fn a_replayed_create_waits_too_and_hands_out_a_token_of_its_own() {
+    let (world, machine) = world().await;
+    let path = "/v1/agents?wait=running&timeout=0s";
+    let key = ("idempotency-key", "k");
+    let made = with_header(&world, "POST", path, key, Some(creating("a"))).await.expect(201);
+    let id = made["id"].as_str().unwrap();
+    machine.saw(&world, id, 1, Observed::Running).await;
+    let again = with_header(&world, "POST", path, key, Some(creating("a"))).await.expect(201);
+    assert_eq!((&again["id"], &again["state"]), (&made["id"], &json!("running")));
+    let token = claims(again["workspace"]["token"].as_str().unwrap());
+    let events = world.get(&format!("/v1/events?subject={id}")).await.expect(200);
+    assert_eq!(events["items"][0]["kind"], "agent.token_issued");
+    assert_eq!(events["items"][0]["detail"]["jti"], token.jti);
+}

@@ -1,22 +1,32 @@
 //! `execs`: processes started through the API, as resources.
 
 use super::convert;
-use super::input::{self, ExecParam, Json};
+use super::input::{self, ExecParam, Json, Parameters};
 use super::list::{Kind, collect};
 use super::session::Session;
 use crate::limits;
-use crate::problems::Refusal;
-use ::channel::{ExecRequest, Reply, Request, Size};
+use crate::problems::{ChannelFault, Refusal};
+use ::channel::{Event, ExecRequest, Kind as FrameKind, MAX_PAYLOAD, Reply, Request, Size};
 use axum::Json as Answer;
 use axum::http::StatusCode;
-use model::workspace::{CreateExec, Exec, SendSignal, TerminalSize};
-use model::{ExecId, Problem};
+use axum::response::{IntoResponse, Response};
+use model::workspace::{CreateExec, Exec, ExecOutput, SendSignal, TerminalSize};
+use model::{ExecId, Problem, Span};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// `POST execs`
+/// `POST execs`; with `wait`, once it ended or the time is over, and with what it wrote.
 pub async fn create(
     session: Session,
+    mut query: Parameters,
     Json(wanted): Json<CreateExec>,
-) -> Result<(StatusCode, Answer<Exec>), Refusal> {
+) -> Result<Response, Refusal> {
+    let wait = query.take("wait")?.map(|text| wait_time(&text)).transpose()?;
+    query.end()?;
+    if let Some(wait) = wait {
+        return Ok((StatusCode::CREATED, Answer(run(&session, wanted, wait).await?)).into_response());
+    }
     let id = ExecId::new();
     let argv = wanted.argv.clone();
     let request = Request::Exec(Box::new(exec_request(id, wanted, false)?));
@@ -25,7 +35,80 @@ pub async fn create(
     };
     // What was asked for is known better here than there.
     let exec = Exec { id, argv, pid: info.pid, tty: info.tty, exit: info.exit.map(convert::exit) };
-    Ok((StatusCode::CREATED, Answer(exec)))
+    Ok((StatusCode::CREATED, Answer(exec)).into_response())
+}
+
+fn wait_time(text: &str) -> Result<Duration, Problem> {
+    let span: Option<Span> = text.parse().ok();
+    let wait = span.map(|span| span.duration()).filter(|wait| *wait <= limits::EXEC_WAIT);
+    wait.ok_or_else(|| Problem::invalid("wait", "`wait` must be a time of at most 60s, such as 30s."))
+}
+
+/// Starts a process and stays with it. When the time is over it goes on by itself.
+async fn run(session: &Session, mut wanted: CreateExec, wait: Duration) -> Result<ExecOutput, Refusal> {
+    if wanted.stdin {
+        let problem =
+            Problem::invalid("stdin", "Nobody can write to the stdin of an exec that is waited for.");
+        return Err(problem.remedy("Attach to it instead.").into());
+    }
+    let limit = wanted.output_limit.unwrap_or(limits::CAPTURED).min(limits::CAPTURED);
+    wanted.output_limit = Some(limit);
+    let (id, argv) = (ExecId::new(), wanted.argv.clone());
+    let request = Request::Exec(Box::new(exec_request(id, wanted, true)?));
+    let mut talk = session.converse(&request).await?;
+    let reply = talk.frames.reply(limits::REPLY_TIME).await.map_err(|fault| session.refusal(fault))?;
+    let Reply::Attached { exec: info, .. } = reply else { return Err(session.nonsense()) };
+    let (mut out, mut err, mut exit) = (Vec::new(), Vec::new(), None);
+    let mut room = Room::default();
+    let follow = async {
+        loop {
+            let frame = talk.frames.due().await?;
+            match frame.kind {
+                FrameKind::Data1 => out.extend_from_slice(frame.payload()),
+                FrameKind::Data2 => err.extend_from_slice(frame.payload()),
+                FrameKind::End1 | FrameKind::End2 => {}
+                FrameKind::Event => {
+                    if let Event::Exited(how) = frame.expect(FrameKind::Event)? {
+                        exit = Some(convert::exit(how));
+                        return Ok(());
+                    }
+                }
+                _ => return Err(frame.fault(FrameKind::Data1)),
+            }
+            // Init ends it at its limit, and may send the piece that went over it; an honest one sends no more.
+            let held = out.len() + err.len();
+            if held as u64 > limit + MAX_PAYLOAD as u64 {
+                return Err(ChannelFault::Closed);
+            }
+            room.hold(&session.shared.captured, held)?;
+        }
+    };
+    if let Ok(Err(fault)) = tokio::time::timeout(wait, follow).await {
+        return Err(session.refusal(fault));
+    }
+    let exec = Exec { id, argv, pid: info.pid, tty: info.tty, exit };
+    Ok(ExecOutput { exec, stdout: out.into(), stderr: err.into() })
+}
+
+/// What output takes of the memory that all execs together have which are waited for.
+#[derive(Default)]
+struct Room(Option<OwnedSemaphorePermit>);
+
+impl Room {
+    /// Makes it enough for so many bytes.
+    fn hold(&mut self, all: &Arc<Semaphore>, bytes: usize) -> Result<(), ChannelFault> {
+        let had = self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(more) = bytes.div_ceil(1024).checked_sub(had).and_then(|more| u32::try_from(more).ok())
+        else {
+            return Ok(());
+        };
+        let more = all.clone().try_acquire_many_owned(more).map_err(|_| ChannelFault::Room)?;
+        match &mut self.0 {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
 }
 
 /// `GET execs`

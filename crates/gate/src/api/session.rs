@@ -56,7 +56,8 @@ async fn enter(
 ) -> Result<Response, Refusal> {
     let asked =
         params.iter().find_map(|(name, value)| (name == "agent").then_some(value)).unwrap_or_default();
-    let session = door.open(asked, request.headers(), request.extensions().get::<Connection>())?;
+    let connection = request.extensions().get::<Connection>().cloned();
+    let session = door.open(asked, request.headers(), connection).await?;
     let revoked = session.agent.life.revoked.clone();
     request.extensions_mut().insert(session);
     tokio::select! {
@@ -67,19 +68,28 @@ async fn enter(
 }
 
 impl Door {
-    fn open(
+    async fn open(
         &self,
         asked: &str,
         headers: &HeaderMap,
-        connection: Option<&Connection>,
+        connection: Option<Connection>,
     ) -> Result<Session, Problem> {
         let token = bearer(headers).ok_or_else(|| {
             Problem::new(Code::Unauthenticated, "A workspace token is missing.")
                 .remedy("Ask control for one, and send it as `Authorization: Bearer`.")
         })?;
-        let snapshot = self.shared.snapshot();
-        let claims = token::verify(token, &snapshot, asked, self.scope, now())
-            .map_err(|error| refusal(error, self.scope))?;
+        let mut told = self.shared.told();
+        let mut snapshot = self.shared.snapshot();
+        let mut verified = token::verify(token, &snapshot, asked, self.scope, now());
+        let coming = tokio::time::Instant::now() + limits::COMING;
+        while matches!(verified, Err(TokenError::NotHere)) {
+            if !matches!(tokio::time::timeout_at(coming, told.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+            snapshot = self.shared.snapshot();
+            verified = token::verify(token, &snapshot, asked, self.scope, now());
+        }
+        let claims = verified.map_err(|error| refusal(error, self.scope))?;
         let agent =
             snapshot.agents.get(&claims.aud).ok_or_else(|| refusal(TokenError::OtherAgent, self.scope))?;
         if self.need == Need::Running {
@@ -102,8 +112,10 @@ fn now() -> i64 {
 
 fn refusal(error: TokenError, scope: Scope) -> Problem {
     match error {
-        TokenError::OtherAgent => Problem::new(Code::NotFound, "There is no such agent here.")
-            .remedy("Ask control where the agent is, and for a token for it."),
+        TokenError::OtherAgent | TokenError::NotHere => {
+            Problem::new(Code::NotFound, "There is no such agent here.")
+                .remedy("Ask control where the agent is, and for a token for it.")
+        }
         TokenError::Scope => Problem::new(Code::Forbidden, error.to_string())
             .remedy(format!("Ask control for a token with the scope {}.", scope_name(scope))),
         TokenError::Invalid
@@ -201,7 +213,10 @@ impl Session {
     /// The problem that a fault is, seen from here: an agent that was paused or stopped in between explains
     /// its own silence.
     pub fn refusal(&self, fault: ChannelFault) -> Refusal {
-        if !matches!(fault, ChannelFault::Refused(_) | ChannelFault::Connections | ChannelFault::Revoked) {
+        if !matches!(
+            fault,
+            ChannelFault::Refused(_) | ChannelFault::Connections | ChannelFault::Room | ChannelFault::Revoked
+        ) {
             tracing::warn!(agent = %self.agent.id, fault = %problems::from_inside(&chain(&fault)), "a call failed");
             let snapshot = self.shared.snapshot();
             let now = snapshot.agents.get(&self.agent.id).map(|agent| agent.condition);

@@ -3,7 +3,7 @@
 use super::world::*;
 use ::channel::{Control, ErrorKind, Event, ExecInfo, Exit, ExitCause, Kind, Reply, Request, Size};
 use futures_util::{SinkExt, StreamExt};
-use model::workspace::{Exec, ExecExit, FromAgent};
+use model::workspace::{Exec, ExecExit, ExecOutput, FromAgent};
 use model::{Code, ExecId, Problem};
 use std::sync::{Arc, Mutex};
 use tokio_tungstenite::tungstenite::Message;
@@ -266,4 +266,65 @@ async fn connections_to_one_agent_are_bounded() {
     let (status, refusal) = problem(world.get("logs").send().await.unwrap()).await;
     assert_eq!((status, refusal.code), (429, Code::TooMany));
     drop(open);
+}
+
+async fn run(world: &World, rest: &str, body: serde_json::Value) -> reqwest::Response {
+    world.http.post(world.url(rest)).bearer_auth(world.token(&ALL)).json(&body).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn waited_for() {
+    let world = World::new(async |mut peer: Peer| {
+        let Request::Exec(exec) = peer.request().await else { panic!("an exec") };
+        assert!(exec.attach && !exec.stdin);
+        assert_eq!(exec.output_limit, Some(if exec.argv[0] == "few" { 7 } else { 1 << 20 }));
+        peer.attached(exec.id).await;
+        peer.send(Kind::Data1, b"hi\n").await;
+        peer.send(Kind::Data2, &[0xff, 0]).await;
+        if exec.argv[0] == "long" {
+            return peer.closed().await;
+        }
+        peer.exited(3).await;
+    })
+    .await;
+    for program in ["short", "few"] {
+        let mut body = serde_json::json!({"argv": [program]});
+        if program == "few" {
+            body["output_limit"] = 7.into();
+        }
+        let answer = run(&world, "execs?wait=60s", body).await;
+        assert_eq!(answer.status(), 201);
+        let json: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!((&json["stdout"], &json["stderr"]["base64"]), (&"hi\n".into(), &"/wA=".into()));
+        let output: ExecOutput = serde_json::from_value(json).unwrap();
+        assert_eq!(output.exec.exit.unwrap().code, 3);
+        assert_eq!(output.stderr.into_bytes().unwrap(), [0xff, 0]);
+    }
+    // It goes on, and what it wrote so far is here.
+    let answer = run(&world, "execs?wait=1s", serde_json::json!({"argv": ["long"]})).await;
+    let output: ExecOutput = answer.json().await.unwrap();
+    assert_eq!((output.exec.exit, output.stdout.into_bytes().unwrap()), (None, b"hi\n".to_vec()));
+    for (rest, body, field) in [
+        ("execs?wait=2m", serde_json::json!({"argv": ["x"]}), "wait"),
+        ("execs?wait=soon", serde_json::json!({"argv": ["x"]}), "wait"),
+        ("execs?wait=1s&wait=1s", serde_json::json!({"argv": ["x"]}), "wait"),
+        ("execs?later=1s", serde_json::json!({"argv": ["x"]}), "later"),
+        ("execs?wait=1s", serde_json::json!({"argv": ["x"], "stdin": true}), "stdin"),
+    ] {
+        let (status, problem) = problem(run(&world, rest, body).await).await;
+        assert_eq!((status, problem.field.as_deref()), (400, Some(field)), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn an_init_that_floods_an_answer_is_cut() {
+    let world = World::new(async |mut peer: Peer| {
+        let Request::Exec(exec) = peer.request().await else { panic!("an exec") };
+        peer.attached(exec.id).await;
+        while peer.send(Kind::Data1, &vec![b'x'; 1 << 19]).await {}
+    })
+    .await;
+    let (status, problem) =
+        problem(run(&world, "execs?wait=60s", serde_json::json!({"argv": ["x"]})).await).await;
+    assert_eq!((status, problem.code), (503, Code::Unavailable));
 }

@@ -107,11 +107,14 @@ async fn one_that_lies_about_lengths() {
 
 #[tokio::test]
 async fn one_of_another_version() {
-    always_unavailable(async |mut peer: Peer| {
-        peer.json(Kind::Hello, &Hello { min: 1000, max: 1001 }).await;
-        peer.closed().await;
-    })
-    .await;
+    // Too new, and too old.
+    for hello in [Hello { min: Hello::OURS.max + 1, max: 1001 }, Hello { min: 0, max: Hello::OURS.min - 1 }] {
+        always_unavailable(move |mut peer: Peer| async move {
+            peer.json(Kind::Hello, &hello).await;
+            peer.closed().await;
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

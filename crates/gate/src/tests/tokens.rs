@@ -2,7 +2,7 @@
 
 use super::world::*;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use model::gate_api::{Condition, GateAgent};
+use model::gate_api::{Condition, GateAgent, ToGate};
 use model::token::{Scope, WorkspaceClaims};
 use model::{AccountId, AgentId, Code};
 
@@ -190,4 +190,57 @@ async fn a_raised_epoch_cuts_what_is_open() {
     world.state(6, Condition::Running).await;
     assert!(logs.chunk().await.is_err(), "cut, not ended");
     assert_eq!(with(&world, &world.token(&ALL)).await.1, Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_token_that_was_good_before_is_looked_at_anew() {
+    let mut world = World::new(done).await;
+    let token = world.token(&[Scope::Files]);
+    // One connection, kept: the client has no other.
+    let once = async |world: &World| {
+        let answer = world.http.delete(world.url("files?path=/x")).bearer_auth(&token).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!((once(&world).await, once(&world).await), (204, 204));
+    assert_eq!(with(&world, &token).await.1, Code::Forbidden, "of its scopes nothing is forgotten");
+    let (head, signature) = token.rsplit_once('.').unwrap();
+    assert_eq!(with(&world, &format!("{head}.{}", signature.to_lowercase())).await.0, 401);
+
+    let channel = world.socket().to_str().unwrap().to_owned();
+    let agent = |token_epoch| GateAgent {
+        id: world.agent,
+        channel: channel.clone(),
+        token_epoch,
+        condition: Condition::Running,
+    };
+    let (revoked, back) = (agent(6), agent(5));
+    world.tell(&ToGate::Agents { set: vec![revoked], gone: Vec::new() }).await;
+    let newer = world.key.sign(&WorkspaceClaims { epoch: 6, ..world.claims(&ALL) });
+    world.settled_with(newer).await;
+    assert_eq!(once(&world).await, 401, "its epoch is over");
+    world.tell(&ToGate::Agents { set: vec![back], gone: Vec::new() }).await;
+    world.settled().await;
+    assert_eq!(once(&world).await, 204);
+    // A key that is no longer accepted takes along what it signed.
+    let key = std::mem::replace(&mut world.key, Key::new());
+    world.state(5, Condition::Running).await;
+    world.settled().await;
+    assert_eq!(once(&world).await, 401);
+    world.key = key;
+    world.state(5, Condition::Running).await;
+    world.settled().await;
+    assert_eq!(once(&world).await, 204);
+}
+
+#[tokio::test]
+async fn an_agent_that_control_told_of_first_is_waited_for() {
+    let mut world = World::new(done).await;
+    let known = world.socket().to_str().unwrap().to_owned();
+    world.state_of(Vec::new()).await;
+    let url = world.url("files?path=/x");
+    let asked = tokio::spawn(world.http.delete(url).bearer_auth(world.token(&ALL)).send());
+    let id = world.agent;
+    let agent = GateAgent { id, channel: known, token_epoch: 5, condition: Condition::Running };
+    world.tell(&ToGate::Agents { set: vec![agent], gone: Vec::new() }).await;
+    assert_eq!(asked.await.unwrap().unwrap().status(), 204);
 }

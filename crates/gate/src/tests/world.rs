@@ -131,7 +131,12 @@ impl World {
 
     /// Waits until the gate heard all that was said to it: it answers in order.
     pub async fn settled(&mut self) {
-        let response = self.http.get(self.url("stats")).bearer_auth(self.token(&ALL)).send();
+        self.settled_with(self.token(&ALL)).await;
+    }
+
+    /// The same with a token that is accepted once it did.
+    pub async fn settled_with(&mut self, token: String) {
+        let response = self.http.get(self.url("stats")).bearer_auth(token).send();
         let response = tokio::spawn(response);
         loop {
             if let FromGate::StatsWanted { request, .. } = self.heard().await {

@@ -485,8 +485,10 @@ pub fn signatures_are_required(worker: &Worker) {
             signatures.iter().for_each(|(payload, _)| shelf.add_blob(payload));
         }
         let server = Impostor::start(move |asked| shelf.answer(asked));
-        let options =
-            PullOptions { signed_by: Some(key.clone()), ..options(&format!("{}/app:1", server.host())) };
+        let options = PullOptions {
+            signed_by: Some(image::Signer::Key(key.clone())),
+            ..options(&format!("{}/app:1", server.host()))
+        };
         pulled(&options, &store, worker)
     };
     let digest = sha256(&Shelf::of(&[&layer], |_| ()).0[0].1);

@@ -40,8 +40,9 @@ impl Logs {
     pub fn new(files: [File; 2]) -> io::Result<Self> {
         let [a, b] = [files[0].metadata()?, files[1].metadata()?];
         let sizes = [a.len(), b.len()];
-        let newer = |meta: &std::fs::Metadata| (meta.len() > 0, meta.mtime(), meta.mtime_nsec());
-        let current = usize::from(newer(&b) > newer(&a));
+        // An empty file has nothing to be newer with: two of them begin with the first.
+        let written = |meta: &std::fs::Metadata| (meta.len() > 0).then(|| (meta.mtime(), meta.mtime_nsec()));
+        let current = usize::from(written(&b) > written(&a));
         let base = sizes.get(1 - current).copied().unwrap_or(0);
         Ok(Self { files, sizes, current, base })
     }
@@ -61,7 +62,7 @@ impl Logs {
     }
 
     /// Adds output. What the volume has no room for is dropped: the main process must not stop over it.
-    fn append(&mut self, bytes: &[u8]) {
+    pub(super) fn append(&mut self, bytes: &[u8]) {
         let size = self.size(self.current);
         if size > 0 && size + bytes.len() as u64 > FILE_SIZE {
             self.base += size;

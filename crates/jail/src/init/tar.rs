@@ -8,10 +8,11 @@ use super::files::{absolute, open_regular};
 use super::worker::Link;
 use ::tar::{Archive, Builder, EntryType, Header};
 use channel::{ChannelError, ErrorKind, Kind, Reply};
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// [`channel::Request::TarOut`].
 pub fn pack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
@@ -126,6 +127,13 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
             }
         }
         while let Some(mut directory) = directories.pop() {
+            // The library leaves their times alone, and filling them has moved those.
+            let seconds = Duration::from_secs(directory.header().mtime().map_err(failed)?);
+            let name = directory.path().map_err(failed)?.into_owned();
+            if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(seconds) {
+                // One that its owner may not open keeps the time of being filled.
+                let _ = File::open(path.join(name)).and_then(|opened| opened.set_modified(time));
+            }
             directory.unpack_in(path).map_err(failed)?;
         }
     }

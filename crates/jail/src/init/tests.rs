@@ -76,3 +76,36 @@ fn a_stale_key_finds_nothing() {
     slab.put(second, taken);
     assert_eq!(slab.get(second), Some(&"second"));
 }
+
+#[test]
+fn an_empty_log_begins_with_the_first_file_whichever_is_older() {
+    use std::fs::File;
+    use std::io::{Read, Seek};
+    use std::time::{Duration, SystemTime};
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = |name: &str| {
+        let mut options = File::options();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.path().join(name))
+            .expect("a file")
+    };
+    let now = SystemTime::now();
+    for later in [0, 1] {
+        let mut files = [open("0"), open("1")];
+        for (index, file) in files.iter().enumerate() {
+            file.set_len(0).expect("emptied");
+            let age = if index == later { Duration::ZERO } else { Duration::from_secs(60) };
+            file.set_modified(now - age).expect("a time");
+        }
+        let copies = files.each_ref().map(|file| file.try_clone().expect("a copy"));
+        let mut logs = super::logs::Logs::new(copies).expect("a log");
+        logs.append(b"out");
+        let mut text = String::new();
+        files[0].rewind().and_then(|()| files[0].read_to_string(&mut text)).expect("readable");
+        assert_eq!(text, "out", "file {later} was the newer one");
+    }
+}

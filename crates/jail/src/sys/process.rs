@@ -207,6 +207,12 @@ pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
 
+/// Closes a number in a copy of a process, of which only the original ever acts on its owner again.
+pub fn close(number: RawFd) {
+    // SAFETY: no pointers. The caller vouches for the number, as said above.
+    unsafe { libc::close(number) };
+}
+
 /// Marks all descriptors from `first` up close-on-exec.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: no pointers; nothing is closed now.

@@ -3,9 +3,8 @@
 //! All of it is mounted by the host's root and belongs to the host's user namespace: root inside owns the nodes and
 //! nothing else, and cannot mount again what is masked here.
 
-use super::root::{EMPTY, SYSFS};
-use super::rootfs::{attach_tmpfs, directory, place};
-use crate::spec::Launch;
+use super::root::{EMPTY, SYSFS, open as place};
+use super::rootfs::{attach_tmpfs, directory};
 use crate::step::{Step, StepError};
 use crate::sys;
 use crate::sys::mount::{
@@ -147,9 +146,8 @@ pub fn attach_sys(root: BorrowedFd<'_>, base: u32) -> Result<(), StepError> {
 }
 
 /// Mounts `/dev`: six nodes, terminals of its own, shared memory, and nothing that could be added.
-pub fn attach_dev(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError> {
+pub fn attach_dev(root: BorrowedFd<'_>, base: u32, terminals: u32, shm_bytes: u64) -> Result<(), StepError> {
     let step = "mounting /dev";
-    let base = launch.base_uid;
     let target = directory(root, "dev", 0o755)?;
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
     let dev = attach_tmpfs(target.as_fd(), base, "0755", 65_536, attributes).step(step)?;
@@ -159,19 +157,19 @@ pub fn attach_dev(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError
     for (name, goal) in DEVICE_LINKS {
         sys::symlink_at(goal, dev.as_fd(), name).step("making the links in /dev")?;
     }
-    let terminals = || {
+    let devpts = || {
         Filesystem::new(c"devpts")?
             .set(c"source", "devpts")?
             .set(c"ptmxmode", "0666")?
             .set(c"mode", "0620")?
             .set(c"gid", &(base + TTY_GROUP).to_string())?
-            .set(c"max", &launch.limits.terminals.to_string())?
+            .set(c"max", &terminals.to_string())?
             .mount(attributes)
     };
-    let terminals = terminals().step("mounting /dev/pts")?;
+    let devpts = devpts().step("mounting /dev/pts")?;
     let target = directory(dev.as_fd(), "pts", 0o755)?;
-    mount::attach(terminals.as_fd(), target.as_fd()).step("mounting /dev/pts")?;
+    mount::attach(devpts.as_fd(), target.as_fd()).step("mounting /dev/pts")?;
     let target = directory(dev.as_fd(), "shm", 0o755)?;
-    attach_tmpfs(target.as_fd(), base, "1777", launch.shm_bytes, DATA).step("mounting /dev/shm")?;
+    attach_tmpfs(target.as_fd(), base, "1777", shm_bytes, DATA).step("mounting /dev/shm")?;
     mount::change(dev.as_fd(), Change { set: MOUNT_ATTR_RDONLY, ..Change::default() }).step(step)
 }

@@ -1,9 +1,10 @@
 //! The one process that clones namespaces.
 //!
 //! It is started by node with one end of a `SOCK_SEQPACKET` pair as descriptor 3, lives in a mount namespace of its own
-//! in which there is nothing but the images that it was given, and makes one child for each launch. The children are
-//! siblings of the zygote, not its children (`CLONE_PARENT`): node reaps them, and they outlive the zygote. Many can be
-//! under way at once, for what takes long happens in them.
+//! in which there is nothing but the images that it was given, and makes one child for each boundary. The children are
+//! siblings of the zygote, not its children (`CLONE_PARENT`): node reaps them, and those that became init outlive the
+//! zygote. Many can be under way at once, for what takes long happens in them. A child waits half way, when it has all
+//! that every boundary has, until it is told of which image and volume it is to be.
 //!
 //! It never resolves a path that somebody gave it, and ends when node closes the socket.
 
@@ -18,7 +19,7 @@ mod volume;
 use crate::laps::Lap;
 use crate::layout::{ID_COUNT, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
-use crate::spec::{LAUNCH_FDS_FIXED, LAUNCH_FDS_MAX, Launch, LaunchFds, Reply, Request};
+use crate::spec::{Launch, Prepare, PrepareFds, Reply, Request};
 use crate::step::{Step, StepError};
 use crate::sys::process::{self, Cloned};
 use crate::{landlock, sys, wire};
@@ -26,16 +27,18 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What a child says before it becomes init, one JSON line each; then it closes the pipe by exec.
+/// What a child says before it becomes init; it closes its end of the socket by exec.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// The next thing is exec. It comes with how long each step took.
+    /// It waits for its [`Launch`]. With how long each step took.
+    Prepared(Vec<Lap>),
+    /// The next thing is exec. With how long each step took.
     Ready(Vec<Lap>),
     /// There will be no init.
     Failed(StepError),
 }
 
-/// What every launch has in common, made once.
+/// What every boundary has in common, made once.
 struct Shared {
     filter: Filter,
     landlock_abi: u32,
@@ -46,8 +49,11 @@ struct Pending {
     request: u64,
     pid: i32,
     pidfd: OwnedFd,
-    report: OwnedFd,
-    said: Vec<u8>,
+    socket: OwnedFd,
+    /// What it said last.
+    said: Option<Report>,
+    /// Somebody waits for what it does.
+    working: bool,
 }
 
 /// Runs the zygote until node closes the socket; returns the exit code.
@@ -78,15 +84,28 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
         let ready = wait(socket, &pending).step("waiting for messages")?;
         // From the back, so that removing one does not move those that are still to be looked at.
         for index in (0..pending.len()).rev().filter(|&index| ready[index + 1]) {
-            if !hear(&mut pending[index]) {
-                continue;
+            let child = &mut pending[index];
+            match hear(child) {
+                Heard::More => {}
+                Heard::Prepared(laps) => {
+                    let (request, pid) = (child.request, child.pid);
+                    reply(&Reply::Prepared { request, pid, laps }, &[child.pidfd.as_fd()])?;
+                }
+                Heard::End => {
+                    let done = pending.swap_remove(index);
+                    // One that ended while nobody wanted anything of it is seen by its pidfd.
+                    if done.working {
+                        reply(&verdict(&done, shared.landlock_abi), &[done.pidfd.as_fd()])?;
+                    }
+                }
             }
-            let done = pending.swap_remove(index);
-            reply(&verdict(&done, shared.landlock_abi), &[done.pidfd.as_fd()])?;
         }
         if !ready[0] {
             continue;
         }
+        let failed = |request, StepError { step, errno, detail }| {
+            reply(&Reply::Failed { request, step, errno, detail, pid: None }, &[])
+        };
         match wire::receive::<Request>(socket) {
             Ok(None) => return Ok(()),
             Ok(Some((Request::AddImage { digest }, fds))) => {
@@ -97,13 +116,15 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
                 reply(&answer, &[])?;
             }
             Ok(Some((Request::RemoveImage { digest }, _))) => root::remove_image(&digest),
-            Ok(Some((Request::Launch(launch), fds))) => match start(&launch, fds, &shared) {
+            Ok(Some((Request::Prepare(prepare), fds))) => match begin(&prepare, fds, &mut pending, &shared) {
                 Ok(child) => pending.push(child),
-                Err(StepError { step, errno, detail }) => {
-                    let request = launch.request;
-                    reply(&Reply::Failed { request, step, errno, detail, pid: None }, &[])?;
-                }
+                Err(error) => failed(prepare.request, error)?,
             },
+            Ok(Some((Request::Launch(launch), fds))) => {
+                if let Err(error) = complete(&launch, fds, &mut pending) {
+                    failed(launch.request, error)?;
+                }
+            }
             // Node is of the same version; a message that is none is a bug, and no reason to lose the images.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("cofferdam-jail: {error}"),
             Err(error) => return Err(error).step("receiving from node"),
@@ -120,7 +141,7 @@ fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 fn wait(socket: BorrowedFd<'_>, pending: &[Pending]) -> io::Result<Vec<bool>> {
     let watch = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut polls = vec![watch(socket.as_raw_fd())];
-    polls.extend(pending.iter().map(|child| watch(child.report.as_raw_fd())));
+    polls.extend(pending.iter().map(|child| watch(child.socket.as_raw_fd())));
     loop {
         // SAFETY: the pointer and the length are those of `polls`.
         match sys::check(unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as _, -1) }.into()) {
@@ -131,70 +152,92 @@ fn wait(socket: BorrowedFd<'_>, pending: &[Pending]) -> io::Result<Vec<bool>> {
     }
 }
 
-/// Refuses what would make a boundary that is none.
-fn check(launch: &Launch) -> Result<(), StepError> {
-    let refuse = |detail: &str| Err(StepError::new("checking the launch", detail));
-    if !root::is_digest(&launch.image) {
-        return refuse("the image's digest must be 64 hex digits");
-    }
+/// Begins a boundary.
+fn begin(
+    prepare: &Prepare,
+    fds: Vec<OwnedFd>,
+    pending: &mut Vec<Pending>,
+    shared: &Shared,
+) -> Result<Pending, StepError> {
+    let refuse = |detail: &str| StepError::new("checking the boundary", detail);
     // The host's own users are below; the last ids are reserved for "no id".
-    if launch.base_uid < ID_COUNT || launch.base_uid > u32::MAX - 2 * ID_COUNT {
-        return refuse("the first uid must leave the host's first 65536 ids alone, and leave room for 65536");
+    if prepare.base_uid < ID_COUNT || prepare.base_uid > u32::MAX - 2 * ID_COUNT {
+        return Err(refuse(
+            "the first uid must leave the host's first 65536 ids alone, and leave room for 65536",
+        ));
     }
-    Ok(())
-}
-
-fn start(launch: &Launch, fds: Vec<OwnedFd>, shared: &Shared) -> Result<Pending, StepError> {
-    check(launch)?;
-    if !(LAUNCH_FDS_FIXED..=LAUNCH_FDS_MAX).contains(&fds.len()) {
-        return Err(StepError::new("checking the launch", "descriptors are missing"));
-    }
-    let Some(fds) = LaunchFds::from_vec(fds) else {
-        return Err(StepError::new("checking the launch", "descriptors are missing"));
-    };
-    let (report, write_end) = sys::pipe().step("making a pipe for the report")?;
+    let fds = PrepareFds::from_vec(fds).ok_or_else(|| refuse("descriptors are missing"))?;
+    let (socket, theirs) = wire::pair().step("making a socket for the child")?;
     // The other namespaces are the child's own business, so that this process is free again at once, and so that
     // they are charged to the agent's cgroups.
     match process::clone(libc::CLONE_PARENT | libc::CLONE_NEWPID).step("cloning a pid namespace")? {
         Cloned::Parent(pid, pidfd) => {
-            Ok(Pending { request: launch.request, pid, pidfd, report, said: Vec::new() })
+            Ok(Pending { request: prepare.request, pid, pidfd, socket, said: None, working: true })
         }
         Cloned::Child => {
-            drop(report);
-            child::run(launch, fds, shared, write_end)
+            // A child that waits must not keep the zygote's ends open: they close when the zygote ends, for node and for
+            // the other children to see it.
+            drop(socket);
+            pending.clear();
+            process::close(ZYGOTE_FD);
+            child::run(prepare, fds, shared, theirs)
         }
     }
 }
 
-/// Reads what a child has to say; `true` when that was all.
-fn hear(child: &mut Pending) -> bool {
-    let mut buffer = [0u8; 4096];
-    match sys::read(child.report.as_fd(), &mut buffer) {
-        Ok(0) | Err(_) => true,
-        Ok(length) => {
-            child.said.extend_from_slice(&buffer[..length]);
-            false
+/// Hands a child what it waits for.
+fn complete(launch: &Launch, fds: Vec<OwnedFd>, pending: &mut [Pending]) -> Result<(), StepError> {
+    let refuse = |detail: &str| StepError::new("checking the launch", detail);
+    let [volume] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| refuse("it must come with the volume"))?;
+    let child = pending.iter_mut().find(|child| child.request == launch.request && !child.working);
+    let child = child.ok_or_else(|| refuse("its process has ended"))?;
+    let image = root::image(&launch.image)?;
+    wire::send(child.socket.as_fd(), launch, &[volume.as_fd(), image.as_fd()])
+        .step("handing over the launch")?;
+    child.working = true;
+    Ok(())
+}
+
+/// What came of listening to a child.
+enum Heard {
+    /// Nothing that node is to know by now.
+    More,
+    /// It waits for its launch.
+    Prepared(Vec<Lap>),
+    /// It became init, or ended.
+    End,
+}
+
+fn hear(child: &mut Pending) -> Heard {
+    match wire::receive::<Report>(child.socket.as_fd()) {
+        Ok(Some((Report::Prepared(laps), _))) => {
+            child.working = false;
+            Heard::Prepared(laps)
         }
+        Ok(Some((report, _))) => {
+            child.said = Some(report);
+            Heard::More
+        }
+        Ok(None) | Err(_) => Heard::End,
     }
 }
 
 fn verdict(child: &Pending, landlock_abi: u32) -> Reply {
     let (request, pid) = (child.request, child.pid);
-    let mut reply = Reply::Failed {
+    let failed = |step: &str, errno, detail: &str| Reply::Failed {
         request,
-        step: "setting up the boundary".into(),
-        errno: 0,
-        detail: "the process ended without a word; its memory limit may be too small".into(),
+        step: step.to_owned(),
+        errno,
+        detail: detail.to_owned(),
         pid: Some(pid),
     };
-    for line in child.said.split(|&byte| byte == b'\n') {
-        match serde_json::from_slice(line) {
-            Ok(Report::Ready(laps)) => reply = Reply::Launched { request, pid, landlock_abi, laps },
-            Ok(Report::Failed(StepError { step, errno, detail })) => {
-                reply = Reply::Failed { request, step, errno, detail, pid: Some(pid) };
-            }
-            Err(_) => {}
-        }
+    match &child.said {
+        Some(Report::Ready(laps)) => Reply::Launched { request, landlock_abi, laps: laps.clone() },
+        Some(Report::Failed(StepError { step, errno, detail })) => failed(step, *errno, detail),
+        Some(Report::Prepared(_)) | None => failed(
+            "setting up the boundary",
+            0,
+            "the process ended without a word; its memory limit may be too small",
+        ),
     }
-    reply
 }

@@ -3,9 +3,8 @@
 //! Image and scratch layer are foreign data. As long as the host's root works in them, every name is looked up without
 //! following links and without leaving the mount (openat2(2)), and nothing is written through what was there before.
 
-use super::root::{LOWER, NEW_ROOT, VOLUME, image_path};
+use super::root::{LOWER, NEW_ROOT, VOLUME, open as place};
 use crate::layout::{HOME, NAMESERVER};
-use crate::spec::Launch;
 use crate::step::{Step, StepError};
 use crate::sys::mount::{self, Change, Filesystem, MOUNT_ATTR_RDONLY, PLAIN};
 use crate::sys::{self};
@@ -15,37 +14,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const DIRECTORY: i32 = libc::O_PATH | libc::O_DIRECTORY;
 
-/// A place of the zygote's root that a child mounts on.
-pub fn place(path: &str) -> io::Result<OwnedFd> {
-    sys::open(&CString::new(path)?, DIRECTORY)
-}
-
-/// Mounts image, volume and the overlay of both; returns the overlay's root, attached at [`NEW_ROOT`], and the volume's.
-/// The caller's filesystem uid and gid are the agent's first: what the overlay makes on its own is theirs.
+/// Mounts image, volume and the overlay of both; returns the overlay's root, attached at [`NEW_ROOT`]. The caller's
+/// filesystem uid and gid are the agent's first: what the overlay makes on its own is theirs.
 pub fn mount_overlay(
-    launch: &Launch,
-    volume: &OwnedFd,
+    keep_scratch: bool,
+    image: BorrowedFd<'_>,
+    volume: BorrowedFd<'_>,
     userns: BorrowedFd<'_>,
 ) -> Result<OwnedFd, StepError> {
     let mapped = |set| Change { set, idmap: Some(userns), ..Change::default() };
-    let here = place("/").step("opening the zygote's root")?;
-
     let step = "mapping the image's ids";
-    let image = match mount::copy_tree(here.as_fd(), &image_path(&launch.image), false) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            return Err(StepError {
-                errno: libc::ENOENT,
-                ..StepError::new("finding the image", "it was never added")
-            });
-        }
-        other => other.step(step)?,
-    };
-    mount::change(image.as_fd(), mapped(PLAIN | MOUNT_ATTR_RDONLY)).step(step)?;
-    place(LOWER).and_then(|target| mount::attach(image.as_fd(), target.as_fd())).step(step)?;
+    mount::change(image, mapped(PLAIN | MOUNT_ATTR_RDONLY)).step(step)?;
+    place(LOWER).and_then(|target| mount::attach(image, target.as_fd())).step(step)?;
 
     let step = "mapping the volume's ids";
-    mount::change(volume.as_fd(), mapped(PLAIN)).step(step)?;
-    place(VOLUME).and_then(|target| mount::attach(volume.as_fd(), target.as_fd())).step(step)?;
+    mount::change(volume, mapped(PLAIN)).step(step)?;
+    place(VOLUME).and_then(|target| mount::attach(volume, target.as_fd())).step(step)?;
 
     let step = "mounting the overlay";
     let overlay = || {
@@ -58,7 +42,7 @@ pub fn mount_overlay(
             .set(c"redirect_dir", "on")?
             .set(c"metacopy", "on")?;
         // A layer that is thrown away at the next start has no use of being synced.
-        let overlay = if launch.keep_scratch { overlay } else { overlay.flag(c"volatile")? };
+        let overlay = if keep_scratch { overlay } else { overlay.flag(c"volatile")? };
         overlay.mount(PLAIN)
     };
     let root = overlay().step(step)?;
@@ -118,7 +102,7 @@ pub fn attach_tmpfs(
 }
 
 /// Mounts home, `/tmp` and `/run`, and writes where names are resolved.
-pub fn furnish(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError> {
+pub fn furnish(root: BorrowedFd<'_>, base_uid: u32, tmp_bytes: u64) -> Result<(), StepError> {
     let home = directory(root, HOME.trim_start_matches('/'), 0o755)?;
     let attach_home = || {
         let copy = mount::copy_tree(place(VOLUME)?.as_fd(), c"home", false)?;
@@ -126,9 +110,9 @@ pub fn furnish(root: BorrowedFd<'_>, launch: &Launch) -> Result<(), StepError> {
     };
     attach_home().step("mounting the home")?;
 
-    for (path, mode, size) in [("tmp", "1777", launch.tmp_bytes), ("run", "0755", 16 << 20)] {
+    for (path, mode, size) in [("tmp", "1777", tmp_bytes), ("run", "0755", 16 << 20)] {
         let target = directory(root, path, 0o755)?;
-        let mounted = attach_tmpfs(target.as_fd(), launch.base_uid, mode, size, PLAIN);
+        let mounted = attach_tmpfs(target.as_fd(), base_uid, mode, size, PLAIN);
         mounted.step(&format!("mounting /{path}"))?;
     }
 

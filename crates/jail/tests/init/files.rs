@@ -183,7 +183,7 @@ fn trees_go_out_and_in_unchanged() {
     let agent = Agent::start();
     let script = "mkdir -p tree/sub/deep; cd tree; echo text > file; chmod 640 file; touch -d @1000000000 file; \
                   ln -s ../file sub/link; head -c 300000 /dev/urandom > sub/deep/big; mkfifo sub/fifo; \
-                  mkdir closed; echo x > closed/y; chmod 555 closed; : > $(printf 'long%.0s' $(seq 50))";
+                  mkdir closed; echo x > closed/y; chmod 555 closed; touch -d @900000000 closed sub; : > $(printf 'long%.0s' $(seq 50))";
     let (_, err, exit) = agent.sh(&format!("cd {}; {script}", agent.path("")));
     assert_eq!(exit.code, 0, "{err}");
     let mut client = agent.ask(&Request::TarOut { path: agent.path("tree"), user: None });
@@ -196,7 +196,7 @@ fn trees_go_out_and_in_unchanged() {
         agent.sh(&format!("cd {}; {list} | sed -E 's/([0-9]+)\\.[0-9]+/\\1/'", agent.path(dir))).0
     };
     assert_eq!(listing("copy/tree"), listing("tree"));
-    assert!(listing("tree").contains("closed 555"));
+    assert!(listing("tree").contains("closed 555 900000000"));
     let same = format!("cmp {} {}", agent.path("tree/sub/deep/big"), agent.path("copy/tree/sub/deep/big"));
     assert_eq!(agent.sh(&same).2.code, 0);
 

@@ -146,10 +146,14 @@ fn nonsense_on_the_channel_costs_one_connection() {
         let _ = client.socket.read_to_end(&mut answer);
         assert_eq!(answer.get(4), Some(&(Kind::Error as u8)), "{bytes:?}");
     }
-    let mut client = agent.connect();
-    client.send_json(Kind::Hello, &channel::Hello { min: 7, max: 9 });
-    client.hello();
-    assert_eq!(client.error(), ErrorKind::Invalid);
+    // A platform that is too new for this init, and one that is too old.
+    let ours = channel::Hello::OURS;
+    for (min, max) in [(ours.max + 1, 9), (0, ours.min - 1)] {
+        let mut client = agent.connect();
+        client.send_json(Kind::Hello, &channel::Hello { min, max });
+        client.hello();
+        assert_eq!(client.error(), ErrorKind::Invalid);
+    }
     // A frame that makes no sense where it comes.
     let mut client = agent.ask(&Request::Exec(Box::new(attached(&["sleep", "60"]))));
     client.hello();

@@ -168,7 +168,7 @@ async fn write(
         }
         message = tokio::select! {
             changed = changes.changed() => match changed {
-                Ok(()) => gates.state(account),
+                Ok(()) => gates.news(account),
                 Err(_) => return Wrote::Released,
             },
             Some(answer) = answers.recv() => answer,

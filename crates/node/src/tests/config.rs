@@ -61,6 +61,19 @@ fn ids_do_not_overlap_or_overflow() {
 }
 
 #[test]
+fn a_cgroup_is_a_name_or_leads_to_a_unit() {
+    for good in ["cofferdam", "system.slice/cofferdam-agents.service", "a/b/c/d/e/f/g/h"] {
+        assert_eq!(keys(&format!("cgroup = \"{good}\"")), [""; 0], "{good}");
+    }
+    for bad in
+        ["", "/", "/a", "a/", "a//b", "..", "a/../b", "a/.hidden", "a/b/c/d/e/f/g/h/i", "a b", "a/b\\n"]
+    {
+        assert_eq!(keys(&format!("cgroup = \"{bad}\"")), ["cgroup"], "{bad}");
+    }
+    assert_eq!(keys(&format!("cgroup = \"a/{}\"", "x".repeat(65))), ["cgroup"]);
+}
+
+#[test]
 fn text_that_is_not_toml() {
     assert_eq!(keys("slots = "), ["node.toml"]);
 }

@@ -6,6 +6,7 @@ use crate::journal::Journal;
 use crate::report::Reporter;
 use model::gate_api::{Condition, GateAgent, ToGate};
 use model::{AccountId, AgentId};
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ struct World {
     journal: Arc<Journal>,
     gates: Arc<Gates>,
     lines: tokio::io::Lines<BufReader<pipe::Receiver>>,
+    told: Option<(AccountId, BTreeMap<AgentId, GateAgent>)>,
 }
 
 fn script(path: &Path, text: &str) -> PathBuf {
@@ -49,7 +51,7 @@ impl World {
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
         let gates = Gates::open(settings, journal.clone(), Arc::new(Reporter::default())).unwrap();
-        Self { directory, journal, gates, lines: BufReader::new(said).lines() }
+        Self { directory, journal, gates, lines: BufReader::new(said).lines(), told: None }
     }
 
     async fn line(&mut self) -> String {
@@ -57,12 +59,21 @@ impl World {
         line.expect("the gate says nothing").unwrap().unwrap()
     }
 
+    /// All that the gate knows once it heard one more line; it begins with the whole.
     async fn state(&mut self) -> (AccountId, Vec<GateAgent>) {
         let line = self.line().await;
+        let keyed = |agents: Vec<GateAgent>| agents.into_iter().map(|agent| (agent.id, agent));
         match serde_json::from_str(&line).unwrap() {
-            ToGate::State { account, agents, .. } => (account, agents),
+            ToGate::State { account, agents, .. } => self.told = Some((account, keyed(agents).collect())),
+            ToGate::Agents { set, gone } => {
+                let (_, known) = self.told.as_mut().expect("the whole comes first");
+                known.extend(keyed(set));
+                known.retain(|id, _| !gone.contains(id));
+            }
             ToGate::Stats { .. } => panic!("{line}"),
         }
+        let (account, agents) = self.told.clone().unwrap();
+        (account, agents.into_values().collect())
     }
 }
 
@@ -88,6 +99,7 @@ async fn a_gate_knows_its_account_and_comes_back() {
         assert_eq!(world.state().await, (spec.account, vec![agent(spec.id, condition)]));
     }
     // It died: the next one hears the whole at once, and the socket stayed.
+    world.told = None;
     assert_eq!(world.state().await, (spec.account, vec![agent(spec.id, Condition::Paused)]));
     TcpStream::connect(address.url.strip_prefix("http://").unwrap()).unwrap();
     let mode = std::fs::metadata(&address.directory).unwrap().permissions().mode();

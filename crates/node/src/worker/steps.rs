@@ -12,7 +12,7 @@ use crate::plan::Step;
 use crate::{blanks, terminate, validate};
 use model::node_api::DesiredAgent;
 use model::{BoundaryId, Desired, ExitReason};
-use sandbox::{Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
+use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use time::OffsetDateTime;
 
@@ -362,13 +362,15 @@ impl Worker {
         let Some(local) = &self.local else { return Ok(()) };
         let record = local.boundary.clone().unwrap_or_else(|| self.nameless(local));
         // One that was never launched has the ids that are freed here.
-        let blank = self.blank.take();
+        let mut blank = self.blank.take();
         let clean = move |sandbox: &Sandbox| {
-            drop(blank);
-            sandbox.remains(&record).cleanup()
+            let ended = blank.as_mut().map_or(Ok(()), Blank::end).map_err(|error| crate::chain(&error));
+            let cleaned = || sandbox.remains(&record).cleanup().map_err(|error| crate::chain(&error));
+            (blank, ended.and_then(|()| cleaned()))
         };
-        let cleaned = self.heavy("clean up", clean).await?;
-        cleaned.map_err(|error| stuck("clean up after it", &error))?;
+        let (blank, cleaned) = self.heavy("clean up", clean).await?;
+        self.blank = blank.filter(|_| cleaned.is_err());
+        cleaned.map_err(|detail| Stuck::Step { what: "clean up after it", detail })?;
         self.evidence.clear();
         self.change(Local::cleaned);
         self.save()?;

@@ -30,6 +30,15 @@ pub enum CgroupError {
         /// Its name.
         controller: &'static str,
     },
+    /// A cgroup that somebody else makes and hands to us is not there.
+    #[error(
+        "the cgroup {path} is not there; start the unit that it belongs to (`systemctl start cofferdam-agents.service`), \
+         or take `cgroup` out of node.toml"
+    )]
+    NotDelegated {
+        /// Which.
+        path: PathBuf,
+    },
     /// A controller of v2 cannot be handed down.
     #[error(
         "cannot enable the cgroup controllers `{controllers}` below {path}; move the processes in {path} to a cgroup \
@@ -168,6 +177,20 @@ impl Layout {
     }
 }
 
+/// Whether this names a place for agents' cgroups: one component is a cgroup of our own beneath the root; more lead to
+/// one that another (systemd, for a unit with `Delegate=yes`) makes, hands to us, and removes.
+pub fn is_cgroup_path(path: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let component =
+        |name: &str| (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain);
+    path.split('/').count() <= 8 && path.split('/').all(component)
+}
+
+/// Whether another makes this cgroup for us.
+pub(crate) fn is_delegated(path: &str) -> bool {
+    path.contains('/')
+}
+
 /// Our own directory in each hierarchy that is used, and what it is used for.
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
@@ -176,7 +199,8 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Finds a hierarchy for every controller and makes our directory in each.
+    /// Finds a hierarchy for every controller and makes our directory in each, unless it is delegated to us: then it has
+    /// to be there, and nothing above it is touched.
     pub(crate) fn open(name: &str) -> Result<Self, CgroupError> {
         let tree = Self { layout: Layout::detect()?, name: name.to_owned() };
         let mut wanted = Vec::new();
@@ -187,7 +211,14 @@ impl Tree {
                 Some((_, false)) => {}
             }
         }
+        let delegated = is_delegated(name);
         for parent in tree.parents() {
+            if delegated {
+                if parent.is_dir() {
+                    continue;
+                }
+                return Err(CgroupError::NotDelegated { path: parent });
+            }
             fs::create_dir(&parent)
                 .or_else(
                     |error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) },
@@ -196,9 +227,10 @@ impl Tree {
         }
         if let (Some(unified), false) = (&tree.layout.unified, wanted.is_empty()) {
             let controllers = wanted.join(" ");
-            for path in [unified.mount.clone(), unified.mount.join(name)] {
-                enable(&path, &controllers)?;
+            if !delegated {
+                enable(&unified.mount, &controllers)?;
             }
+            enable(&unified.mount.join(name), &controllers)?;
         }
         Ok(tree)
     }

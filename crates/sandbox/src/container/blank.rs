@@ -1,22 +1,24 @@
-//! A boundary that is nobody's yet: made, whole, and waiting for its configuration.
+//! A boundary that is nobody's yet: made as far as it goes without knowing whose it will be, and waiting.
 //!
-//! Init reads its configuration from a pipe before it does anything else, and node keeps the other end. So a blank has
-//! run nothing, and one whose node dies reads the end of the pipe and ends: no blank outlives who made it.
+//! A bare one has its process in its cgroups, its namespaces, its ids, and a volume, and waits for the zygote to name an
+//! image. A whole one runs init, which reads its configuration from a pipe before it does anything else. Neither has run
+//! anything of anybody, and neither outlives who made it: the one ends with the zygote, the other when node's end of the
+//! pipe closes.
 
 use super::launch::agent;
 use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
 use crate::cgroup::Group;
 use crate::children::Watch;
 use crate::error::LaunchError;
-use crate::zygote::{Launched, Refusal};
+use crate::zygote::{Begun, Launched, Prepared, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
-use jail::spec::{Identity, Launch, LaunchFds, Limits};
-use model::{AgentSpec, BoundaryId, ByteSize, Resources, VolumeId};
+use jail::spec::{Identity, Launch, PrepareFds};
+use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -64,178 +66,187 @@ impl Shape {
     }
 }
 
+/// What can be made ahead.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// Everything but the image, with a volume of this size.
+    Bare(ByteSize),
+    /// Everything.
+    Whole(Shape),
+}
+
 /// A boundary that waits. Dropped, it ends, and nothing of it is left.
-#[derive(Debug)]
 pub struct Blank {
     pub(super) id: BoundaryId,
-    pub(super) shape: Shape,
     pub(super) lease: UidRange,
     /// The limits in force.
     pub(super) resources: Resources,
     pub(super) pid: u32,
-    /// None once an agent has it.
-    pidfd: Option<OwnedFd>,
-    pub(super) landlock_abi: u32,
+    begun: Begun,
+    /// The ABI of Landlock around it, once it has an image.
+    pub(super) landlock_abi: Option<u32>,
     /// Where init's configuration goes.
     pub(super) config: Option<File>,
-    pub(super) group: Group,
-    pub(super) dir: PathBuf,
-    /// Its volume's file, as long as that is no agent's.
-    pub(super) volume: Option<PathBuf>,
     pub(super) laps: Laps,
-    /// An agent took it: from then on nothing here is the blank's to remove.
-    pub(super) taken: bool,
+    pub(super) traces: Traces,
+    /// Its volume, until it is mounted inside.
+    mount: Option<OwnedFd>,
     _watch: Watch,
 }
 
-impl Blank {
-    /// What it was made for.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+impl std::fmt::Debug for Blank {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blank")
+            .field("id", &self.id)
+            .field("landlock_abi", &self.landlock_abi)
+            .finish_non_exhaustive()
     }
+}
 
+impl Blank {
     /// The ids that its processes have.
     pub fn lease(&self) -> UidRange {
         self.lease
     }
 
-    /// Whether its init still waits.
+    /// Whether its process still waits.
     pub fn is_alive(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let Some(pidfd) = &self.pidfd else { return false };
+        let Some(pidfd) = &self.traces.pidfd else { return false };
         poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended == 0)
     }
-}
 
-impl Blank {
+    /// Ends it and removes all of it. Its ids are free once that is done.
+    pub fn end(&mut self) -> Result<(), LaunchError> {
+        self.traces.remove()
+    }
+
     /// The agent's from now on.
     pub(super) fn into_boundary(mut self, shared: &Shared, record: BoundaryRecord) -> Boundary {
-        self.taken = true;
-        let pidfd = self.pidfd.take();
+        self.traces.kept = true;
+        let pidfd = self.traces.pidfd.take();
         Boundary::new(shared, record, pidfd)
     }
 }
 
-impl Drop for Blank {
-    fn drop(&mut self) {
-        if self.taken {
-            return;
-        }
-        // With the pipe closed, init would end by itself; this is for not waiting, and for what never got so far.
-        self.config = None;
-        if let Err(error) = self.group.clear(PATIENCE) {
-            tracing::error!(%error, "cannot remove the cgroup of a blank; the next sweep will");
+/// What there is of a boundary outside of it. Dropped, its process is ended and all of it removed, unless it is an
+/// agent's.
+pub(super) struct Traces {
+    pub(super) group: Group,
+    pub(super) dir: PathBuf,
+    /// Its volume's file, as long as that is no agent's.
+    pub(super) volume: Option<PathBuf>,
+    pidfd: Option<OwnedFd>,
+    /// It is not ours to remove, or it is removed.
+    kept: bool,
+}
+
+impl Traces {
+    fn remove(&mut self) -> Result<(), LaunchError> {
+        if self.kept {
+            return Ok(());
         }
         if let Some(pidfd) = &self.pidfd {
-            collect(pidfd);
+            // Its process is the first of its pid namespace: with it all others are gone.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         }
+        self.group.clear(PATIENCE)?;
         let volume = self.volume.as_deref().map_or(Ok(()), files::remove);
-        for result in [files::remove_dir(&self.dir), volume] {
-            if let Err(error) = result {
-                tracing::error!(%error, dir = %self.dir.display(), "cannot remove the files of a blank");
-            }
-        }
+        let path = self.dir.clone();
+        files::remove_dir(&self.dir).and(volume).map_err(|source| LaunchError::Files { path, source })?;
+        self.kept = true;
+        Ok(())
     }
 }
 
-/// Collects an init that was killed.
-fn collect(pidfd: &OwnedFd) {
-    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-}
-
-/// Removes what a blank has before it has an init.
-struct Undo<'a> {
-    group: &'a Group,
-    dir: &'a Path,
-    volume: Option<&'a Path>,
-    armed: bool,
-}
-
-impl Drop for Undo<'_> {
+impl Drop for Traces {
     fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        if let Err(error) = self.group.clear(PATIENCE) {
-            tracing::error!(%error, "cannot remove the cgroup of a launch that failed; the next sweep will");
-        }
-        let volume = self.volume.map_or(Ok(()), files::remove);
-        for result in [files::remove_dir(self.dir), volume] {
-            if let Err(error) = result {
-                tracing::error!(%error, dir = %self.dir.display(), "cannot remove files of a launch that failed");
-            }
+        if let Err(error) = self.remove() {
+            tracing::error!(%error, dir = %self.dir.display(), "a blank is not removed whole; the next sweep will");
         }
     }
 }
 
-/// Makes one on a volume of its own.
-pub(crate) fn prepare(shared: &Shared, shape: &Shape, lease: UidRange) -> Result<Blank, LaunchError> {
-    let id = BoundaryId::new();
-    let volume = shared.volumes.create_blank(id, shape.disk)?;
-    make(shared, id, shape, shape.resources(), lease, &volume, true)
+/// Makes one ahead.
+pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
+    let (disk, resources) = match form {
+        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
+        Form::Whole(shape) => (shape.disk, shape.resources()),
+    };
+    let mut blank = begin(shared, &resources, lease, Some(disk))?;
+    if let Form::Whole(shape) = form {
+        let volume = shared.volumes.blank_path(blank.id);
+        complete(shared, &mut blank, shape, &volume)?;
+    }
+    Ok(blank)
 }
 
-/// Makes one on the volume that its agent has already.
-pub(super) fn prepare_for(shared: &Shared, spec: &AgentSpec, lease: UidRange) -> Result<Blank, LaunchError> {
-    let volume = volume_of(shared, spec.volume);
-    make(shared, BoundaryId::new(), &Shape::of(spec), spec.resources, lease, &volume, false)
-}
-
-pub(super) fn volume_of(shared: &Shared, volume: VolumeId) -> PathBuf {
-    shared.volumes.path(volume)
-}
-
-fn make(
+/// Begins one, with a volume of its own if there is a size for it.
+pub(super) fn begin(
     shared: &Shared,
-    id: BoundaryId,
-    shape: &Shape,
-    resources: Resources,
+    resources: &Resources,
     lease: UidRange,
-    volume: &Path,
-    own_volume: bool,
+    disk: Option<ByteSize>,
 ) -> Result<Blank, LaunchError> {
     resources.validate()?;
-    let group = Group::new(&shared.cgroups, id);
-    let dir = blank_dir(&shared.config, id);
-    let own = own_volume.then_some(volume);
-    let mut undo = Undo { group: &group, dir: &dir, volume: own, armed: true };
+    let id = BoundaryId::new();
     let mut laps = Laps::start();
-    shared.zygote.add_image(&shape.image_digest)?;
-    let mounted = shared.volumes.mount(volume)?;
-    laps.lap("mount the volume");
-    group.create(&resources)?;
-    let cgroups = group.procs()?;
+    let (group, dir) = (Group::new(&shared.cgroups, id), blank_dir(&shared.config, id));
+    let mut traces = Traces { group, dir, volume: None, pidfd: None, kept: false };
+    let mut mount = None;
+    if let Some(disk) = disk {
+        let volume = shared.volumes.create_blank(id, disk)?;
+        mount = Some(shared.volumes.mount(traces.volume.insert(volume))?);
+        laps.lap("make and mount a volume");
+    }
+    traces.group.create(resources)?;
+    let cgroups = traces.group.procs()?;
     laps.lap("cgroups");
-    let exit_record = make_dir(&dir)?;
-    let path = dir.join(CHANNEL);
+    let exit_record = make_dir(&traces.dir)?;
+    let path = traces.dir.join(CHANNEL);
     let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
     let (config, ours) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| LaunchError::Config(error.into()))?;
     let init = File::open(&shared.init.path)
         .map_err(|source| LaunchError::Files { path: shared.init.path.clone(), source })?;
-    let fds = LaunchFds { init: init.into(), volume: mounted, channel, exit_record, config, cgroups };
-    let request = launch_request(shared.zygote.next_request(), id, shape, lease);
+    let fds = PrepareFds { init: init.into(), channel, exit_record, config, cgroups };
     laps.lap("channel, record, pipe");
-    let Launched { pid, pidfd, landlock_abi, laps: within } =
-        shared.zygote.launch(request, fds.into_vec())?.map_err(refused)?;
-    laps.lap("boundary");
+    let Prepared { begun, pid, pidfd, laps: within } =
+        shared.zygote.prepare(lease.base, fds)?.map_err(refused)?;
+    traces.pidfd = Some(pidfd);
+    laps.lap("namespaces and ids");
     laps.within(within);
-    undo.armed = false;
     Ok(Blank {
         id,
-        shape: shape.clone(),
         lease,
-        resources,
+        resources: *resources,
         pid,
-        pidfd: Some(pidfd),
-        landlock_abi,
+        begun,
+        landlock_abi: None,
         config: Some(ours.into()),
-        dir: undo.dir.to_owned(),
-        volume: own.map(Path::to_owned),
-        group: undo.group.clone(),
         laps,
-        taken: false,
+        traces,
+        mount,
         _watch: Watch::new(pid),
     })
+}
+
+/// Gives it its image, on the volume that it has mounted, or else on this one. Returns the ABI of Landlock around it.
+pub(super) fn complete(
+    shared: &Shared,
+    blank: &mut Blank,
+    shape: &Shape,
+    volume: &Path,
+) -> Result<u32, LaunchError> {
+    let mount = blank.mount.take().map_or_else(|| shared.volumes.mount(volume), Ok)?;
+    blank.laps.lap("mount the volume");
+    let launch = |request| launch_request(request, shape);
+    let Launched { landlock_abi, laps } =
+        shared.zygote.launch(&blank.begun, launch, mount)?.map_err(refused)?;
+    blank.laps.lap("image and volume");
+    blank.laps.within(laps);
+    blank.landlock_abi = Some(landlock_abi);
+    Ok(landlock_abi)
 }
 
 /// The zygote's refusal in words. Not every one has an error of the kernel behind it.
@@ -269,18 +280,15 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn launch_request(request: u64, id: BoundaryId, shape: &Shape, lease: UidRange) -> Launch {
+fn launch_request(request: u64, shape: &Shape) -> Launch {
     let memory = shape.memory.0;
     Launch {
         request,
-        boundary: id.base32(),
-        base_uid: lease.base,
         image: shape.image_digest.clone(),
         keep_scratch: shape.keep_scratch,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),
         shm_bytes: (memory / 8).clamp(4 << 20, 64 << 20),
-        limits: Limits::default(),
     }
 }

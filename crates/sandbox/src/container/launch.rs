@@ -1,6 +1,6 @@
 //! Giving a boundary to an agent. It is the same whether the boundary waited for one, or is made now.
 
-use super::blank::{self, Blank, CHANNEL};
+use super::blank::{self, Blank, CHANNEL, Shape};
 use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
@@ -35,12 +35,15 @@ pub(crate) fn launch(
     if let Some(blank) = ready {
         match claim(shared, blank, spec, gid, channel) {
             // The blank is gone, and what it had; one that is made now may do better.
-            Err(error) => tracing::warn!(agent = %spec.id, error = %error, "the blank could not be used"),
+            Err(error) => tracing::warn!(agent = %spec.id, %error, "the blank could not be used"),
             claimed => return claimed,
         }
         shared.volumes.create(spec.volume, spec.resources.disk)?;
     }
-    let attempt = || claim(shared, blank::prepare_for(shared, spec, lease)?, spec, gid, channel);
+    let attempt = || {
+        let blank = blank::begin(shared, &spec.resources, lease, None)?;
+        claim(shared, blank, spec, gid, channel)
+    };
     match attempt() {
         // It took no agent with it, and the next attempt starts another.
         Err(error) if error.is_transient() => {
@@ -52,7 +55,7 @@ pub(crate) fn launch(
     }
 }
 
-/// Fits the limits, the name, the volume and the channel, writes down whose it is, and lets init begin. Whatever fails
+/// Fits the image if it has none, the limits, the name, the volume and the channel, writes down whose it is, and lets init begin. Whatever fails
 /// before that ends the blank, and nothing of it is left.
 fn claim(
     shared: &Shared,
@@ -62,15 +65,21 @@ fn claim(
     channel: &Path,
 ) -> Result<Boundary, LaunchError> {
     blank.laps.skip();
+    let landlock_abi = match blank.landlock_abi {
+        Some(landlock_abi) => landlock_abi,
+        None => blank::complete(shared, &mut blank, &Shape::of(spec), &shared.volumes.path(spec.volume))?,
+    };
     let config = serde_json::to_vec(&init_config(spec)).map_err(io::Error::from);
     let config = config.map_err(LaunchError::Config)?;
     if blank.resources != spec.resources {
-        blank.group.limit(&spec.resources)?;
+        blank.traces.group.limit(&spec.resources)?;
     }
     namespace::set_host_name(blank.pid, spec.name.as_str()).map_err(LaunchError::HostName)?;
     blank.laps.lap("limits, host name");
-    if let Some(volume) = &blank.volume {
+    if let Some(volume) = &blank.traces.volume {
         shared.volumes.take_blank(volume, spec.volume)?;
+        // From here on it is the agent's, and is removed only with it.
+        blank.traces.volume = None;
     }
     let record = BoundaryRecord {
         boundary: blank.id,
@@ -83,25 +92,25 @@ fn claim(
         image_digest: spec.image_digest.clone(),
         volume: spec.volume,
         channel: channel.to_owned(),
-        landlock_abi: blank.landlock_abi,
+        landlock_abi,
     };
-    let path = blank.dir.join(CHANNEL);
+    let path = blank.traces.dir.join(CHANNEL);
     hand_over(&path, gid, channel)
         .map_err(|source| LaunchError::Channel { path: channel.to_owned(), source })?;
     let run = agent_dir(&shared.config, spec.id);
-    let path = blank.dir.join(RECORD);
+    let path = blank.traces.dir.join(RECORD);
     let written = serde_json::to_vec(&record)
         .map_err(io::Error::from)
         .and_then(|json| files::replace(&path, &json))
         // Nothing of an earlier life may be taken for this one's.
         .and_then(|()| files::remove_dir(&run))
-        .and_then(|()| fs::rename(&blank.dir, &run));
+        .and_then(|()| fs::rename(&blank.traces.dir, &run));
     if let Err(source) = written {
         let _ = files::remove(channel);
         return Err(LaunchError::Files { path, source });
     }
     // From here on it is found by its record, and ended as the agent's.
-    blank.dir = run;
+    blank.traces.dir = run;
     blank.laps.lap("volume, channel, record");
     if let Err(error) = begin(blank.config.take(), &config) {
         let _ = files::remove(channel);

@@ -5,7 +5,7 @@ mod boundary;
 mod launch;
 
 pub(crate) use blank::prepare;
-pub use blank::{Blank, Shape};
+pub use blank::{Blank, Form, Shape};
 pub use boundary::Boundary;
 pub(crate) use launch::launch;
 
@@ -59,8 +59,7 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
     if !rustix::process::geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if config.cgroup.is_empty() || config.cgroup.starts_with('.') || !config.cgroup.bytes().all(plain) {
+    if !cgroup::is_cgroup_path(&config.cgroup) {
         return Err(StartError::CgroupName(config.cgroup));
     }
     let failed = |path: &Path| {

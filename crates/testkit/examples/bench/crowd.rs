@@ -22,9 +22,8 @@ pub fn at_once(session: &Session, peers: &Peers, rows: &mut Rows) {
                 let control = session.control.clone();
                 tasks.spawn(async move {
                     let started = Instant::now();
-                    let agent = session::create(&control).await;
-                    let workspace = session::workspace(&control, &agent).await;
-                    session::exec(&workspace, &["true"]).await;
+                    let (agent, workspace) = session::open(&control, session::request()).await;
+                    session::run(&workspace, &["true"]).await;
                     (started.elapsed(), agent)
                 });
             }
@@ -61,7 +60,8 @@ pub fn at_once(session: &Session, peers: &Peers, rows: &mut Rows) {
 /// A thousand agents that do nothing.
 pub fn idle_thousand(session: &Session, rows: &mut Rows) {
     eprintln!("{THOUSAND} idle agents");
-    let before = weight::available();
+    let before = [weight::available(), weight::kernel(), weight::processes(&session.world)];
+    let busy = weight::processor(&session.world);
     let started = Instant::now();
     let agents = session.wait(async {
         let mut tasks = JoinSet::new();
@@ -71,7 +71,7 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
                 agents.push(tasks.join_next().await.expect("one is under way").expect("a create"));
             }
             let control = session.control.clone();
-            tasks.spawn(async move { session::create(&control).await });
+            tasks.spawn(async move { session::create(&control, session::request()).await });
         }
         while let Some(done) = tasks.join_next().await {
             agents.push(done.expect("a create"));
@@ -79,11 +79,22 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
         agents
     });
     let rate = THOUSAND as f64 / started.elapsed().as_secs_f64();
-    let each = (before - weight::available()) / THOUSAND as f64 / (1 << 20) as f64;
-    let own = weight::init_private(&session.world) / (1 << 20) as f64;
     rows.add("1,000 idle agents: creates", "1/s", rate, None, Target::AtLeast(150.0));
+    for ((name, before), (_, after)) in busy.iter().zip(weight::processor(&session.world)) {
+        let each = (after - before) / THOUSAND as f64;
+        rows.add(format!("  processor time of each in {name}"), "ms", each, None, Target::None);
+    }
+    let each = |bytes: f64| bytes / THOUSAND as f64 / (1 << 20) as f64;
+    let kernel = each(weight::kernel() - before[1]);
+    let processes = each(weight::processes(&session.world) - before[2]);
+    let own = weight::init_private(&session.world) / (1 << 20) as f64;
     let name = "1,000 idle agents: memory of each beyond its own process";
-    rows.add(name, "MiB", each - own, None, Target::AtMost(1.25));
+    rows.add(name, "MiB", kernel + processes, None, Target::AtMost(1.25));
+    rows.add("  of it in the kernel", "MiB", kernel, None, Target::None);
+    rows.add("  of it in control, node, zygote and gate", "MiB", processes, None, Target::None);
+    rows.add("  its own process", "MiB", own, None, Target::None);
+    let fallen = each(before[0] - weight::available());
+    rows.add("  by how much MemAvailable fell, all in all", "MiB", fallen, None, Target::None);
     let started = Instant::now();
     session.wait(async {
         let mut tasks = JoinSet::new();

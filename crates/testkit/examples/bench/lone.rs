@@ -7,26 +7,26 @@ use std::time::{Duration, Instant};
 
 /// Create, run `true`, and destroy, in turn with the peers.
 pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {
-    let how = if session.blanks == Blanks::Ready { "a blank ready" } else { "no blank ready" };
+    let how = session.blanks.name();
     eprintln!("create, {how}: {rounds} rounds");
     // The first asks for blanks, makes the volume's template and starts the gate.
-    session
-        .wait(async { session::destroy(&session.control, &session::create(&session.control).await).await });
+    session.wait(async {
+        let agent = session::create(&session.control, session.request()).await;
+        session::destroy(&session.control, &agent).await;
+    });
     let (mut first, mut runc, mut bwrap, mut destroys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut parts: [Vec<Duration>; 3] = Default::default();
+    let mut parts: [Vec<Duration>; 2] = Default::default();
     for round in 0..rounds {
         session.ready();
         session.wait(async {
+            let request = session.request();
             let started = Instant::now();
-            let agent = session::create(&session.control).await;
-            let created = Instant::now();
-            let workspace = session::workspace(&session.control, &agent).await;
+            let (agent, workspace) = session::open(&session.control, request).await;
             let opened = Instant::now();
-            session::exec(&workspace, &["true"]).await;
+            session::run(&workspace, &["true"]).await;
             first.push(started.elapsed());
-            parts[0].push(created - started);
-            parts[1].push(opened - created);
-            parts[2].push(opened.elapsed());
+            parts[0].push(opened - started);
+            parts[1].push(opened.elapsed());
             let started = Instant::now();
             session::destroy(&session.control, &agent).await;
             destroys.push(started.elapsed());
@@ -36,14 +36,15 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
     }
     let (runc, bwrap) = (median(&runc), median(&bwrap));
     let (to_runc, to_bwrap) = match session.blanks {
-        Blanks::None => (Target::RatioAtMost(0.35), Target::None),
+        Blanks::None => (Target::None, Target::None),
+        Blanks::Bare => (Target::RatioAtMost(0.35), Target::None),
         Blanks::Ready => (Target::None, Target::RatioAtMost(0.6)),
     };
     let name = format!("create + true, {how}");
     rows.add(&name, "ms", median(&first), Some(("runc run", runc)), to_runc);
     rows.add(&name, "ms", median(&first), Some(("bwrap", bwrap)), to_bwrap);
     rows.add(format!("{name}, p90"), "ms", quantile(&first, 0.9), None, Target::None);
-    for (part, samples) in ["create until running", "token and client", "first exec"].iter().zip(&parts) {
+    for (part, samples) in ["create until running, with its token", "first exec"].iter().zip(&parts) {
         rows.add(format!("  {part}"), "ms", median(samples), None, Target::None);
     }
     rows.add("destroy until gone", "ms", median(&destroys), None, Target::None);
@@ -53,16 +54,19 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
 pub fn execs(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {
     eprintln!("exec: {rounds} rounds");
     let container = peers.container();
-    let agent = session.wait(session::create(&session.control));
-    let workspace = session.wait(session::workspace(&session.control, &agent));
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (agent, workspace) = session.wait(session::open(&session.control, session.request()));
+    let (mut ours, mut streamed, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let started = Instant::now();
-        session.wait(session::exec(&workspace, &["true"]));
+        session.wait(session::run(&workspace, &["true"]));
         ours.push(started.elapsed());
+        let started = Instant::now();
+        session.wait(session::exec(&workspace, &["true"]));
+        streamed.push(started.elapsed());
         theirs.push(timed(&mut container.exec(&["true"])));
     }
     let theirs = median(&theirs);
     rows.add("exec true", "ms", median(&ours), Some(("runc exec", theirs)), Target::RatioAtMost(0.08));
+    rows.add("exec true, its streams attached by WebSocket", "ms", median(&streamed), None, Target::None);
     session.wait(session::destroy(&session.control, &agent));
 }

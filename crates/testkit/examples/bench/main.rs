@@ -36,16 +36,25 @@ fn main() {
     }
     let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let mut rows = Rows::default();
-    if wants("create") {
-        let session = Session::start(Blanks::None);
-        let peers = Peers::make(&session);
-        lone::creates(&session, &peers, rounds, &mut rows);
-        profile::steps(&session.world, &mut rows);
+    for blanks in [Blanks::None, Blanks::Bare] {
+        if !wants("create") && !wants("weight") {
+            break;
+        }
+        let session = Session::start(blanks);
+        if wants("create") {
+            let peers = Peers::make(&session);
+            lone::creates(&session, &peers, rounds, &mut rows);
+            profile::steps(&session.world, &mut rows);
+        }
+        if wants("weight") {
+            weight::durability(&session, &mut rows);
+        }
     }
     let session = Session::start(Blanks::Ready);
     let peers = Peers::make(&session);
     if wants("weight") {
         weight::platform(&session, &mut rows);
+        weight::durability(&session, &mut rows);
     }
     if wants("create") {
         lone::creates(&session, &peers, rounds, &mut rows);

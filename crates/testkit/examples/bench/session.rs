@@ -1,11 +1,12 @@
 //! The installation under test, and what a program does with it.
 
 use client::{Control, Incoming, Workspace};
-use model::api::{Agent, CreateAgent};
+use model::api::{Agent, CreateAgent, CreateWorkspaceToken};
 use model::token::Scope;
 use model::workspace::CreateExec;
 use model::{AgentState, Verb};
 use serde_json::json;
+use std::cell::Cell;
 use testkit::World;
 use tokio::runtime::Runtime;
 
@@ -22,6 +23,7 @@ pub struct Session {
     pub control: Control,
     /// Whether agents find boundaries ready.
     pub blanks: Blanks,
+    asked: Cell<u64>,
 }
 
 /// Whether boundaries are made ahead.
@@ -29,26 +31,57 @@ pub struct Session {
 pub enum Blanks {
     /// No.
     None,
-    /// Yes, and each create waits for one.
+    /// Bare ones: every create is of a shape that nobody asked for before.
+    Bare,
+    /// Whole ones, and each create waits for one.
     Ready,
+}
+
+impl Blanks {
+    /// In a table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "nothing made ahead",
+            Self::Bare => "no blank ready",
+            Self::Ready => "a blank ready",
+        }
+    }
 }
 
 impl Session {
     /// Starts it, with the base image.
     pub fn start(blanks: Blanks) -> Self {
         let world = World::prepare_sized(SLOTS);
-        if blanks == Blanks::None {
-            world.without_blanks();
+        match blanks {
+            Blanks::None => world.blanks_at_most(0),
+            // Those with an image come after it, and so never.
+            Blanks::Bare => world.blanks_at_most(1),
+            Blanks::Ready => {}
         }
         world.up();
         world.provide_image();
         let (runtime, control) = world.control();
-        Self { world, runtime, control, blanks }
+        Self { world, runtime, control, blanks, asked: Cell::new(0) }
     }
 
-    /// Waits until a blank is ready, if this session has any.
+    /// What is created: nothing but defaults, or a little more memory than ever before.
+    pub fn request(&self) -> CreateAgent {
+        let mut request = request();
+        if self.blanks == Blanks::Bare {
+            self.asked.set(self.asked.get() + 1);
+            request.resources.memory.0 += self.asked.get() << 20;
+        }
+        request
+    }
+
+    /// Waits until a blank is ready, if this session has any. A whole one is made after a bare one.
     pub fn ready(&self) {
-        while self.blanks == Blanks::Ready && self.world.blanks() == 0 {
+        let enough = match self.blanks {
+            Blanks::None => 0,
+            Blanks::Bare => 1,
+            Blanks::Ready => 2,
+        };
+        while self.world.blanks() < enough {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
@@ -59,26 +92,35 @@ impl Session {
     }
 }
 
-/// What is created: nothing but defaults and a small memory limit.
+/// Nothing but defaults.
 pub fn request() -> CreateAgent {
     serde_json::from_value(json!({"image": "debian"})).expect("a request")
 }
 
+/// Creates an agent, waits until it runs, and has a way into it: one call.
+pub async fn open(control: &Control, request: CreateAgent) -> (Agent, Workspace) {
+    let token = Some(CreateWorkspaceToken { scopes: vec![Scope::Exec, Scope::Files] });
+    let (agent, workspace) =
+        control.start_agent(&CreateAgent { token, ..request }, 60).await.expect("created");
+    assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
+    (agent, workspace.expect("a token"))
+}
+
 /// Creates an agent and waits until it runs.
-pub async fn create(control: &Control) -> Agent {
-    let agent = control.create_agent(&request()).await.expect("created");
-    let agent = control.wait_agent(&agent.id.to_string(), "running", 60).await.expect("an answer");
+pub async fn create(control: &Control, request: CreateAgent) -> Agent {
+    let (agent, _) = control.start_agent(&request, 60).await.expect("created");
     assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
     agent
 }
 
-/// A way into an agent.
-pub async fn workspace(control: &Control, agent: &Agent) -> Workspace {
-    let token = control.workspace_token(&agent.id.to_string(), &[Scope::Exec, Scope::Files]).await;
-    Workspace::new(agent.id, &token.expect("a token")).expect("a client")
+/// Runs a command to its end, for its short output.
+pub async fn run(workspace: &Workspace, argv: &[&str]) {
+    let create: CreateExec = serde_json::from_value(json!({"argv": argv})).expect("a request");
+    let output = workspace.run(&create, 60).await.expect("an answer");
+    assert_eq!(output.exec.exit.expect("it ended").code, 0, "{:?}", output.stderr);
 }
 
-/// Runs a command to its end; its output is counted and dropped.
+/// Runs a command to its end with its streams attached; its output is counted and dropped.
 pub async fn exec(workspace: &Workspace, argv: &[&str]) -> u64 {
     let create: CreateExec = serde_json::from_value(json!({"argv": argv})).expect("a request");
     let (_, attached) = workspace.exec_attached(&create).await.expect("started");

@@ -24,8 +24,7 @@ fn best(rates: Vec<f64>) -> f64 {
 pub fn measure(session: &Session, peers: &Peers, rows: &mut Rows) {
     eprintln!("streams: {ROUNDS} rounds");
     let container = peers.container();
-    let agent = session.wait(session::create(&session.control));
-    let workspace = session.wait(session::workspace(&session.control, &agent));
+    let (agent, workspace) = session.wait(session::open(&session.control, session.request()));
     let (mut out, mut runc_out, mut into, mut runc_in) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let started = Instant::now();

@@ -24,15 +24,24 @@ fn an_agent_on_a_blank_is_as_any_other() {
         return;
     }
     let world = World::start();
+    // Before anybody asked for an image, there is one without.
+    eventually("a bare one is ready", || world.blanks() > 0);
+    let bare = waiting(&world);
     world.create("first", &[]);
-    eventually("a blank is ready", || world.blanks() > 0);
+    let boundary = |name: &str| {
+        record(&world, name)["boundary"].as_str().expect("its id").trim_start_matches("bnd_").to_owned()
+    };
+    assert!(bare.contains(&boundary("first")), "{} is none of {bare:?}", boundary("first"));
+    eventually("one with the image is ready as well", || world.blanks() > 1);
     let blanks = waiting(&world);
+    // There is none with a volume of this size.
+    world.create("cold", &["--disk", "1GiB"]);
+    assert!(!blanks.contains(&boundary("cold")));
     // What a blank cannot know ahead: name, limits, environment, user, main process.
     let more = ["--cpus", "0.5", "--pids", "77", "-e", "WHO=me", "--root", "--", "sh", "-c"];
     world
         .create("second", &[&more[..], &["echo begun as $(id -u) on $(hostname); exec sleep 1000"]].concat());
-    let second = record(&world, "second");
-    let boundary = second["boundary"].as_str().expect("its id").trim_start_matches("bnd_").to_owned();
+    let boundary = boundary("second");
     assert!(blanks.contains(&boundary), "{boundary} is none of {blanks:?}");
     assert!(!waiting(&world).contains(&boundary), "it is nobody's any more");
 
@@ -49,16 +58,20 @@ fn an_agent_on_a_blank_is_as_any_other() {
 
     // The same evidence, found in the same way, and the same claim; what differs is names and numbers.
     let shown = |name: &str| world.cli(&["show", name, "-o", "json"]).json();
-    let (cold, ahead) = (shown("first"), shown("second"));
+    let cold = shown("cold");
     assert_eq!(cold["claim"], "sandboxed (container)");
-    assert_eq!(ahead["claim"], cold["claim"]);
     let controls = |agent: &Value| -> Vec<(Value, Value)> {
         let evidence = agent["evidence"].as_array().expect("evidence").iter();
         evidence.map(|found| (found["control"].clone(), found["observed"].clone())).collect()
     };
-    assert_eq!(controls(&ahead), controls(&cold));
+    for ahead in ["first", "second"] {
+        let ahead = shown(ahead);
+        assert_eq!(ahead["claim"], cold["claim"]);
+        assert_eq!(controls(&ahead), controls(&cold));
+    }
     // No two agents have ids in common.
-    assert_ne!(record(&world, "first")["base_uid"], second["base_uid"]);
+    let bases = ["first", "second", "cold"].map(|name| record(&world, name)["base_uid"].to_string());
+    assert_eq!(bases.iter().collect::<std::collections::BTreeSet<_>>().len(), bases.len(), "{bases:?}");
 }
 
 #[test]
@@ -68,7 +81,7 @@ fn no_blank_outlives_its_node() {
     }
     let world = World::start();
     world.create("first", &[]);
-    eventually("a blank is ready", || world.blanks() > 0);
+    eventually("a bare one and a whole one are ready", || world.blanks() > 1);
     let blanks = waiting(&world);
     let cgroup_of = |blank: &String| {
         let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];

@@ -187,7 +187,7 @@ fn second_account(world: &World) -> client::Control {
     runtime.block_on(async {
         let path = world.dir().join("data/control/cofferdam.db");
         let clock = Arc::new(model::clock::SystemClock);
-        let store = store::Store::open(&path, clock, Arc::new(|_| {})).await.expect("the database");
+        let store = store::Store::open(&path, clock, Arc::new(|_, _| {})).await.expect("the database");
         let account = store::NewAccount {
             name: "second".parse().expect("a name"),
             key: "first".parse().expect("a name"),

@@ -7,7 +7,7 @@ use crate::failure::{fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use anyhow::Context as _;
-use image::{Host, PublicKey, PullError, PullOptions, Pulled, Reference, Rules};
+use image::{Authority, Host, PublicKey, PullError, PullOptions, Pulled, Reference, Rules, Signer};
 use model::{Code, Name};
 use serde::Serialize;
 use std::path::Path;
@@ -59,6 +59,17 @@ impl Pull {
         let key = |path: &Path| -> anyhow::Result<PublicKey> {
             read(path)?.parse().with_context(|| format!("{} cannot be used", path.display()))
         };
+        let signer = |path: &Path| -> anyhow::Result<Signer> {
+            let certificates = read(path)?;
+            if !certificates.contains("-----BEGIN CERTIFICATE-----") {
+                return key(path).map(Signer::Key);
+            }
+            let log = config.signed_log.as_deref().map(key).transpose()?;
+            let (names, issuer) = (config.signed_as.clone(), config.signed_issuer.clone());
+            let authority = Authority::new(&certificates, names, issuer, log);
+            let authority = authority.with_context(|| format!("{} cannot be used", path.display()))?;
+            Ok(Signer::Authority(Box::new(authority)))
+        };
         let options = PullOptions {
             credentials: credentials::find(&reference.registry)?,
             rules: Rules {
@@ -66,7 +77,7 @@ impl Pull {
                 plain: hosts(&config.plain)?,
                 authorities: config.ca.as_deref().map(read).transpose()?,
             },
-            signed_by: config.signed_by.as_deref().map(key).transpose()?,
+            signed_by: config.signed_by.as_deref().map(signer).transpose()?,
             reference,
         };
         let pinned = Reference { tag: None, digest: None, ..options.reference.clone() };

@@ -79,7 +79,7 @@ fn a_full_disk_under_the_node_fails_the_agent_and_says_where() {
         let mut world = World::prepare();
         let disk = world.small_disk(part, 64 << 20);
         // A blank has its volume already.
-        world.without_blanks();
+        world.blanks_at_most(0);
         world.up();
         world.provide_image();
         world.create("kept", &[]);
