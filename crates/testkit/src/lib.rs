@@ -8,9 +8,18 @@ mod registry;
 mod stale;
 mod world;
 
+use std::time::Duration;
+
 pub use leftovers::Leftovers;
 pub use registry::Registry;
 pub use world::{Ran, World, remove_stale_worlds};
+
+/// How long to wait for what takes at most so many seconds on an ordinary machine. `COFFERDAM_TEST_PATIENCE` says how
+/// many times slower this one is.
+pub fn patience(seconds: u64) -> Duration {
+    let factor = std::env::var("COFFERDAM_TEST_PATIENCE").ok().and_then(|text| text.parse::<u64>().ok());
+    Duration::from_secs(seconds * factor.unwrap_or(1))
+}
 
 /// Whether a test that needs root can run. In CI it must; elsewhere it says why it does not.
 pub fn can_run() -> bool {

@@ -108,7 +108,7 @@ fn the_gate_is_the_only_way_in() {
     let server = "import http.server; http.server.HTTPServer(('0.0.0.0', 8900), http.server.SimpleHTTPRequestHandler).serve_forever()";
     let mut child =
         world.command(&["exec", "served", "--", "python3", "-c", server]).spawn().expect("an exec");
-    let wait = "import socket,time\nfor _ in range(200):\n  try: socket.create_connection(('127.0.0.1',8900)); break\n  except OSError: time.sleep(0.02)\nelse: raise SystemExit(1)";
+    let wait = "import socket,time\nfor _ in range(3000):\n  try: socket.create_connection(('127.0.0.1',8900)); break\n  except OSError: time.sleep(0.02)\nelse: raise SystemExit(1)";
     world.python("served", "agent", &[], wait, &[]).ok();
     // Not from the host, on any address.
     for address in ["127.0.0.1:8900", "[::1]:8900"] {

@@ -128,7 +128,7 @@ fn forward_reaches_a_port_inside() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("forward");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + testkit::patience(20);
     let answer = loop {
         assert!(std::time::Instant::now() < deadline, "the port never answered");
         let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Debian packages beyond the essential ones, each with its use.
 const PACKAGES: &[(&str, &str)] = &[
@@ -63,6 +63,9 @@ pub(super) fn provide() -> Result<Machine> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let lock = File::create(dir.join("lock")).context("cannot make a lock")?;
     lock.lock().context("cannot lock the machine's image")?;
+    for left in fs::read_dir(&dir)?.flatten().filter(|entry| is_left_over(&entry.path())) {
+        fs::remove_dir_all(left.path()).context("cannot remove what an interrupted run left")?;
+    }
     let home = dir.join(format!("debian-12-{:016x}", recipe()));
     if !home.exists() {
         for old in fs::read_dir(&dir)?.flatten().filter(|old| is_machine(&old.path())) {
@@ -75,6 +78,13 @@ pub(super) fn provide() -> Result<Machine> {
 
 fn is_machine(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("debian-"))
+}
+
+/// Whether this is of a run (`KIND-PID`) that has ended.
+fn is_left_over(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let pid = name.strip_prefix("job-").or_else(|| name.strip_prefix("suite-"));
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 fn recipe() -> u64 {
@@ -108,7 +118,28 @@ fn build(home: &Path) -> Result<()> {
     fs::write(root.join("usr/local/sbin/vm-job"), JOB)?;
     shell::run(Command::new("sh").args(["-eu", "-c", PREPARE, "sh"]).arg(&root).arg(&fresh))?;
     let disk = fresh.join("disk");
-    shell::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&disk).arg(DISK))?;
+    // What it says of the file that it makes is of no use.
+    let mut filesystem = Command::new("mke2fs");
+    filesystem.args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&disk).arg(DISK).stdout(Stdio::null());
+    shell::run(&mut filesystem)?;
     fs::remove_dir_all(&root)?;
     fs::rename(&fresh, home).with_context(|| format!("cannot make {}", home.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ended_runs_left_is_removed() {
+        // Ended and collected, so nobody has its pid.
+        let mut child = Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        let check = |name: String, expected| assert_eq!(is_left_over(Path::new(&name)), expected, "{name}");
+        check(format!("/x/job-{dead}"), true);
+        check(format!("/x/suite-{dead}"), true);
+        check(format!("/x/job-{}", std::process::id()), false);
+        check(format!("/x/debian-12-{dead}"), false);
+    }
 }

@@ -50,7 +50,7 @@ pub struct Outcome {
     /// The script's exit code.
     pub code: i32,
     /// What it printed, both streams.
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "for chores that look at it")]
     pub output: String,
 }
 

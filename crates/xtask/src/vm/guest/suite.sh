@@ -10,8 +10,10 @@ cd "$root" || exit
 cat >/run/nextest.toml <<'CONFIG'
 [profile.default]
 slow-timeout = { period = "60s", terminate-after = 12 }
+# The longest first, so that the others run beside it.
+overrides = [{ filter = 'test(attacks::)', priority = 100 }]
 CONFIG
-export CI=true
+export CI=true COFFERDAM_TEST_PATIENCE=10
 "$target/release/cofferdam" doctor
 /job/tests/cargo-nextest nextest run --no-fail-fast --config-file /run/nextest.toml --user-config-file none \
     --binaries-metadata /job/tests/binaries.json --cargo-metadata /job/tests/metadata.json \
