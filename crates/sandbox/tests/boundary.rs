@@ -113,6 +113,7 @@ impl World {
             .collect()
     }
 
+    /// Of volumes: one of an image lives as long as the zygote that holds the image.
     fn loops(&self) -> Vec<String> {
         let backing =
             |device: &Path| fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
@@ -120,7 +121,7 @@ impl World {
             .unwrap()
             .flatten()
             .map(|entry| backing(&entry.path()))
-            .filter(|file| file.starts_with(self.dir.path().to_str().unwrap()))
+            .filter(|file| file.starts_with(self.config.volumes.to_str().unwrap()))
             .collect()
     }
 

@@ -84,7 +84,10 @@ fn command(machine: &Machine, job: &Job, bundle: &Bundle, console: &Path) -> Res
         command.arg("-no-reboot");
     }
     command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(&machine.initrd);
-    command.args(["-append", &format!("console=ttyS0 rw panic=-1 systemd.show_status=1 vm.script={script}")]);
+    command.args([
+        "-append",
+        &format!("console=ttyS0 rw panic=-1 systemd.show_status=error vm.script={script}"),
+    ]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     let mut disk = |name: &str, file: &Path, options: &str| {
         command.arg("-drive").arg(format!("id={name},file={},format=raw,if=none,{options}", file.display()));

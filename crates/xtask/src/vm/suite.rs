@@ -37,7 +37,24 @@ impl Extent {
 }
 
 /// One test or few for each thing that another kernel, cgroup v2 or systemd could break.
-const SMOKE: &[&str] = &["package(sandbox)"];
+const SMOKE: &[&str] = &[
+    // Fallbacks: what doctor tries, volumes and their loop devices, limits of cgroup v2.
+    "test(tests::parts::)",
+    // Boundaries with no node: evidence, ends and their reasons, adoption, freezing and killing.
+    "test(every_control_is_observed)",
+    "test(ends_have_reasons)",
+    "test(the_frozen_are_killed)",
+    "test(agents_outlive_zygote_and_node)",
+    "test(a_whole_boundary)",
+    // The installation as people use it: create, exec, files, stop, start, destroy.
+    "test(story::a_life_with_its_volume)",
+    // From inside, and from next door.
+    "test(attacks::attacks_as_agent_hold)",
+    "test(neighbours::agents_do_not_see_each_other)",
+    // Blanks, and every process of the platform killed under its agents.
+    "test(blanks::an_agent_on_a_blank_is_as_any_other)",
+    "test(faults::agents_outlive_every_process_of_the_platform)",
+];
 
 const SCRIPT: &str = include_str!("guest/suite.sh");
 

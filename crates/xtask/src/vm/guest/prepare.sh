@@ -18,7 +18,8 @@ Description=What this machine was started for
 After=multi-user.target systemd-tmpfiles-setup.service
 
 [Service]
-Type=oneshot
+# Not oneshot: the machine has come up while this runs.
+Type=exec
 ExecStart=/usr/local/sbin/vm-job
 # As of a root shell, and no limit that tests would meet.
 Environment=HOME=/root LANG=C.UTF-8

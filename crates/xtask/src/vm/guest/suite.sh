@@ -10,6 +10,8 @@ cd "$root" || exit
 cat >/run/nextest.toml <<'CONFIG'
 [profile.default]
 slow-timeout = { period = "60s", terminate-after = 12 }
+# The longest first, so that the others run beside it.
+overrides = [{ filter = 'test(attacks::)', priority = 100 }]
 CONFIG
 export CI=true
 "$target/release/cofferdam" doctor
