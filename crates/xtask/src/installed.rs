@@ -28,8 +28,11 @@ pub fn run() -> Result<()> {
     let made = shell::target_dir().join("installed");
     fs::create_dir_all(&made).with_context(|| format!("cannot make {}", made.display()))?;
     let packages = [
-        ("before.deb", Package { version: Some("0.0.9-1"), mark: b"\nthe version before\n" }),
-        ("after.deb", Package { version: None, mark: b"" }),
+        (
+            "before.deb",
+            Package { version: Some("0.0.9-1"), mark: b"\nthe version before\n", compression: "gz" },
+        ),
+        ("after.deb", Package { version: None, mark: b"", compression: "gz" }),
     ];
     let mut with = Vec::new();
     for (name, package) in packages {
