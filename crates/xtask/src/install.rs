@@ -236,12 +236,14 @@ pub struct Package<'a> {
     pub version: Option<&'a str>,
     /// Added to the jail's file, so that it is another init by content and the same by behaviour.
     pub mark: &'a [u8],
+    /// What cargo-deb is told about compressing it.
+    pub compression: &'a [&'a str],
 }
 
 /// The chore `deb`.
 pub fn deb() -> Result<()> {
     binaries::build()?;
-    let path = package(&Package { version: None, mark: b"" })?;
+    let path = package(&Package { version: None, mark: b"", compression: &["--compress-type", "xz"] })?;
     println!("{}", path.display());
     Ok(())
 }
@@ -271,6 +273,7 @@ pub fn package(package: &Package<'_>) -> Result<PathBuf> {
     fs::write(made.join("changelog"), changelog(package.version)?)?;
     let mut command = shell::cargo();
     command.args(["deb", "--package", "cofferdam", "--no-build", "--no-strip", "--quiet"]);
+    command.args(package.compression);
     if let Some(version) = package.version {
         command.args(["--deb-version", version]);
     }
