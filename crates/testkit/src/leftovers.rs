@@ -41,7 +41,10 @@ impl Leftovers {
                 continue;
             }
             if in_cgroup || (of_world && pid != std::process::id() as i32) {
-                let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let command = match crate::world::is_bare(&entry.path()) {
+                    true => b"blank\0".to_vec(),
+                    false => fs::read(entry.path().join("cmdline")).unwrap_or_default(),
+                };
                 found
                     .processes
                     .push(format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " ")));

@@ -443,13 +443,18 @@ impl Drop for World {
     }
 }
 
-/// All processes with their command lines.
+/// Whether a process is a boundary that waits for its image: a copy of the zygote, with its command line.
+pub(crate) fn is_bare(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "blank\n")
+}
+
+/// All processes with their command lines, but for boundaries that wait for their image.
 fn processes() -> Vec<(i32, Vec<String>)> {
     let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     entries
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok().filter(|_| !is_bare(&entry.path()))?;
             let words = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
             Some((pid, words.collect()))
         })

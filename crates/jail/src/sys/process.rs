@@ -74,6 +74,12 @@ pub fn control(option: i32, argument: u64) -> io::Result<i64> {
     check(unsafe { libc::prctl(option, argument, 0u64, 0u64, 0u64) }.into())
 }
 
+/// What this process is called in lists of processes.
+pub fn set_name(name: &CStr) -> io::Result<()> {
+    // SAFETY: the name ends with NUL; the kernel copies 16 bytes of it at most.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }.into()).map(drop)
+}
+
 /// sethostname(2) and setdomainname(2).
 pub fn set_host_name(host: &str, domain: &str) -> io::Result<()> {
     // SAFETY: pointers and lengths are those of the texts.

@@ -87,6 +87,8 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     if !sys::is_readable_by_all(fds.init.as_fd()).step("examining init's binary")? {
         return Err(StepError::new("examining init's binary", "it must be readable for all (mode 0755)"));
     }
+    // Its command line is the zygote's until exec.
+    process::set_name(c"blank").step("taking a name")?;
     process::reset_signals().step("resetting signals")?;
     process::set_umask(0);
     process::new_session().step("making a session")?;
