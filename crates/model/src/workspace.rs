@@ -124,7 +124,7 @@ pub struct ExecOutput {
     pub stderr: Captured,
 }
 
-/// Bytes in JSON: a string when they are UTF-8.
+/// Bytes in JSON: a string when they are UTF-8 with few control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum Captured {
@@ -139,6 +139,11 @@ pub enum Captured {
 
 impl From<Vec<u8>> for Captured {
     fn from(bytes: Vec<u8>) -> Self {
+        // Most control characters take six bytes in JSON.
+        let escaped = bytes.iter().filter(|byte| **byte < 0x20 && !b"\n\r\t".contains(byte)).count();
+        if escaped > bytes.len() / 8 {
+            return Self::Bytes { base64: STANDARD.encode(bytes) };
+        }
         String::from_utf8(bytes)
             .map_or_else(|error| Self::Bytes { base64: STANDARD.encode(error.as_bytes()) }, Self::Text)
     }

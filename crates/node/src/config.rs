@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Origin of control, without a path.
+    /// Where control is: its socket on this machine, or an origin. A port of loopback is anybody's who takes it while
+    /// control is away; the socket is root's.
     pub control: String,
     /// Directory beneath which `node/`, `images/`, `volumes/` and `init/` lie.
     pub data: PathBuf,
@@ -94,7 +95,7 @@ pub struct Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            control: "http://127.0.0.1:7700".into(),
+            control: "unix:///run/cofferdam/control.sock".into(),
             data: "/var/lib/cofferdam".into(),
             run: "/run/cofferdam".into(),
             guard: SocketAddr::from(([127, 0, 0, 1], 7701)),
@@ -193,7 +194,7 @@ impl Config {
             (
                 is_origin(&self.control),
                 "control",
-                "must be an origin such as http://127.0.0.1:7700, without a path",
+                "must be unix:// and the path of control's socket, or an origin such as https://control.example.com",
             ),
             (is_plain(&self.data), "data", "must be an absolute path without `..`"),
             (is_plain(&self.run), "run", "must be an absolute path without `..`"),
@@ -307,6 +308,9 @@ fn flatten(table: &toml::Table) -> Vec<(String, toml::Table)> {
 }
 
 fn is_origin(text: &str) -> bool {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return is_plain(Path::new(path));
+    }
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     rest.is_some_and(|rest| {
         !rest.is_empty()

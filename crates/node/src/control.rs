@@ -166,14 +166,20 @@ pub(crate) struct Caller {
     token: Mutex<Option<Held>>,
 }
 
-/// A client that speaks to control only: no proxy of the environment, no redirects to elsewhere.
-pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+/// A client that speaks to control only: no proxy of the environment, no redirects to elsewhere. With the origin to call
+/// with it: a socket has no name of its own.
+pub(crate) fn client(control: &str) -> Result<(reqwest::Client, String), reqwest::Error> {
+    let socket = control.strip_prefix("unix://");
+    let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(5))
-        .timeout(WAIT + PATIENCE)
-        .build()
+        .timeout(WAIT + PATIENCE);
+    if let Some(path) = socket {
+        builder = builder.unix_socket(path);
+    }
+    let origin = if socket.is_some() { "http://localhost" } else { control };
+    Ok((builder.build()?, origin.to_owned()))
 }
 
 /// Trades the bootstrap token for a place in the installation.

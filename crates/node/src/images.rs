@@ -49,9 +49,9 @@ pub fn vouch(config: &Config, account: AccountId, digest: &str, size: u64) -> Re
 /// this node's journal have them.
 pub async fn images_in_use(config: &Config) -> Result<BTreeSet<String>, ImagesError> {
     let (key, standing) = standing(config)?;
-    let http = client().map_err(ImagesError::Http)?;
+    let (http, origin) = client(&config.control).map_err(ImagesError::Http)?;
     let mut digests: BTreeSet<String> =
-        Caller::new(http, &config.control, key, &standing).images().await?.digests.into_iter().collect();
+        Caller::new(http, &origin, key, &standing).images().await?.digests.into_iter().collect();
     // What control has forgotten may live on here.
     let records = Journal::peek_agents(&config.data.join("node"))?;
     let alive = records.into_values().filter(|record| record.phase != Phase::Destroyed);

@@ -114,7 +114,7 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     let journal = Arc::new(Journal::open(&config.data.join("node"))?);
     let key = NodeKey::load_or_make(journal.root())?;
     let boot_id = machine::boot_id().map_err(machine("read the machine's boot id"))?;
-    let http = control::client().map_err(RunError::Http)?;
+    let (http, origin) = control::client(&config.control).map_err(RunError::Http)?;
     let program = machine::program().map_err(machine("find this executable"))?;
     let jail = config.jail.clone().unwrap_or_else(|| program.with_file_name("cofferdam-jail"));
 
@@ -171,7 +171,7 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
             move |state| fleet.apply(state)
         }),
         http,
-        origin: config.control.clone(),
+        origin,
         capacity: machine::capacity(config.slots),
         attempted: Some(attempted),
     };

@@ -163,10 +163,9 @@ impl World {
         fs::write(
             world.dir.join("etc/node.toml"),
             format!(
-                "control = \"http://127.0.0.1:{}\"\nguard = \"127.0.0.1:{}\"\ndata = \"{dir}/data\"\n\
+                "control = \"unix://{dir}/run/control.sock\"\nguard = \"127.0.0.1:{}\"\ndata = \"{dir}/data\"\n\
                  run = \"{dir}/run\"\ncgroup = \"{}\"\nuid_first = {uid_first}\nuid_ranges = 63\nslots = 60\n\
                  gate_uid_first = {}\n",
-                world.control_port,
                 world.guard_port,
                 world.cgroup,
                 uid_first + 63 * 65_536,

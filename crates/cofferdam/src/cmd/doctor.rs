@@ -34,8 +34,8 @@ impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let paths = Paths::from_env()?;
         let control_url = match context::choose(global.context.as_ref()) {
-            Ok(context) => context.url,
-            Err(_) => setup::control_url(&paths)?,
+            Ok(context) if context.url != setup::local_url(&paths) => context.url,
+            _ => setup::control_url(&paths)?,
         };
         let progress = Progress::brief("trying what this machine can do");
         let config = service::sandbox_config(&service::node_config(&paths)?)?;

@@ -258,7 +258,7 @@ fn confirm(paths: &Paths) -> anyhow::Result<()> {
 
 fn purge(paths: &Paths) -> anyhow::Result<()> {
     let progress = Progress::start("removing data");
-    let url = setup::control_url(paths)?;
+    let urls = [setup::local_url(paths), setup::control_url(paths)?];
     for path in [&paths.data, &paths.etc] {
         remove_tree(path)?;
     }
@@ -270,7 +270,7 @@ fn purge(paths: &Paths) -> anyhow::Result<()> {
     }
     let name: Name = LOCAL.parse()?;
     let mut contexts = Contexts::load()?;
-    if contexts.contexts.get(&name).is_some_and(|context| context.url == url) {
+    if contexts.contexts.get(&name).is_some_and(|context| urls.contains(&context.url)) {
         contexts.forget(&name)?;
         contexts.save()?;
     }

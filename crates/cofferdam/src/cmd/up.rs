@@ -143,7 +143,7 @@ fn foreground(
 
 /// Makes sure that this user's context works: the one that the first start wrote may be another user's, or lost.
 fn ensure_key(paths: &Paths, user: User) -> anyhow::Result<()> {
-    let url = setup::control_url(paths)?;
+    let url = setup::local_url(paths);
     let name: Name = LOCAL.parse()?;
     let contexts = Contexts::load()?;
     if let Some(context) = contexts.contexts.get(&name).filter(|context| context.url == url) {

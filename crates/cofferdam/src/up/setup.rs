@@ -192,6 +192,7 @@ fn control_template(paths: &Paths) -> String {
 
 fn node_template(paths: &Paths, cgroup: Option<&str>) -> String {
     let text = with_line(NODE_TOML, "data", Some(&quoted(&paths.data)));
+    let text = with_line(&text, "control", Some(&quoted_text(&local_url(paths))));
     let text = with_line(&text, "run", Some(&quoted(&paths.run)));
     with_line(&text, "cgroup", cgroup)
 }
@@ -324,9 +325,14 @@ pub fn new_key(paths: &Paths, control: User) -> anyhow::Result<()> {
 fn keep_key(paths: &Paths, api_key: String) -> anyhow::Result<()> {
     let name: Name = LOCAL.parse()?;
     let mut contexts = Contexts::load()?;
-    contexts.keep(name, Context { url: control_url(paths)?, api_key });
+    contexts.keep(name, Context { url: local_url(paths), api_key });
     contexts.save()?;
     Ok(())
+}
+
+/// Where root finds control of this machine. While control is away its port is anybody's who takes it; this is not.
+pub fn local_url(paths: &Paths) -> String {
+    format!("unix://{}", paths.control_socket().display())
 }
 
 /// Where control of this machine answers, for somebody on this machine.
@@ -396,8 +402,9 @@ mod tests {
         let text = node_template(&paths, None);
         assert!(!text.contains("cgroup") && text.ends_with("\"20GiB\"\n"), "{text}");
         let node = node::Config::from_toml(&text).unwrap();
-        let ours =
-            node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() };
+        let control = "unix:///run/x/control.sock".into();
+        let (data, run) = (paths.data.clone(), paths.run.clone());
+        let ours = node::Config { control, data, run, ..node::Config::default() };
         assert_eq!(node, ours);
     }
 

@@ -8,13 +8,19 @@ use crate::limits;
 use crate::problems::{ChannelFault, Refusal};
 use ::channel::{Event, ExecRequest, Kind as FrameKind, MAX_PAYLOAD, Reply, Request, Size};
 use axum::Json as Answer;
-use axum::http::StatusCode;
+use axum::body::{Body, Bytes};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use model::workspace::{CreateExec, Exec, ExecOutput, SendSignal, TerminalSize};
 use model::{ExecId, Problem, Span};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What is handed to the connection at a time.
+const PIECE: usize = 16 << 10;
 
 /// `POST execs`; with `wait`, once it ended or the time is over, and with what it wrote.
 pub async fn create(
@@ -25,7 +31,7 @@ pub async fn create(
     let wait = query.take("wait")?.map(|text| wait_time(&text)).transpose()?;
     query.end()?;
     if let Some(wait) = wait {
-        return Ok((StatusCode::CREATED, Answer(run(&session, wanted, wait).await?)).into_response());
+        return run(&session, wanted, wait).await;
     }
     let id = ExecId::new();
     let argv = wanted.argv.clone();
@@ -45,7 +51,7 @@ fn wait_time(text: &str) -> Result<Duration, Problem> {
 }
 
 /// Starts a process and stays with it. When the time is over it goes on by itself.
-async fn run(session: &Session, mut wanted: CreateExec, wait: Duration) -> Result<ExecOutput, Refusal> {
+async fn run(session: &Session, mut wanted: CreateExec, wait: Duration) -> Result<Response, Refusal> {
     if wanted.stdin {
         let problem =
             Problem::invalid("stdin", "Nobody can write to the stdin of an exec that is waited for.");
@@ -87,7 +93,21 @@ async fn run(session: &Session, mut wanted: CreateExec, wait: Duration) -> Resul
         return Err(session.refusal(fault));
     }
     let exec = Exec { id, argv, pid: info.pid, tty: info.tty, exit };
-    Ok(ExecOutput { exec, stdout: out.into(), stderr: err.into() })
+    let output = ExecOutput { exec, stdout: out.into(), stderr: err.into() };
+    let body = serde_json::to_vec(&output).map_err(|_| session.nonsense())?;
+    drop(output);
+    room.hold(&session.shared.captured, body.len()).map_err(|fault| session.refusal(fault))?;
+    let kind = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, kind, held(body, room)).into_response())
+}
+
+/// A body whose memory counts until the client has taken it, however slowly it reads.
+fn held(body: Vec<u8>, room: Room) -> Body {
+    let pieces = stream::unfold((Bytes::from(body), room), async |(mut rest, room)| {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, room)))
+    });
+    Body::from_stream(pieces)
 }
 
 /// What output takes of the memory that all execs together have which are waited for.

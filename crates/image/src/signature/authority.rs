@@ -21,8 +21,8 @@ use webpki::aws_lc_rs::{
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::der::asn1::Utf8StringRef;
 use x509_cert::der::{Decode, Encode};
-use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
 
 /// What certificates, and what is signed with them, may be signed with.
 const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
@@ -109,6 +109,7 @@ struct Entry {
 /// An entry's body, as far as it matters: its kind is `hashedrekord`.
 #[derive(Deserialize)]
 struct Body {
+    kind: String,
     spec: Spec,
 }
 
@@ -154,6 +155,10 @@ impl Authority {
         let roots: Vec<_> = CertificateDer::pem_slice_iter(roots.as_bytes())
             .map(|found| {
                 let found = found.map_err(|_| AuthorityError::Roots)?;
+                // An anchor may issue, whatever it says of itself: one that may not is none.
+                if !is_authority(&found) {
+                    return Err(AuthorityError::Roots);
+                }
                 anchor_from_trusted_cert(&found)
                     .map(|anchor| anchor.to_owned())
                     .map_err(|_| AuthorityError::Roots)
@@ -228,6 +233,14 @@ impl Authority {
     }
 }
 
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    let constraints = |certificate: x509_cert::Certificate| {
+        certificate.tbs_certificate().get_extension::<BasicConstraints>().ok().flatten()
+    };
+    let found = x509_cert::Certificate::from_der(certificate).ok().and_then(constraints);
+    found.is_some_and(|(_, constraints)| constraints.ca)
+}
+
 /// When the log saw this payload signed with this certificate's key.
 fn logged(
     log: &PublicKey,
@@ -245,10 +258,11 @@ fn logged(
     }
     // The log vouches for the entry; is it about this signature?
     let body = STANDARD.decode(&entry.body).unwrap_or_default();
-    let Spec { data: Data { hash }, signature: entered } =
-        serde_json::from_slice::<Body>(&body).map_err(|_| refused("it is of another kind"))?.spec;
+    let Body { kind, spec } = serde_json::from_slice(&body).map_err(|_| refused("it is of another kind"))?;
+    let Spec { data: Data { hash }, signature: entered } = spec;
     let pem = STANDARD.decode(&entered.key.content).unwrap_or_default();
-    let same = hash.algorithm == "sha256"
+    let same = kind == "hashedrekord"
+        && hash.algorithm == "sha256"
         && hash.value == Digest::of(&Sha256::digest(payload)).as_str()
         && STANDARD.decode(&entered.content).is_ok_and(|content| content == signature)
         && CertificateDer::from_pem_slice(&pem).is_ok_and(|entered| entered == *certificate);

@@ -8,8 +8,11 @@ use super::files::{absolute, open_regular};
 use super::worker::Link;
 use ::tar::{Archive, Builder, EntryType, Header};
 use channel::{ChannelError, ErrorKind, Kind, Reply};
+use std::ffi::{CStr, CString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -100,6 +103,7 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
         of_io(&attempt, &error)
     };
     fs::create_dir_all(path).map_err(failed)?;
+    let target = File::open(path).map_err(failed)?;
     let mut incoming = link.incoming();
     {
         let mut archive = Archive::new(&mut incoming);
@@ -111,8 +115,8 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
             match entry.header().entry_type() {
                 // Their modes come last, or a read-only one could not be filled.
                 EntryType::Directory => {
-                    fs::create_dir_all(path.join(&name)).map_err(failed)?;
-                    directories.push(entry);
+                    let opened = directory(&target, &name).map_err(|error| outside(&name, error, failed))?;
+                    directories.push((entry, opened));
                     continue;
                 }
                 EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Symlink => {}
@@ -126,20 +130,51 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
                 return Err(refused(&name, "leads outside of the target"));
             }
         }
-        while let Some(mut directory) = directories.pop() {
+        while let Some((mut directory, opened)) = directories.pop() {
+            directory.unpack_in(path).map_err(failed)?;
             // The library leaves their times alone, and filling them has moved those.
             let seconds = Duration::from_secs(directory.header().mtime().map_err(failed)?);
-            let name = directory.path().map_err(failed)?.into_owned();
-            if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(seconds) {
-                // One that its owner may not open keeps the time of being filled.
-                let _ = File::open(path.join(name)).and_then(|opened| opened.set_modified(time));
+            if let (Some(opened), Some(time)) = (opened, SystemTime::UNIX_EPOCH.checked_add(seconds)) {
+                opened.set_modified(time).map_err(failed)?;
             }
-            directory.unpack_in(path).map_err(failed)?;
         }
     }
     // Padding after the archive's end.
     io::copy(&mut incoming, &mut io::sink()).map_err(failed)?;
     link.done()
+}
+
+/// Makes a directory beneath the target with what is missing above it, whatever links there are. Back comes the directory;
+/// none when its owner may not open it, which then keeps its time.
+fn directory(target: &File, name: &Path) -> io::Result<Option<File>> {
+    const PLACE: i32 = libc::O_PATH | libc::O_DIRECTORY;
+    let open =
+        |path: &CStr, flags| crate::sys::open_beneath(target.as_fd(), path, flags, 0, libc::RESOLVE_BENEATH);
+    let mut path = PathBuf::from(".");
+    let mut place = open(c".", PLACE)?;
+    for part in name.components().filter(|part| matches!(part, Component::Normal(_))) {
+        path.push(part);
+        let whole = CString::new(path.as_os_str().as_bytes())?;
+        place = match open(&whole, PLACE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                crate::sys::mkdir_at(place.as_fd(), &CString::new(part.as_os_str().as_bytes())?, 0o777)?;
+                open(&whole, PLACE)?
+            }
+            found => found?,
+        };
+    }
+    let whole = CString::new(path.as_os_str().as_bytes())?;
+    match open(&whole, libc::O_RDONLY | libc::O_DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(|opened| Some(File::from(opened))),
+    }
+}
+
+fn outside(name: &Path, error: io::Error, failed: impl Fn(io::Error) -> ChannelError) -> ChannelError {
+    match error.raw_os_error() {
+        Some(libc::EXDEV | libc::ELOOP) => refused(name, "leads outside of the target"),
+        _ => failed(error),
+    }
 }
 
 fn check_name(name: &Path) -> Result<(), ChannelError> {

@@ -74,6 +74,8 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
     // Nobody but root looks into what has descriptors of every boundary.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding the zygote's memory")?;
     set_close_on_exec(socket).step("taking the zygote's socket")?;
+    // What whoever started the platform had open is nobody's here, least of all a boundary's that waits.
+    process::close_from(ZYGOTE_FD as u32 + 1).step("closing what was inherited")?;
     root::enter()?;
     let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi: landlock::abi() };
     let reply = |reply: &Reply, fds: &[BorrowedFd<'_>]| wire::send(socket, reply, fds).step("answering node");

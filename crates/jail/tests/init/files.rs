@@ -241,7 +241,9 @@ fn archives_that_reach_outside_are_refused() {
     check(&[one("dev", E::Char, "")]);
     check(&[one("fifo", E::Fifo, "")]);
     check(&[one("hard", E::Link, "../../etc/passwd")]);
-    // Through a link that the archive itself made.
+    // Through a link that the archive itself made: refused before there is anything.
+    check(&[one("away", E::Symlink, ".."), one("away/evil", E::Directory, "")]);
+    check(&[one("far", E::Symlink, agent.dir.to_str().expect("UTF-8")), one("far/evil", E::Directory, "")]);
     let archive = [one("out", E::Symlink, ".."), one("out/evil", E::Regular, ""), end.clone()].concat();
     let mut client = tar_in(&agent, &agent.path("in"), &archive);
     assert_ne!(client.error(), ErrorKind::NotFound);

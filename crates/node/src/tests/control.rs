@@ -209,7 +209,7 @@ impl World {
                 let _ = apply.send(state);
                 None
             }),
-            http: crate::control::client().unwrap(),
+            http: crate::control::client(&origin).unwrap().0,
             origin: origin.clone(),
             capacity: Capacity { slots: 4, cpus: 2.0, memory: 1 << 30 },
             attempted: Some(attempted),

@@ -6,7 +6,7 @@ agents=/sys/fs/cgroup/system.slice/cofferdam-agents.service
 ours="cofferdam.service cofferdam-agents.service cofferdam-control.service cofferdam-control.socket \
 cofferdam-node.service cofferdam-setup.service"
 # This disk is thrown away.
-export DPKG_FORCE=unsafe-io
+export DPKG_FORCE=unsafe-io,downgrade
 
 say() { echo "== $(cut -d' ' -f1 /proc/uptime) $*"; }
 fail() {

@@ -62,6 +62,15 @@ impl Pull {
         let signer = |path: &Path| -> anyhow::Result<Signer> {
             let certificates = read(path)?;
             if !certificates.contains("-----BEGIN CERTIFICATE-----") {
+                if !config.signed_as.is_empty()
+                    || config.signed_issuer.is_some()
+                    || config.signed_log.is_some()
+                {
+                    anyhow::bail!(
+                        "registry.signed_as, signed_issuer and signed_log of node.toml are about certificates, and {} holds a key",
+                        path.display()
+                    );
+                }
                 return key(path).map(Signer::Key);
             }
             let log = config.signed_log.as_deref().map(key).transpose()?;

@@ -183,5 +183,7 @@ fn an_authority_needs_certificates_and_names() {
     assert_eq!(new(&root.pem, &["a@b.test"]), Ok(()));
     assert_eq!(new(&root.pem, &[]), Err(AuthorityError::Nobody));
     assert_eq!(new("", &["a@b.test"]), Err(AuthorityError::Roots));
+    let (leaf, _) = certificate(&root, |_| ());
+    assert_eq!(new(&leaf.pem(), &["a@b.test"]), Err(AuthorityError::Roots));
     assert_eq!(new(&root.pem.replace("MII", "NII"), &["a@b.test"]), Err(AuthorityError::Roots));
 }
