@@ -2,7 +2,8 @@
 //! same confined worker as for an import makes the image of them.
 //!
 //! Three kinds of process share the work, so that none has all of it: one speaks with the registry and has no files; one
-//! parses documents or layers and has no network; this one has both and parses nothing.
+//! parses documents or layers and has no network; this one has both, and parses nothing but what
+//! tells whose a signature is.
 
 use crate::Progress;
 use crate::blobs::Blobs;
