@@ -5,7 +5,8 @@
 //! - Lists (`GET execs`, `GET processes`, `files?view=list`) are plain JSON arrays. They are sent while they come
 //!   from the agent; when that fails half way the connection is cut.
 //! - `POST execs` answers 201 with the `Exec`; with `wait=TIME` (at most 60s) once it ended, with an `ExecOutput`: up
-//!   to a mebibyte of output, at which it is killed. When the time is over it goes on, and has no exit yet. Changes that have nothing to show answer 204.
+//!   to a mebibyte of output, at which it is killed. When the time is over it goes on, and has no exit yet. Changes
+//!   that have nothing to show answer 204.
 //! - `execs/attach` (no id): the client's first text message is a `CreateExec`; the first text message back is the
 //!   `Exec`, or a `Problem`, after which the socket is closed.
 //! - `execs/X/attach`: `Cofferdam-Exec-Offset: OUT,ERR` in the answer says where in stdout and stderr the bytes

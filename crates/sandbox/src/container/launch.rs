@@ -55,8 +55,8 @@ pub(crate) fn launch(
     }
 }
 
-/// Fits the image if it has none, the limits, the name, the volume and the channel, writes down whose it is, and lets init begin. Whatever fails
-/// before that ends the blank, and nothing of it is left.
+/// Fits the image if it has none, the limits, the name, the volume and the channel, writes down whose it is, and lets init
+/// begin. Whatever fails before that ends the blank, and nothing of it is left.
 fn claim(
     shared: &Shared,
     mut blank: Blank,
