@@ -2,7 +2,8 @@
 //! them.
 //!
 //! Node makes each gate's listening socket and keeps it: while a gate is being replaced, connections wait in its
-//! queue. A gate is told all at first and then what changes, and is believed nothing but that an agent of its own account was used.
+//! queue. A gate is told all at first and then what changes, and is believed nothing but that an agent of its own
+//! account was used.
 
 mod process;
 mod stale;
