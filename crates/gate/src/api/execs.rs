@@ -225,3 +225,26 @@ fn size(TerminalSize { rows, cols }: TerminalSize) -> Result<Size, Problem> {
     }
     Ok(Size { rows, cols })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Room, held};
+    use futures_util::StreamExt;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn an_answer_counts_until_it_is_taken() {
+        let all = Arc::new(Semaphore::new(100));
+        let mut room = Room::default();
+        room.hold(&all, 90 << 10).unwrap();
+        let mut body = held(vec![b'x'; 90 << 10], room).into_data_stream();
+        assert!(Room::default().hold(&all, 20 << 10).is_err());
+        let mut taken = body.next().await.unwrap().unwrap().len();
+        assert_eq!(all.available_permits(), 10, "most of it is still here");
+        while let Some(piece) = body.next().await {
+            taken += piece.unwrap().len();
+        }
+        assert_eq!((taken, all.available_permits()), (90 << 10, 100));
+    }
+}
