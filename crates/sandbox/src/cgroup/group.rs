@@ -71,9 +71,16 @@ impl Group {
             put(&dir, "memory.max", memory)?;
             put_if_there(&dir, "memory.swap.max", 0)?;
         } else {
+            // Memory and swap together, so that swap adds nothing. It may at no time be less than memory alone.
+            let with_swap = || put_if_there(&dir, "memory.memsw.limit_in_bytes", memory);
+            let grows = get(&dir, "memory.limit_in_bytes").is_some_and(|now| memory > now);
+            if grows {
+                with_swap()?;
+            }
             put(&dir, "memory.limit_in_bytes", memory)?;
-            // Memory and swap together, so that swap adds nothing.
-            put_if_there(&dir, "memory.memsw.limit_in_bytes", memory)?;
+            if !grows {
+                with_swap()?;
+            }
             put(&dir, "memory.kmem.tcp.limit_in_bytes", tcp_limit(memory))?;
         }
         let quota = ((resources.cpus * CPU_PERIOD as f64) as u64).max(1000);

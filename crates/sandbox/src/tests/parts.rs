@@ -198,6 +198,11 @@ fn limits_bind_members() {
     let usage = group.usage();
     assert_eq!((usage.memory_limit, usage.pids_limit, usage.pids), (64 << 20, 20, 1));
     assert!(group.remove().is_err(), "a group with live processes is not removed");
+    // As for an agent that takes a boundary which was made before anybody knew what it needs.
+    for memory in [256 << 20, 48 << 20] {
+        group.limit(&Resources { memory: ByteSize(memory), ..resources }).unwrap();
+        assert_eq!(group.usage().memory_limit, memory);
+    }
 
     let limit = Duration::from_secs(10);
     group.freeze(true, limit).unwrap().unwrap();
