@@ -1,5 +1,7 @@
 //! Where things are behind a level-2 boundary: the descriptors that init is started with, the ids, the paths.
 
+use std::ffi::CStr;
+
 /// Ids of one agent, uids and gids alike: 0 to 65,535 inside.
 pub const ID_COUNT: u32 = 65_536;
 
@@ -8,6 +10,19 @@ pub const AGENT_ID: u32 = 1000;
 
 /// Its home, on the volume.
 pub const HOME: &str = "/home/agent";
+
+/// Where the overlay's work directory is on a volume.
+pub const VOLUME_WORK: &CStr = c"work";
+
+/// Where homes are on a volume; `/home` inside is another matter.
+pub const VOLUME_HOME: &CStr = c"home";
+
+/// The directories of a volume, with their modes.
+pub const VOLUME_DIRS: [(&CStr, u32); 4] =
+    [(c"upper", 0o755), (VOLUME_WORK, 0o700), (c"log", 0o700), (VOLUME_HOME, 0o750)];
+
+/// Both halves of the main process's log, on a volume.
+pub const VOLUME_LOGS: [&CStr; 2] = [c"log/main.0", c"log/main.1"];
 
 /// The descriptors of [`crate::spec::Request`] arrive on this one in the zygote.
 pub const ZYGOTE_FD: i32 = 3;

@@ -6,7 +6,7 @@
 //! control says again what should be.
 
 use crate::local::{After, Local, Phase};
-use model::AgentId;
+use model::{AgentId, Desired};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -137,10 +137,15 @@ impl Journal {
         Ok(records)
     }
 
-    /// Writes an agent's record. One that says that its life is over is on disk when this returns.
+    /// Writes an agent's record. One that says that its life is over is on disk when this returns; of an agent that is
+    /// on its way to be destroyed, only that it arrived there.
     pub(crate) fn save(&self, record: &Local) -> Result<(), JournalError> {
         let name = format!("{}.json", record.desired.spec.id.base32());
-        let over = matches!(record.phase, Phase::Ending(After::Ended) | Phase::Ended | Phase::Destroyed);
+        let over = match record.phase {
+            Phase::Destroyed => true,
+            Phase::Ending(After::Ended) | Phase::Ended => record.desired.desired != Desired::Destroyed,
+            _ => false,
+        };
         write(&self.agents, &name, record, if over { Sync::Now } else { Sync::Later })
     }
 

@@ -22,6 +22,9 @@ pub(crate) const ENROLLED: &str = "enrolled.json";
 const BOOTSTRAP: &str = "bootstrap-token";
 /// Answers that say nothing new come at most this often, however quick control is with them.
 const CALM: Duration = Duration::from_secs(1);
+/// Between an answer with news and the next question: what changes meanwhile comes in one answer, and the work that the
+/// news made begins before control is kept busy again.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// What a session works with.
 pub(crate) struct Session {
@@ -110,7 +113,7 @@ impl Session {
                     let calm = if known.is_some_and(|known| known.rev == state.rev) {
                         CALM.saturating_sub(asked.elapsed())
                     } else {
-                        Duration::ZERO
+                        GATHER
                     };
                     let next = Some(Known { rev: state.rev, epoch: state.database_epoch });
                     self.take(state, &mut standing)

@@ -7,11 +7,12 @@ use crate::host::namespace;
 use crate::{UidRange, procfs};
 use jail::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES};
 use model::evidence::{Control, Evidence};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// Observed with a line on how, or missing with a line on why.
 type Finding = Result<String, String>;
@@ -90,33 +91,45 @@ fn expect(key: &str, is: &str, wanted: &str) -> Finding {
     if is == wanted { Ok(format!("{key} {is}")) } else { Err(format!("{key} is {is}, not {wanted}")) }
 }
 
-/// A namespace file of a process, or of ours for pid `None`.
-fn open_namespace(pid: Option<u32>, kind: &str) -> Result<File, String> {
-    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+/// What tells namespaces apart (namespaces(7)): device and inode.
+type Identity = (u64, u64);
+
+fn open_namespace(process: &str, kind: &str) -> Result<File, String> {
     File::open(format!("/proc/{process}/ns/{kind}"))
         .map_err(|error| format!("cannot open the {kind} namespace: {error}"))
 }
 
-/// What tells namespaces apart (namespaces(7)).
-fn identity(namespace: &File) -> Result<(u64, u64), String> {
+fn identity(namespace: &File) -> Result<Identity, String> {
     namespace.metadata().map(|found| (found.dev(), found.ino())).map_err(|error| error.to_string())
 }
 
+/// Our own namespace, which stays the same as long as this process lives.
+fn host_namespace(kind: &'static str) -> Result<Identity, String> {
+    static KNOWN: Mutex<BTreeMap<&str, Identity>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(identity) = known.get(kind) {
+        return Ok(*identity);
+    }
+    let found = identity(&open_namespace("self", kind)?)?;
+    known.insert(kind, found);
+    Ok(found)
+}
+
 /// The process's namespace, when it is not ours.
-fn own_namespace(pid: u32, kind: &str) -> Result<(File, u64), String> {
-    let namespace = open_namespace(Some(pid), kind)?;
+fn own_namespace(pid: u32, kind: &'static str) -> Result<(File, u64), String> {
+    let namespace = open_namespace(&pid.to_string(), kind)?;
     let is = identity(&namespace)?;
-    if is == identity(&open_namespace(None, kind)?)? {
+    if is == host_namespace(kind)? {
         return Err(format!("it is in the host's {kind} namespace"));
     }
     Ok((namespace, is.1))
 }
 
-fn host_owned(pid: u32, kind: &str) -> Finding {
+fn host_owned(pid: u32, kind: &'static str) -> Finding {
     let (namespace, inode) = own_namespace(pid, kind)?;
     let owner = namespace::owner(namespace.as_fd())
         .map_err(|error| format!("cannot tell who owns {kind}:[{inode}]: {error}"))?;
-    if identity(&File::from(owner))? != identity(&open_namespace(None, "user")?)? {
+    if identity(&File::from(owner))? != host_namespace("user")? {
         return Err(format!("{kind}:[{inode}] is not owned by the host"));
     }
     Ok(format!("{kind}:[{inode}], owned by the host"))
@@ -184,7 +197,7 @@ fn capabilities(bounding: &str) -> Finding {
 const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
 
 fn root_filesystem(mounts: &str, host: &str) -> Finding {
-    let mounts = procfs::mounts(mounts);
+    let mounts: Vec<_> = procfs::mounts(mounts).collect();
     // A later mount on the same place covers the earlier.
     let root = mounts.iter().rev().find(|mount| mount.target == "/").ok_or("it has no root mount")?;
     if root.kind != "overlay" {
@@ -192,19 +205,19 @@ fn root_filesystem(mounts: &str, host: &str) -> Finding {
     }
     let has = |options: &str, wanted: &str| options.split(',').any(|option| option == wanted);
     // An overlay whose upper layer could not be used comes up read-only without a word.
-    for options in [&root.options, &root.super_options] {
+    for options in [root.options, root.super_options] {
         if !has(options, "rw") {
             return Err("its root overlay is read-only".to_owned());
         }
     }
     for wanted in ["redirect_dir=on", "metacopy=on"] {
-        if !has(&root.super_options, wanted) {
+        if !has(root.super_options, wanted) {
             return Err(format!("its root overlay lacks {wanted}"));
         }
     }
-    let hosts: HashSet<String> = procfs::mounts(host).into_iter().map(|mount| mount.device).collect();
+    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
     let is_node = |root: &str| SHARED_NODES.contains(&root);
-    if let Some(found) = mounts.iter().find(|mount| hosts.contains(&mount.device) && !is_node(&mount.root)) {
+    if let Some(found) = mounts.iter().find(|mount| hosts.contains(mount.device) && !is_node(&mount.root)) {
         return Err(format!("a mount of the host ({}) is visible at {}", found.kind, found.target));
     }
     Ok(format!("overlay, rw, redirect_dir=on, metacopy=on; {} mounts, none of the host", mounts.len()))

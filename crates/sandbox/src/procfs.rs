@@ -1,50 +1,53 @@
 //! What `/proc` says, parsed. Pure but for the small readers at the end.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub(crate) struct Mount<'a> {
     /// `major:minor` of the filesystem.
-    pub(crate) device: String,
+    pub(crate) device: &'a str,
     /// The directory of the filesystem that is mounted.
-    pub(crate) root: String,
+    pub(crate) root: Cow<'a, str>,
     /// Where, seen from the process's root.
-    pub(crate) target: String,
+    pub(crate) target: Cow<'a, str>,
     /// Options of the mount.
-    pub(crate) options: String,
+    pub(crate) options: &'a str,
     /// Type of the filesystem.
-    pub(crate) kind: String,
-    /// What is mounted, as the filesystem names it.
-    pub(crate) source: String,
+    pub(crate) kind: &'a str,
     /// Options of the filesystem.
-    pub(crate) super_options: String,
+    pub(crate) super_options: &'a str,
 }
 
 /// Parses a mount table; lines that do not parse are left out.
-pub(crate) fn mounts(table: &str) -> Vec<Mount> {
-    table.lines().filter_map(mount).collect()
+pub(crate) fn mounts(table: &str) -> impl Iterator<Item = Mount<'_>> {
+    table.lines().filter_map(mount)
 }
 
-fn mount(line: &str) -> Option<Mount> {
+fn mount(line: &str) -> Option<Mount<'_>> {
     let (before, after) = line.split_once(" - ")?;
     let mut before = before.split(' ').skip(2);
     let mut after = after.split(' ');
     Some(Mount {
-        device: before.next()?.to_owned(),
+        device: before.next()?,
         root: unescape(before.next()?),
         target: unescape(before.next()?),
-        options: before.next()?.to_owned(),
-        kind: after.next()?.to_owned(),
-        source: unescape(after.next()?),
-        super_options: after.next().unwrap_or_default().to_owned(),
+        options: before.next()?,
+        kind: after.next()?,
+        // Between them is what is mounted, as the filesystem names it.
+        super_options: after.nth(1).unwrap_or_default(),
     })
 }
 
 /// Undoes the octal escapes of blanks.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return Cow::Borrowed(text);
+    }
+    let plain = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
+    Cow::Owned(plain.replace("\\134", "\\"))
 }
 
 /// The value of a `Key:\tvalue` line of `/proc/PID/status`.

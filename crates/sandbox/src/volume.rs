@@ -3,16 +3,20 @@
 //! Only the host's kernel writes the filesystem's structure, and only while exactly one loop device holds the
 //! file's lock. What is inside is the agent's: nothing here ever looks.
 
+use crate::files;
 use crate::host::lock;
 use crate::host::loop_device::{self, Access};
 use crate::host::mount::{MountError, detached};
+use jail::layout::{VOLUME_DIRS, VOLUME_LOGS};
 use model::{BoundaryId, ByteSize, VolumeId};
 use rustix::fs::{CWD, RenameFlags, SeekFrom, fallocate, renameat_with};
 use rustix::mount::MountAttrFlags;
 use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -221,10 +225,30 @@ impl Store {
         }
         if let Some(mut partial) = Partial::create(&path)? {
             partial.file.set_len(size.0).map_err(VolumeError::file("make the volume template", &path))?;
-            make_filesystem(&partial.path, size)?;
+            make_filesystem(&partial.path, size, &self.tree()?)?;
             partial.finish(&path)?;
         }
         File::open(&path).map_err(VolumeError::file("open", &path))
+    }
+
+    /// The directory that is copied into a template: what every boundary would make in a new volume.
+    fn tree(&self) -> Result<PathBuf, VolumeError> {
+        let tree = self.dir.join(TEMPLATE).join("tree");
+        let made = || {
+            let place = |name: &CStr| tree.join(OsStr::from_bytes(name.to_bytes()));
+            for (name, mode) in VOLUME_DIRS {
+                files::directory(&place(name), mode)?;
+            }
+            let empty =
+                |name| OpenOptions::new().append(true).create(true).mode(0o600).open(place(name)).map(drop);
+            VOLUME_LOGS.into_iter().try_for_each(empty)
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .create(&tree)
+            .and_then(|()| made())
+            .map_err(VolumeError::file("make", &tree))?;
+        Ok(tree)
     }
 
     /// Mounts the volume at no place. The mount and its loop device last as long as the descriptor or
@@ -358,7 +382,7 @@ fn whole_blocks(size: ByteSize) -> ByteSize {
     ByteSize(size.0 / BLOCK * BLOCK)
 }
 
-fn make_filesystem(path: &Path, size: ByteSize) -> Result<(), VolumeError> {
+fn make_filesystem(path: &Path, size: ByteSize, tree: &Path) -> Result<(), VolumeError> {
     // A journal of the default size would be 64 MiB of host disk per agent and more.
     let journal = if size.0 < 256 << 20 { "size=4" } else { "size=16" };
     // `encrypt` lets the customer's key in later; no blocks are reserved for a root that is not there, nor for growing: a
@@ -366,7 +390,8 @@ fn make_filesystem(path: &Path, size: ByteSize) -> Result<(), VolumeError> {
     let output = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-b", "4096", "-m", "0", "-O", "encrypt,^resize_inode", "-J", journal])
         .args(["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1"])
-        .arg(path)
+        .arg("-d")
+        .args([tree, path])
         .stdin(Stdio::null())
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -113,7 +113,9 @@ impl World {
     /// One that can hold many agents. Only one of these can be there at a time.
     pub fn prepare_sized(slots: u32) -> Self {
         remove_stale_worlds();
-        let world = Self::prepare_as(std::process::id());
+        let mut world = Self::prepare_as(std::process::id());
+        // As /run is on a machine.
+        world.tmpfs("run", 256 << 20);
         let path = world.dir.join("etc/node.toml");
         let text = fs::read_to_string(&path).expect("node.toml");
         let kept = text
@@ -175,12 +177,16 @@ impl World {
         world
     }
 
-    /// Puts a part of the data on a disk of its own, of so many bytes: a tmpfs, so that it is full when it is full.
-    /// It goes with the world.
+    /// Puts a part of the data on a disk of its own, of so many bytes. It goes with the world.
     pub fn small_disk(&mut self, part: &str, bytes: u64) -> PathBuf {
-        let point = self.dir.join("data").join(part);
+        self.tmpfs(&format!("data/{part}"), bytes)
+    }
+
+    /// A tmpfs, so that it is full when it is full.
+    fn tmpfs(&mut self, part: &str, bytes: u64) -> PathBuf {
+        let point = self.dir.join(part);
         fs::create_dir_all(&point).expect("a mount point");
-        let options = std::ffi::CString::new(format!("size={bytes},mode=0700")).expect("no NUL");
+        let options = std::ffi::CString::new(format!("size={bytes},mode=0711")).expect("no NUL");
         let flags = rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("tmpfs", &point, "tmpfs", flags, options.as_c_str()).expect("a tmpfs");
         self.disks.push(point.clone());

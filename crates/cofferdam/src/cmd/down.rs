@@ -227,7 +227,8 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
             format!("{} is not removed: it is not Cofferdam's own.", path.display()),
         ));
     }
-    let mounts = remains::mounts_beneath(path);
+    let (own, mounts): (Vec<_>, Vec<_>) =
+        remains::mounts_beneath(path).into_iter().partition(|mount| mount == path);
     if let Some(mount) = mounts.first() {
         return Err(fail_with(
             Code::InUse,
@@ -235,7 +236,17 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
             format!("umount {}", mount.display()),
         ));
     }
-    std::fs::remove_dir_all(path).with_context(attempt)
+    if own.is_empty() {
+        return std::fs::remove_dir_all(path).with_context(attempt);
+    }
+    // A disk or a tmpfs of its own: what is on it goes, the mount is its owner's.
+    for entry in std::fs::read_dir(path).with_context(attempt)? {
+        let entry = entry.with_context(attempt)?;
+        let is_dir = entry.file_type().with_context(attempt)?.is_dir();
+        let remove = if is_dir { std::fs::remove_dir_all } else { std::fs::remove_file };
+        remove(entry.path()).with_context(attempt)?;
+    }
+    Ok(())
 }
 
 fn confirm(paths: &Paths) -> anyhow::Result<()> {

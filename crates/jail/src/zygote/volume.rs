@@ -3,6 +3,7 @@
 //! Ids on disk are those that the agent sees. What is in `upper` and `home` was written by the agent: names in it are
 //! never followed, and nothing recurses into it.
 
+use crate::layout::{VOLUME_DIRS, VOLUME_HOME, VOLUME_LOGS, VOLUME_WORK};
 use crate::spec::Identity;
 use crate::step::{Step, StepError};
 use crate::sys;
@@ -27,19 +28,31 @@ pub fn prepare(volume: BorrowedFd<'_>, keep_scratch: bool, owner: Identity) -> R
     if !sys::is_mount_root(volume).step(step)? {
         return Err(StepError::new(step, "the descriptor is not that of a mount"));
     }
+    if is_new(volume).step(step)? {
+        return sys::chown_at(volume, VOLUME_HOME, owner.uid, owner.gid).step(step);
+    }
     match sys::unlink_at(volume, SPARE, 0) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => other.step(step)?,
     }
-    let discard: &[&CStr] = if keep_scratch { &[c"work"] } else { &[c"work", c"upper"] };
+    let discard: &[&CStr] = if keep_scratch { &[VOLUME_WORK] } else { &[VOLUME_WORK, c"upper"] };
     discard_directories(volume, discard).step("emptying the scratch layer")?;
-    for (name, mode) in [(c"upper", 0o755), (c"work", 0o700), (c"log", 0o700)] {
-        sys::ensure_dir(volume, name, mode).step(step)?;
-    }
-    if sys::ensure_dir(volume, c"home", 0o750).step(step)? {
-        sys::chown_at(volume, c"home", owner.uid, owner.gid).step(step)?;
+    for (name, mode) in VOLUME_DIRS {
+        let made = sys::ensure_dir(volume, name, mode).step(step)?;
+        if made && name == VOLUME_HOME {
+            sys::chown_at(volume, VOLUME_HOME, owner.uid, owner.gid).step(step)?;
+        }
     }
     Ok(())
+}
+
+/// Whether all directories are there and no agent had them yet: in `work`, which no agent can name, the first overlay
+/// leaves a directory of its own.
+fn is_new(volume: BorrowedFd<'_>) -> io::Result<bool> {
+    match sys::open_at(volume, VOLUME_WORK, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        work => Ok(sys::list(work?.as_fd(), 1)?.is_empty()),
+    }
 }
 
 /// Takes the spare room again. The volume is idmapped by now, so that blocks which are reserved for root do not count.
@@ -59,7 +72,8 @@ pub fn open_logs(volume: BorrowedFd<'_>) -> Result<[OwnedFd; 2], StepError> {
     let open =
         |name: &CStr| sys::open_at(volume, name, libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW, 0o600);
     let step = "opening the log";
-    Ok([open(c"log/main.0").step(step)?, open(c"log/main.1").step(step)?])
+    let [first, second] = VOLUME_LOGS.map(open);
+    Ok([first.step(step)?, second.step(step)?])
 }
 
 /// Moves directories aside, then deletes them, and what an earlier start that was cut short left to delete.

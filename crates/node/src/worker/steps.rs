@@ -10,6 +10,7 @@ use crate::journal::JournalError;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
 use crate::{blanks, terminate, validate};
+use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
 use model::{BoundaryId, Desired, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
@@ -83,15 +84,15 @@ impl Worker {
         let rebooted = record.boot_id != self.shared.boot_id;
         let found = self
             .blocking("adopt", move |sandbox| match sandbox.adopt(&record) {
-                Ok(Some(boundary)) => Ok(Ok(boundary)),
+                Ok(Some(boundary)) => Ok(Ok(inspected(boundary))),
                 Ok(None) => Ok(Err(sandbox.remains(&record).exit_reason())),
                 Err(error) => Err(error),
             })
             .await?;
         match found.map_err(|error| stuck("adopt it", &error))? {
-            Ok(boundary) => {
-                tracing::info!(agent = %self.agent, pid = boundary.record().pid, "adopted");
-                self.hold(boundary, Motion::Unknown).await?;
+            Ok(seen) => {
+                tracing::info!(agent = %self.agent, pid = seen.0.record().pid, "adopted");
+                self.hold(seen, Motion::Unknown)?;
             }
             Err(reason) => {
                 let after = if rebooted { After::Parked } else { After::Ended };
@@ -175,9 +176,12 @@ impl Worker {
     }
 
     async fn volume(&mut self) -> Result<(), Stuck> {
+        // A blank has one, and until it is launched it needs no record: whatever ends this node ends it.
+        if self.blank.is_some() {
+            return Ok(());
+        }
         let saved = self.save();
-        // A blank has one.
-        if !self.remembered(saved)? || self.blank.is_some() {
+        if !self.remembered(saved)? {
             return Ok(());
         }
         let Some(local) = &self.local else { return Ok(()) };
@@ -221,17 +225,17 @@ impl Worker {
                 loop {
                     match sandbox.launch(&spec, lease, address.gid, &path, blank.take()) {
                         Err(error) if error.is_transient() && attempts < ATTEMPTS => attempts += 1,
-                        result => return result,
+                        result => return result.map(inspected),
                     }
                 }
             })
             .await?;
         match launched {
-            Ok(boundary) => {
-                tracing::info!(agent = %self.agent, pid = boundary.record().pid, "launched");
+            Ok(seen) => {
+                tracing::info!(agent = %self.agent, pid = seen.0.record().pid, "launched");
                 let now = OffsetDateTime::now_utc();
                 self.change(|local| local.last_activity = Some(now));
-                self.hold(boundary, Motion::Running).await
+                self.hold(seen, Motion::Running)
             }
             // It is there: left by a node whose journal was lost.
             Err(LaunchError::AlreadyRunning { .. }) => self.recover().await,
@@ -251,15 +255,15 @@ impl Worker {
             .blocking("recover", move |sandbox| {
                 let Some(record) = sandbox.find(agent) else { return Ok(None) };
                 Ok(Some(match sandbox.adopt(&record)? {
-                    Some(boundary) => Ok(boundary),
+                    Some(boundary) => Ok(inspected(boundary)),
                     None => Err((sandbox.remains(&record).exit_reason(), record)),
                 }))
             })
             .await?;
         match found.map_err(|error: BoundaryError| stuck("recover it", &error))? {
-            Some(Ok(boundary)) => {
-                tracing::info!(%agent, pid = boundary.record().pid, "found after a launch that was cut short");
-                self.hold(boundary, Motion::Unknown).await
+            Some(Ok(seen)) => {
+                tracing::info!(%agent, pid = seen.0.record().pid, "found after a launch that was cut short");
+                self.hold(seen, Motion::Unknown)
             }
             Some(Err((reason, record))) => {
                 // It ran and ended by itself: that was its one start. Else it never really ran.
@@ -279,16 +283,16 @@ impl Worker {
         }
     }
 
-    /// Takes a live boundary in hand, and looks at what is around it.
-    async fn hold(&mut self, boundary: Boundary, motion: Motion) -> Result<(), Stuck> {
+    /// Takes a live boundary in hand.
+    fn hold(&mut self, (boundary, evidence): (Boundary, Vec<Evidence>), motion: Motion) -> Result<(), Stuck> {
         let record = boundary.record().clone();
         let held = Held::new(boundary).map_err(|error| stuck("watch it", &error))?;
         let lease = UidRange { base: record.base_uid };
         if let Err(error) = lock(&self.shared.leases).restore(self.agent, lease) {
             tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
         }
-        let boundary = held.boundary.clone();
         self.boundary = Some(held);
+        self.evidence = evidence;
         self.change(|local| {
             local.lease = Some(lease);
             local.boundary = Some(record);
@@ -296,9 +300,7 @@ impl Worker {
             local.served = Some(local.desired.generation);
             local.reason = None;
         });
-        self.save()?;
-        self.evidence = self.blocking("inspect", move |_| boundary.inspect()).await?;
-        Ok(())
+        self.save()
     }
 
     async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
@@ -482,6 +484,12 @@ impl Worker {
         let _permit = self.shared.permits.acquire().await;
         self.blocking(what, work).await
     }
+}
+
+/// A boundary with what there is around it.
+fn inspected(boundary: Boundary) -> (Boundary, Vec<Evidence>) {
+    let evidence = boundary.inspect();
+    (boundary, evidence)
 }
 
 fn stuck(what: &'static str, error: &dyn Error) -> Stuck {

@@ -88,7 +88,10 @@ impl Group {
         if v2 {
             put(&dir, "cpu.max", format_args!("{quota} {CPU_PERIOD}"))?;
         } else {
-            put(&dir, "cpu.cfs_period_us", CPU_PERIOD)?;
+            // The period is the kernel's own, and setting it costs as much as setting the quota.
+            if get(&dir, "cpu.cfs_period_us") != Some(CPU_PERIOD) {
+                put(&dir, "cpu.cfs_period_us", CPU_PERIOD)?;
+            }
             put(&dir, "cpu.cfs_quota_us", quota)?;
         }
         let (dir, _) = self.controller(Controller::Pids)?;

@@ -141,8 +141,9 @@ impl Layout {
     pub(crate) fn parse(table: &str) -> Self {
         let mut layout = Self::default();
         for mount in crate::procfs::mounts(table) {
-            let hierarchy = || Hierarchy { mount: PathBuf::from(&mount.target), root: mount.root.clone() };
-            match mount.kind.as_str() {
+            let hierarchy =
+                || Hierarchy { mount: PathBuf::from(&*mount.target), root: mount.root.to_string() };
+            match mount.kind {
                 "cgroup2" if layout.unified.is_none() => layout.unified = Some(hierarchy()),
                 "cgroup" => {
                     for option in mount.super_options.split(',') {

@@ -44,17 +44,22 @@ pub(crate) fn owner_uid(namespace: BorrowedFd<'_>) -> io::Result<u32> {
     unsafe { ioctl(namespace, getter) }.map_err(io::Error::from)
 }
 
-/// Sets the host name in a process's UTS namespace, from a thread that ends with it.
+/// Sets the host name in a process's UTS namespace: this thread goes there and comes back.
 pub(crate) fn set_host_name(pid: u32, name: &str) -> io::Result<()> {
-    let namespace = File::open(format!("/proc/{pid}/ns/uts"))?;
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, || {
-            let kind = rustix::thread::LinkNameSpaceType::HostNameAndNISDomainName;
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
-            rustix::system::sethostname(name.as_bytes())
-        })?;
-        thread.join().unwrap_or(Err(rustix::io::Errno::INVAL)).map_err(io::Error::from)
-    })
+    let [there, here] =
+        [format!("/proc/{pid}/ns/uts"), "/proc/thread-self/ns/uts".to_owned()].map(File::open);
+    let (there, here) = (there?, here?);
+    let go = |namespace: &File| {
+        let kind = rustix::thread::LinkNameSpaceType::HostNameAndNISDomainName;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
+    };
+    go(&there)?;
+    let set = rustix::system::sethostname(name.as_bytes());
+    if go(&here).is_err() {
+        // Nothing that the kernel documents keeps a thread from coming back; it may not work on as somebody else's.
+        std::process::abort();
+    }
+    Ok(set?)
 }
 
 /// Makes a user namespace whose ids 0–65535 are `base`… of ours, and ends the process that made it.
