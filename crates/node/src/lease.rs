@@ -12,6 +12,10 @@ pub(crate) struct Leases {
     slots: u32,
     /// By whom; `None` is a blank.
     held: BTreeMap<u32, Option<AgentId>>,
+    /// What each agent has.
+    agents: BTreeMap<AgentId, u32>,
+    /// No range below this one is free.
+    lowest: u32,
 }
 
 /// Why no range was handed out.
@@ -38,38 +42,39 @@ pub(crate) enum LeaseError {
 impl Leases {
     /// None is held.
     pub(crate) fn new(first: u32, ranges: u32, slots: u32) -> Self {
-        Self { first, ranges, slots, held: BTreeMap::new() }
+        Self { first, ranges, slots, held: BTreeMap::new(), agents: BTreeMap::new(), lowest: 0 }
     }
 
     /// Marks a range of the journal as held. It may lie outside of what is configured today: its agent was
     /// started when the configuration was another.
     pub(crate) fn restore(&mut self, agent: AgentId, range: UidRange) -> Result<(), LeaseError> {
-        let overlap = self.held.iter().find(|(base, holder)| {
-            base.abs_diff(range.base) < UidRange::COUNT && !(**base == range.base && **holder == Some(agent))
-        });
+        let near =
+            range.base.saturating_sub(UidRange::COUNT - 1)..=range.base.saturating_add(UidRange::COUNT - 1);
+        let own = |base: &u32, holder: &Option<AgentId>| *base == range.base && *holder == Some(agent);
+        let overlap = self.held.range(near).find(|(base, holder)| !own(base, holder));
         if let Some((base, holder)) = overlap {
             return Err(LeaseError::Twice { base: *base, agent, holder: *holder });
         }
-        self.held.insert(range.base, Some(agent));
+        self.give(agent, range.base);
         Ok(())
     }
 
     /// The range that the agent has, or else the lowest that is free.
     pub(crate) fn take(&mut self, agent: AgentId) -> Result<UidRange, LeaseError> {
-        if let Some((base, _)) = self.held.iter().find(|(_, holder)| **holder == Some(agent)) {
+        if let Some(base) = self.agents.get(&agent) {
             return Ok(UidRange { base: *base });
         }
         self.check_room()?;
         let base = self.lowest_free().ok_or(LeaseError::Exhausted(self.ranges))?;
-        self.held.insert(base, Some(agent));
+        self.give(agent, base);
         Ok(UidRange { base })
     }
 
     /// A free range for a blank, which takes no slot. There has to be one for each free slot beside it: agents that no
     /// blank fits must not find all ranges with blanks.
     pub(crate) fn take_spare(&mut self) -> Option<UidRange> {
-        let slots_left = (self.slots as usize).saturating_sub(self.held.values().flatten().count());
-        self.free_bases().nth(slots_left)?;
+        let slots_left = (self.slots as usize).saturating_sub(self.agents.len());
+        self.free_bases(0).nth(slots_left)?;
         let base = self.lowest_free()?;
         self.held.insert(base, None);
         Some(UidRange { base })
@@ -78,7 +83,7 @@ impl Leases {
     /// A blank becomes an agent's.
     pub(crate) fn hand_over(&mut self, range: UidRange, agent: AgentId) -> Result<(), LeaseError> {
         self.check_room()?;
-        self.held.insert(range.base, Some(agent));
+        self.give(agent, range.base);
         Ok(())
     }
 
@@ -86,26 +91,37 @@ impl Leases {
     pub(crate) fn free_spare(&mut self, range: UidRange) {
         if self.held.get(&range.base) == Some(&None) {
             self.held.remove(&range.base);
+            self.lowest = 0;
         }
-    }
-
-    fn check_room(&self) -> Result<(), LeaseError> {
-        let agents = self.held.values().flatten().count();
-        if agents >= self.slots as usize { Err(LeaseError::Full(self.slots)) } else { Ok(()) }
-    }
-
-    fn lowest_free(&self) -> Option<u32> {
-        self.free_bases().next()
-    }
-
-    fn free_bases(&self) -> impl Iterator<Item = u32> {
-        let bases = (0..self.ranges).map(move |index| self.first + index * UidRange::COUNT);
-        bases.filter(move |base| self.is_free(*base))
     }
 
     /// Frees what the agent has. The caller has seen that its processes and mounts are gone.
     pub(crate) fn free(&mut self, agent: AgentId) {
-        self.held.retain(|_, holder| *holder != Some(agent));
+        if let Some(base) = self.agents.remove(&agent) {
+            self.held.remove(&base);
+            self.lowest = 0;
+        }
+    }
+
+    fn give(&mut self, agent: AgentId, base: u32) {
+        self.agents.insert(agent, base);
+        self.held.insert(base, Some(agent));
+    }
+
+    fn check_room(&self) -> Result<(), LeaseError> {
+        if self.agents.len() >= self.slots as usize { Err(LeaseError::Full(self.slots)) } else { Ok(()) }
+    }
+
+    fn lowest_free(&mut self) -> Option<u32> {
+        let base = self.free_bases(self.lowest).next();
+        self.lowest = base.map_or(self.ranges, |base| (base - self.first) / UidRange::COUNT);
+        base
+    }
+
+    /// Free ranges, from this one on.
+    fn free_bases(&self, from: u32) -> impl Iterator<Item = u32> {
+        let bases = (from..self.ranges).map(move |index| self.first + index * UidRange::COUNT);
+        bases.filter(move |base| self.is_free(*base))
     }
 
     fn is_free(&self, base: u32) -> bool {

@@ -4,7 +4,7 @@ use crate::backoff::Backoff;
 use crate::control::{CallError, Caller};
 use model::AgentId;
 use model::node_api::{ObservedAgent, ObservedState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -28,6 +28,8 @@ pub(crate) struct Reporter {
 #[derive(Debug, Default)]
 struct Entries {
     agents: BTreeMap<AgentId, Entry>,
+    /// Those of them that are due, or used since the last report.
+    news: BTreeSet<AgentId>,
     orphans: Vec<AgentId>,
     orphans_due: bool,
 }
@@ -45,29 +47,38 @@ impl Reporter {
     /// This is how the agent is now.
     pub(crate) fn set(&self, mut state: ObservedAgent) {
         let mut entries = self.lock();
-        match entries.agents.get_mut(&state.id) {
+        let id = state.id;
+        let news = match entries.agents.get_mut(&id) {
             Some(entry) => {
                 state.last_activity = state.last_activity.max(entry.state.last_activity);
-                let same = ObservedAgent { last_activity: entry.state.last_activity, ..state.clone() };
-                entry.due |= same != entry.state;
+                entry.state.last_activity = state.last_activity;
+                entry.due |= state != entry.state;
                 entry.state = state;
+                entry.due
             }
             None => {
-                let entry = Entry { due: true, touched: false, reported: None, state };
-                entries.agents.insert(entry.state.id, entry);
+                entries.agents.insert(id, Entry { due: true, touched: false, reported: None, state });
+                true
             }
+        };
+        if news {
+            entries.news.insert(id);
+            drop(entries);
+            self.wake.notify_one();
         }
-        drop(entries);
-        self.wake.notify_one();
     }
 
     /// The agent's workspace API was used.
     pub(crate) fn touch(&self, agent: AgentId, at: OffsetDateTime) {
-        if let Some(entry) = self.lock().agents.get_mut(&agent) {
-            entry.state.last_activity = entry.state.last_activity.max(Some(at));
-            entry.touched = true;
+        let mut entries = self.lock();
+        let Some(entry) = entries.agents.get_mut(&agent) else { return };
+        entry.state.last_activity = entry.state.last_activity.max(Some(at));
+        let known = std::mem::replace(&mut entry.touched, true);
+        if !known {
+            entries.news.insert(agent);
+            drop(entries);
+            self.wake.notify_one();
         }
-        self.wake.notify_one();
     }
 
     /// When the agent was last used, as far as was seen.
@@ -77,7 +88,9 @@ impl Reporter {
 
     /// The agent is gone, and control knows.
     pub(crate) fn forget(&self, agent: AgentId) {
-        self.lock().agents.remove(&agent);
+        let mut entries = self.lock();
+        entries.agents.remove(&agent);
+        entries.news.remove(&agent);
     }
 
     /// These run here and control does not know them.
@@ -94,8 +107,10 @@ impl Reporter {
     /// Control may have forgotten something: everything is due again.
     pub(crate) fn repeat_all(&self) {
         let mut entries = self.lock();
-        entries.orphans_due = true;
-        entries.agents.values_mut().for_each(|entry| entry.due = true);
+        let Entries { agents, news, orphans_due, .. } = &mut *entries;
+        *orphans_due = true;
+        agents.values_mut().for_each(|entry| entry.due = true);
+        news.extend(agents.keys());
         drop(entries);
         self.wake.notify_one();
     }
@@ -108,9 +123,11 @@ impl Reporter {
     /// What is due now, or else when something will be.
     pub(crate) fn take(&self, now: Instant) -> Due {
         let mut entries = self.lock();
-        let mut report = ObservedState { agents: Vec::new(), orphans: entries.orphans.clone() };
+        let Entries { agents, news, orphans, orphans_due } = &mut *entries;
+        let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone() };
         let mut next: Option<Instant> = None;
-        for entry in entries.agents.values_mut() {
+        for id in news.clone() {
+            let Some(entry) = agents.get_mut(&id) else { continue };
             let quiet_until = entry.reported.map(|reported| reported + ACTIVITY_EVERY);
             let activity_due = entry.touched && quiet_until.is_none_or(|until| until <= now);
             if !entry.due && !activity_due {
@@ -124,22 +141,25 @@ impl Reporter {
                 break;
             }
             (entry.due, entry.touched, entry.reported) = (false, false, Some(now));
+            news.remove(&id);
             report.agents.push(entry.state.clone());
         }
-        if report.agents.is_empty() && !entries.orphans_due {
+        if report.agents.is_empty() && !*orphans_due {
             return Due::Later(next);
         }
-        entries.orphans_due = false;
+        *orphans_due = false;
         Due::Now(report)
     }
 
     /// A report was not accepted: what it said is due again, unless it changed meanwhile anyway.
     pub(crate) fn give_back(&self, report: &ObservedState) {
         let mut entries = self.lock();
-        entries.orphans_due = true;
+        let Entries { agents, news, orphans_due, .. } = &mut *entries;
+        *orphans_due = true;
         for state in &report.agents {
-            if let Some(entry) = entries.agents.get_mut(&state.id) {
+            if let Some(entry) = agents.get_mut(&state.id) {
                 entry.due = true;
+                news.insert(state.id);
             }
         }
     }

@@ -19,7 +19,6 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     binaries::install_jail()?;
     step("measuring");
     let mut bench = Command::new(shell::release_dir().join("examples/bench"));
-    // The steps of a create are read from the node's log.
-    bench.args(arguments).env("RUST_LOG", "info,node=debug,sandbox=debug").env("COFFERDAM_LOG", "json");
+    bench.args(arguments);
     shell::run(&mut bench)
 }

@@ -5,18 +5,25 @@ use crate::rows::{Rows, Target, median, quantile};
 use crate::session::{self, Blanks, Session};
 use std::time::{Duration, Instant};
 
-/// Create, run `true`, and destroy, in turn with the peers.
-pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {
-    let how = session.blanks.name();
-    eprintln!("create, {how}: {rounds} rounds");
+/// How long the parts of a life took.
+#[derive(Default)]
+pub struct Lives {
+    /// From the call to the first output.
+    first: Vec<Duration>,
+    created: Vec<Duration>,
+    executed: Vec<Duration>,
+    destroyed: Vec<Duration>,
+}
+
+/// Creates, runs `true`, and destroys, in turn with something else.
+pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Lives {
     // The first asks for blanks, makes the volume's template and starts the gate.
     session.wait(async {
         let agent = session::create(&session.control, session.request()).await;
         session::destroy(&session.control, &agent).await;
     });
-    let (mut first, mut runc, mut bwrap, mut destroys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut parts: [Vec<Duration>; 2] = Default::default();
-    for round in 0..rounds {
+    let mut lives = Lives::default();
+    for _ in 0..rounds {
         session.ready();
         session.wait(async {
             let request = session.request();
@@ -24,16 +31,28 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
             let (agent, workspace) = session::open(&session.control, request).await;
             let opened = Instant::now();
             session::run(&workspace, &["true"]).await;
-            first.push(started.elapsed());
-            parts[0].push(opened - started);
-            parts[1].push(opened.elapsed());
+            lives.first.push(started.elapsed());
+            lives.created.push(opened - started);
+            lives.executed.push(opened.elapsed());
             let started = Instant::now();
             session::destroy(&session.control, &agent).await;
-            destroys.push(started.elapsed());
+            lives.destroyed.push(started.elapsed());
         });
-        runc.push(timed(&mut peers.runc_run(round)));
-        bwrap.push(timed(&mut peers.bwrap()));
+        between();
     }
+    lives
+}
+
+/// Create, run `true`, and destroy, in turn with the peers.
+pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) {
+    let how = session.blanks.name();
+    eprintln!("create, {how}: {count} rounds");
+    let (mut runc, mut bwrap) = (Vec::new(), Vec::new());
+    let lives = rounds(session, count, || {
+        runc.push(timed(&mut peers.runc_run(runc.len())));
+        bwrap.push(timed(&mut peers.bwrap()));
+    });
+    let Lives { first, created, executed, destroyed } = &lives;
     let (runc, bwrap) = (median(&runc), median(&bwrap));
     let (to_runc, to_bwrap) = match session.blanks {
         Blanks::None => (Target::None, Target::None),
@@ -41,13 +60,17 @@ pub fn creates(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows)
         Blanks::Ready => (Target::None, Target::RatioAtMost(0.6)),
     };
     let name = format!("create + true, {how}");
-    rows.add(&name, "ms", median(&first), Some(("runc run", runc)), to_runc);
-    rows.add(&name, "ms", median(&first), Some(("bwrap", bwrap)), to_bwrap);
-    rows.add(format!("{name}, p90"), "ms", quantile(&first, 0.9), None, Target::None);
-    for (part, samples) in ["create until running, with its token", "first exec"].iter().zip(&parts) {
-        rows.add(format!("  {part}"), "ms", median(samples), None, Target::None);
+    rows.add(&name, "ms", median(first), Some(("runc run", runc)), to_runc);
+    rows.add(&name, "ms", median(first), Some(("bwrap", bwrap)), to_bwrap);
+    rows.add(format!("{name}, p90"), "ms", quantile(first, 0.9), None, Target::None);
+    let parts = [
+        ("  create until running, with its token", created),
+        ("  first exec", executed),
+        ("destroy until gone", destroyed),
+    ];
+    for (part, samples) in parts {
+        rows.add(part, "ms", median(samples), None, Target::None);
     }
-    rows.add("destroy until gone", "ms", median(&destroys), None, Target::None);
 }
 
 /// `true` in a running agent.

@@ -34,6 +34,9 @@ fn main() {
             section => sections.push(section.to_owned()),
         }
     }
+    if sections == [profile::SECTION] {
+        return profile::answer();
+    }
     let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let mut rows = Rows::default();
     for blanks in [Blanks::None, Blanks::Bare] {
@@ -44,7 +47,6 @@ fn main() {
         if wants("create") {
             let peers = Peers::make(&session);
             lone::creates(&session, &peers, rounds, &mut rows);
-            profile::steps(&session.world, &mut rows);
         }
         if wants("weight") {
             weight::durability(&session, &mut rows);
@@ -58,7 +60,6 @@ fn main() {
     }
     if wants("create") {
         lone::creates(&session, &peers, rounds, &mut rows);
-        profile::steps(&session.world, &mut rows);
     }
     if wants("exec") {
         lone::execs(&session, &peers, rounds, &mut rows);
@@ -69,6 +70,11 @@ fn main() {
     if wants("crowd") {
         crowd::at_once(&session, &peers, &mut rows);
         crowd::idle_thousand(&session, &mut rows);
+    }
+    drop(peers);
+    drop(session);
+    if wants("create") {
+        profile::ask(&mut rows);
     }
     rows.print();
     rows.write();
