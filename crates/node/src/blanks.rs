@@ -58,7 +58,7 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    fn new(last: Option<Shape>) -> Self {
+    pub(crate) fn new(last: Option<Shape>) -> Self {
         Self { asks: BTreeMap::new(), last }
     }
 

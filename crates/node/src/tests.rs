@@ -1,5 +1,6 @@
 //! Tests of the node without root and without a kernel: what needs those is in `testkit`.
 
+mod blanks;
 mod config;
 mod control;
 mod gates;

@@ -145,6 +145,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_volume_is_new_until_an_overlay_used_it() {
+        let dir = std::env::temp_dir().join(format!("cofferdam-jail-new-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("upper/of-somebody")).unwrap();
+        let volume = sys::open(&CString::new(dir.to_str().unwrap()).unwrap(), libc::O_RDONLY).unwrap();
+        let new = || is_new(volume.as_fd());
+        // As volumes of an older template are, and those whose start was cut short.
+        assert!(!new().unwrap());
+        std::fs::create_dir(dir.join("work")).unwrap();
+        assert!(new().unwrap());
+        std::fs::create_dir(dir.join("work/work")).unwrap();
+        assert!(!new().unwrap());
+        std::fs::remove_dir_all(dir.join("work")).unwrap();
+        std::os::unix::fs::symlink("/", dir.join("work")).unwrap();
+        assert!(new().is_err(), "nothing is followed");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn deep_wide_and_hostile_trees_are_emptied() {
         let dir = std::env::temp_dir().join(format!("cofferdam-jail-volume-{}", std::process::id()));
         let upper = dir.join("upper");
