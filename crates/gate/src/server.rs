@@ -24,7 +24,7 @@ pub type Connection = Arc<Guest<CancellationToken>>;
 /// Serves so many connections at a time until it is dropped. When there are more, those that did not yet show a
 /// token, or idle, make room: see [`model::crowd`]. So descriptors never run out, and nobody without a token
 /// keeps others out.
-pub async fn serve(listener: TcpListener, router: Router, places: usize, hands: Hands) {
+pub async fn serve(listener: TcpListener, router: Router, places: usize, mut hands: Hands) {
     let crowd = Crowd::new(places);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -82,44 +82,34 @@ pub async fn serve(listener: TcpListener, router: Router, places: usize, hands: 
 
 /// Who serves connections. Each stays with the thread that it was given to, so that nothing of a call is handed from one
 /// to another: to wake a thread takes longer than all that the gate has to do for most calls.
-pub struct Hands(Vec<Hand>);
-
-struct Hand {
-    /// `None`: the one that accepts.
-    runtime: Option<Handle>,
-    /// Held by each connection, to count them.
-    busy: Arc<()>,
+pub struct Hands {
+    /// The first, which is `None`, accepts.
+    runtimes: Vec<Option<Handle>>,
+    turn: usize,
 }
 
 impl Hands {
     /// The runtime that accepts, and these.
     pub fn new(more: Vec<Handle>) -> Self {
-        let runtimes = std::iter::once(None).chain(more.into_iter().map(Some));
-        Self(runtimes.map(|runtime| Hand { runtime, busy: Arc::default() }).collect())
+        Self { runtimes: std::iter::once(None).chain(more.into_iter().map(Some)).collect(), turn: 0 }
     }
 
-    /// Lets whoever has the fewest connections serve this one.
-    fn give<F>(&self, stream: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
+    /// Lets the next one serve this connection.
+    fn give<F>(&mut self, stream: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(hand) = self.0.iter().min_by_key(|hand| Arc::strong_count(&hand.busy)) else { return };
-        let busy = hand.busy.clone();
-        let moved = async move |stream: io::Result<TcpStream>| {
-            match stream {
+        let runtime = self.runtimes.get(self.turn).cloned().flatten();
+        self.turn = (self.turn + 1) % self.runtimes.len();
+        let Some(runtime) = runtime else { return drop(tokio::spawn(serve(stream))) };
+        // The other one's events are to tell of it.
+        let stream = stream.into_std();
+        runtime.spawn(async move {
+            match stream.and_then(TcpStream::from_std) {
                 Ok(stream) => serve(stream).await,
                 Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             }
-            drop(busy);
-        };
-        match &hand.runtime {
-            None => drop(tokio::spawn(moved(Ok(stream)))),
-            Some(runtime) => {
-                // The other one's events are to tell of it.
-                let stream = stream.into_std();
-                drop(runtime.spawn(async move { moved(stream.and_then(TcpStream::from_std)).await }));
-            }
-        }
+        });
     }
 }
 
@@ -207,7 +197,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     #[tokio::test]
-    async fn connections_go_to_whoever_has_the_fewest() {
+    async fn connections_are_dealt_out_in_turn() {
         let (handle, handles) = oneshot::channel();
         let (end, ended) = oneshot::channel::<()>();
         let other = thread::spawn(|| {
@@ -215,7 +205,7 @@ mod tests {
             handle.send(runtime.handle().clone()).unwrap();
             let _ = runtime.block_on(ended);
         });
-        let hands = Hands::new(vec![handles.await.unwrap()]);
+        let mut hands = Hands::new(vec![handles.await.unwrap()]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (tell, mut told) = mpsc::channel(1);
         let mut served = async || {
