@@ -129,10 +129,8 @@ impl Endpoint {
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        let announced = response.content_length();
-        while announced.is_none_or(|all| (body.len() as u64) < all)
-            && let Some(chunk) =
-                response.chunk().await.map_err(|error| Error::lost(self.origin(), root_cause(&error)))?
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| Error::lost(self.origin(), root_cause(&error)))?
         {
             if body.len() + chunk.len() > MAX_JSON {
                 return Err(Error::protocol(self.origin(), "the answer is larger than 64 MiB"));

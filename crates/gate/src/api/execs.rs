@@ -98,9 +98,7 @@ async fn run(session: &Session, mut wanted: CreateExec, wait: Duration) -> Resul
     drop(output);
     room.hold(&session.shared.captured, body.len()).map_err(|fault| session.refusal(fault))?;
     let kind = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    // Said here, because the stream does not know: a client that is told of the end need not look for it.
-    let length = [(header::CONTENT_LENGTH, body.len())];
-    Ok((StatusCode::CREATED, kind, length, held(body, room)).into_response())
+    Ok((StatusCode::CREATED, kind, held(body, room)).into_response())
 }
 
 /// A body whose memory counts until the client has taken it, however slowly it reads.
