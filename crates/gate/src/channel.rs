@@ -10,8 +10,11 @@ use ::channel::{ChannelError, FrameError, HEADER, Hello, Kind, MAX_PAYLOAD, Repl
 use bytes::{Buf, Bytes, BytesMut};
 use model::crowd::Seat;
 use model::workspace::Stream;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,9 +199,10 @@ pub async fn converse(agent: &Agent, in_use: InUse, request: &Request) -> Result
     let hold = Hold { revoked: agent.life.revoked.clone(), seat: None, _permit: permit, _in_use: in_use };
     let greeting = greeting(request)?;
     let begin = async {
-        let socket = UnixStream::connect(&agent.channel).await.map_err(ChannelFault::Connect)?;
-        let (reading, mut writing) = socket.into_split();
-        let wrote = writing.write_all(&greeting).await;
+        let (socket, written) = connect(&agent.channel, &greeting).map_err(ChannelFault::Connect)?;
+        let (reading, mut writing) =
+            UnixStream::from_std(socket).map_err(ChannelFault::Connect)?.into_split();
+        let wrote = writing.write_all(greeting.get(written..).unwrap_or_default()).await;
         let mut frames = Frames::new(reading);
         // An init that is full says so and hangs up without reading: what it said counts more than the failed
         // write.
@@ -210,6 +214,17 @@ pub async fn converse(agent: &Agent, in_use: InUse, request: &Request) -> Result
     let begun = tokio::time::timeout(limits::CONNECT_TIME, begin).await;
     let (frames, sender) = begun.map_err(|_| ChannelFault::Slow)??;
     Ok(Conversation { frames, sender, hold })
+}
+
+/// Connects, and writes as much of the greeting as there is room for: before anything else is done, so that init finds
+/// it when it finds the connection. A socket whose queue is full refuses at once, as it does for everybody.
+fn connect(path: &Path, greeting: &[u8]) -> io::Result<(std::os::unix::net::UnixStream, usize)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    // What did not go now is tried again, and then its failure is seen.
+    let written = rustix::net::send(&socket, greeting, SendFlags::NOSIGNAL).unwrap_or(0);
+    Ok((socket.into(), written))
 }
 
 fn greeting<T: Serialize>(request: &T) -> Result<Vec<u8>, FrameError> {

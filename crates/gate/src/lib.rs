@@ -29,6 +29,7 @@ use model::gate_api::FromGate;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -50,22 +51,42 @@ pub enum Error {
 /// SIGTERM comes. Call it in the main thread while no other thread exists, so that every thread is bound by what
 /// [`lockdown()`] does. `sockets_dir` holds the agents' channel sockets (`RUN/gates/<account>`).
 pub fn main(control: UnixStream, guard: TcpListener, sockets_dir: &Path) -> Result<(), Error> {
+    let threads = threads();
     lockdown(sockets_dir)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Error::Start)?;
-    runtime.block_on(run(control, guard))
+    let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);
+    let runtime = build()?;
+    let mut more = Vec::new();
+    for _ in 1..threads {
+        let runtime = build()?;
+        more.push(runtime.handle().clone());
+        let serve = move || runtime.block_on(std::future::pending::<()>());
+        std::thread::Builder::new().name("gate".to_owned()).spawn(serve).map_err(Error::Start)?;
+    }
+    let bounds = Bounds { places: server::client_places(), coming: limits::COMING };
+    runtime.block_on(run(control, guard, server::Hands::new(more), bounds))
+}
+
+/// Half of the processors, for agents need the others to have something to say.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |all| all.get() / 2).clamp(1, limits::THREADS)
+}
+
+/// What tests choose.
+struct Bounds {
+    /// Connections of clients.
+    places: usize,
+    /// How long an agent is waited for.
+    coming: Duration,
 }
 
 /// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes
 /// `control`, or at SIGTERM. Agents never notice.
-pub async fn run(control: UnixStream, guard: TcpListener) -> Result<(), Error> {
-    run_with(control, guard, server::client_places()).await
-}
-
-async fn run_with(control: UnixStream, guard: TcpListener, places: usize) -> Result<(), Error> {
+async fn run(
+    control: UnixStream,
+    guard: TcpListener,
+    hands: server::Hands,
+    bounds: Bounds,
+) -> Result<(), Error> {
     control.set_nonblocking(true).map_err(Error::Start)?;
     guard.set_nonblocking(true).map_err(Error::Start)?;
     let control = tokio::net::UnixStream::from_std(control).map_err(Error::Start)?;
@@ -74,12 +95,12 @@ async fn run_with(control: UnixStream, guard: TcpListener, places: usize) -> Res
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
 
     let (to_node, for_node) = mpsc::channel(256);
-    let shared = state::Shared::new(to_node.clone());
+    let shared = state::Shared::new(to_node.clone(), bounds.coming);
     let (first, first_came) = oneshot::channel();
     let serve = async {
         // Until node spoke, nobody is known: clients wait in the kernel's queue.
         if first_came.await.is_ok() {
-            let serving = server::serve(guard, api::router(shared.clone(), port), places);
+            let serving = server::serve(guard, api::router(shared.clone(), port), bounds.places, hands);
             let _ = to_node.send(FromGate::Ready).await;
             serving.await;
         }

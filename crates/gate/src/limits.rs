@@ -9,6 +9,9 @@ pub const CONNECTIONS_PER_AGENT: usize = 256;
 /// [`CONNECTIONS_PER_AGENT`], so that what has no conversation yet, such as a slow body, is bounded too.
 pub const CALLS_PER_AGENT: usize = 1024;
 
+/// Threads that serve connections, if there are twice as many processors.
+pub const THREADS: usize = 4;
+
 /// TCP connections to the guard at a time, if the limit of descriptors allows so many.
 pub const CLIENTS: usize = 8192;
 
@@ -43,8 +46,14 @@ pub const TOKEN: usize = 4096;
 pub const VERIFIED_TOKENS: usize = 1024;
 
 /// How long a call with a good token waits for node to tell of an agent that is not known here: control may have told
-/// the client of it first.
-pub const COMING: Duration = Duration::from_millis(500);
+/// the client of it first, while node still makes its boundary.
+pub const COMING: Duration = Duration::from_secs(10);
+
+/// Calls that wait for that at a time. One more is answered at once.
+pub const CALLS_AHEAD: usize = 64;
+
+/// Agents that went away and are remembered as such.
+pub const GONE: usize = 1024;
 
 /// What one exec may write that is waited for: all of it is held until the answer.
 pub const CAPTURED: u64 = 1 << 20;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ pub type Connection = Arc<Guest<CancellationToken>>;
 /// Serves so many connections at a time until it is dropped. When there are more, those that did not yet show a
 /// token, or idle, make room: see [`model::crowd`]. So descriptors never run out, and nobody without a token
 /// keeps others out.
-pub async fn serve(listener: TcpListener, router: Router, places: usize) {
+pub async fn serve(listener: TcpListener, router: Router, places: usize, mut hands: Hands) {
     let crowd = Crowd::new(places);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -65,13 +66,48 @@ pub async fn serve(listener: TcpListener, router: Router, places: usize) {
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
-        let connection = http.serve_connection(TokioIo::new(Impatient::new(stream)), service).with_upgrades();
-        tokio::spawn(async move {
+        let http = http.clone();
+        hands.give(stream, async move |stream| {
+            let connection =
+                http.serve_connection(TokioIo::new(Impatient::new(stream)), service).with_upgrades();
             tokio::select! {
                 served = connection => if let Err(error) = served {
                     tracing::debug!(%error, "a client's connection ended early");
                 },
                 () = leave.cancelled() => tracing::debug!("a client's connection made room for another"),
+            }
+        });
+    }
+}
+
+/// Who serves connections. Each stays with the thread that it was given to, so that nothing of a call is handed from one
+/// to another: to wake a thread takes longer than all that the gate has to do for most calls.
+pub struct Hands {
+    /// The first, which is `None`, accepts.
+    runtimes: Vec<Option<Handle>>,
+    turn: usize,
+}
+
+impl Hands {
+    /// The runtime that accepts, and these.
+    pub fn new(more: Vec<Handle>) -> Self {
+        Self { runtimes: std::iter::once(None).chain(more.into_iter().map(Some)).collect(), turn: 0 }
+    }
+
+    /// Lets the next one serve this connection.
+    fn give<F>(&mut self, stream: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = self.runtimes.get(self.turn).cloned().flatten();
+        self.turn = (self.turn + 1) % self.runtimes.len();
+        let Some(runtime) = runtime else { return drop(tokio::spawn(serve(stream))) };
+        // The other one's events are to tell of it.
+        let stream = stream.into_std();
+        runtime.spawn(async move {
+            match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => serve(stream).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
             }
         });
     }
@@ -149,5 +185,51 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hands;
+    use std::thread;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::{mpsc, oneshot};
+
+    #[tokio::test]
+    async fn connections_are_dealt_out_in_turn() {
+        let (handle, handles) = oneshot::channel();
+        let (end, ended) = oneshot::channel::<()>();
+        let other = thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            handle.send(runtime.handle().clone()).unwrap();
+            let _ = runtime.block_on(ended);
+        });
+        let mut hands = Hands::new(vec![handles.await.unwrap()]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (tell, mut told) = mpsc::channel(1);
+        let mut served = async || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let tell = tell.clone();
+            hands.give(stream, async move |mut stream| {
+                tell.send(thread::current().id()).await.unwrap();
+                // Until the client goes, of which this thread's runtime has to hear.
+                assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+                tell.send(thread::current().id()).await.unwrap();
+            });
+            (told.recv().await.unwrap(), client)
+        };
+        let (here, there) = (thread::current().id(), other.thread().id());
+        let mut clients = Vec::new();
+        for expected in [here, there, here, there] {
+            let (by, client) = served().await;
+            assert_eq!(by, expected);
+            clients.push(client);
+        }
+        drop((clients.remove(3), clients.remove(1)));
+        assert_eq!((told.recv().await, told.recv().await), (Some(there), Some(there)));
+        drop(end);
+        other.join().unwrap();
     }
 }

@@ -8,10 +8,11 @@ use model::gate_api::{Condition, FromGate, GateAgent};
 use model::token::{VerifyingKey, WorkspaceClaims};
 use model::workspace::Stats;
 use model::{AccountId, AgentId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub keys: Arc<Keys>,
     /// The account's agents on this node.
     pub agents: BTreeMap<AgentId, Arc<Agent>>,
+    /// Some that were here and are not any more: nobody waits for them to come.
+    pub gone: BTreeSet<AgentId>,
 }
 
 /// Keys that verify tokens, and the tokens that they verified.
@@ -81,6 +84,16 @@ impl Snapshot {
         };
         let agent = Agent { id, channel: channel.into(), epoch: token_epoch, condition, life };
         self.agents.insert(id, Arc::new(agent));
+        self.gone.remove(&id);
+    }
+
+    /// An agent is not here any more: what is open on it is cut.
+    fn lose(&mut self, agent: &Agent) {
+        agent.life.revoked.cancel();
+        if self.gone.len() >= limits::GONE {
+            self.gone.clear();
+        }
+        self.gone.insert(agent.id);
     }
 }
 
@@ -135,11 +148,15 @@ pub struct Shared {
     told: watch::Sender<u64>,
     /// KiB of output that may be held for answers.
     pub captured: Arc<Semaphore>,
+    /// Calls that may wait for an agent that node did not tell of yet.
+    pub ahead: Semaphore,
+    /// And for how long.
+    pub coming: Duration,
 }
 
 impl Shared {
     /// Knows nothing yet. What is for node goes to `to_node`.
-    pub fn new(to_node: mpsc::Sender<FromGate>) -> Arc<Self> {
+    pub fn new(to_node: mpsc::Sender<FromGate>, coming: Duration) -> Arc<Self> {
         Arc::new(Self {
             snapshot: RwLock::default(),
             to_node,
@@ -148,6 +165,8 @@ impl Shared {
             used: Notify::new(),
             told: watch::Sender::new(0),
             captured: Arc::new(Semaphore::new(limits::ALL_CAPTURED_KIB)),
+            ahead: Semaphore::new(limits::CALLS_AHEAD),
+            coming,
         })
     }
 
@@ -174,7 +193,7 @@ impl Shared {
                 let known = before.remove(&agent.id);
                 now.set(agent, known);
             }
-            before.into_values().for_each(|gone| gone.life.revoked.cancel());
+            before.into_values().for_each(|gone| now.lose(&gone));
         });
     }
 
@@ -185,8 +204,10 @@ impl Shared {
                 let known = now.agents.remove(&agent.id);
                 now.set(agent, known);
             }
-            for gone in gone.iter().filter_map(|gone| now.agents.remove(gone)) {
-                gone.life.revoked.cancel();
+            for gone in gone {
+                if let Some(gone) = now.agents.remove(&gone) {
+                    now.lose(&gone);
+                }
             }
         });
     }

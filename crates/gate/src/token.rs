@@ -28,7 +28,7 @@ pub enum TokenError {
     /// It begins in the future, or lives for longer than a token may.
     #[error("The token's times make no sense.")]
     Times,
-    /// It is for another agent, or an agent that is not here. Both look the same from outside.
+    /// It is for another agent, or an agent that is not here any more. Both look the same from outside.
     #[error("The token is for another agent.")]
     OtherAgent,
     /// It is good, and the agent is not here, or not yet.
@@ -67,7 +67,8 @@ pub fn verify(
     if claims.aud != asked || Some(claims.acc) != snapshot.account {
         return Err(TokenError::OtherAgent);
     }
-    let known = snapshot.agents.get(&asked).ok_or(TokenError::NotHere)?;
+    let absent = || if snapshot.gone.contains(&asked) { TokenError::OtherAgent } else { TokenError::NotHere };
+    let known = snapshot.agents.get(&asked).ok_or_else(absent)?;
     if claims.epoch < known.epoch {
         return Err(TokenError::Revoked);
     }

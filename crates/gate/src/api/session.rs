@@ -81,13 +81,16 @@ impl Door {
         let mut told = self.shared.told();
         let mut snapshot = self.shared.snapshot();
         let mut verified = token::verify(token, &snapshot, asked, self.scope, now());
-        let coming = tokio::time::Instant::now() + limits::COMING;
-        while matches!(verified, Err(TokenError::NotHere)) {
-            if !matches!(tokio::time::timeout_at(coming, told.changed()).await, Ok(Ok(()))) {
-                break;
-            }
-            snapshot = self.shared.snapshot();
-            verified = token::verify(token, &snapshot, asked, self.scope, now());
+        if matches!(verified, Err(TokenError::NotHere))
+            && let Ok(_permit) = self.shared.ahead.try_acquire()
+        {
+            let came = async {
+                while matches!(verified, Err(TokenError::NotHere)) && told.changed().await.is_ok() {
+                    snapshot = self.shared.snapshot();
+                    verified = token::verify(token, &snapshot, asked, self.scope, now());
+                }
+            };
+            let _ = tokio::time::timeout(self.shared.coming, came).await;
         }
         let claims = verified.map_err(|error| refusal(error, self.scope))?;
         let agent =

@@ -21,7 +21,7 @@ use model::{Code, Problem};
 use serde::Serialize;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// A request to become a WebSocket of ours.
 pub struct Upgrade(WebSocketUpgrade);
@@ -161,10 +161,8 @@ type Sink = SplitSink<WebSocket, Message>;
 
 /// From init to the client, with pings in between. `sending` says that the client is being waited for.
 async fn outward(frames: &mut Frames, sink: &mut Sink, relay: Relay, sending: &AtomicBool) -> End {
-    let mut pings = tokio::time::interval(limits::PING_EVERY);
+    let mut pings = tokio::time::interval_at(Instant::now() + limits::PING_EVERY, limits::PING_EVERY);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick comes at once.
-    pings.tick().await;
     loop {
         let mut next = tokio::select! {
             biased;

@@ -1,10 +1,13 @@
 //! Which tokens open which doors.
 
 use super::world::*;
+use crate::limits;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use model::gate_api::{Condition, GateAgent, ToGate};
 use model::token::{Scope, WorkspaceClaims};
 use model::{AccountId, AgentId, Code};
+use std::time::Duration;
+use tokio::task::JoinSet;
 
 async fn with(world: &World, token: &str) -> (u16, Code) {
     let (status, problem) =
@@ -232,15 +235,45 @@ async fn a_token_that_was_good_before_is_looked_at_anew() {
     assert_eq!(once(&world).await, 204);
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 #[tokio::test]
 async fn an_agent_that_control_told_of_first_is_waited_for() {
-    let mut world = World::new(done).await;
-    let known = world.socket().to_str().unwrap().to_owned();
-    world.state_of(Vec::new()).await;
-    let url = world.url("files?path=/x");
-    let asked = tokio::spawn(world.http.delete(url).bearer_auth(world.token(&ALL)).send());
-    let id = world.agent;
-    let agent = GateAgent { id, channel: known, token_epoch: 5, condition: Condition::Running };
+    let mut world = World::patient(HOUR, nobody).await;
+    world.agent = AgentId::new();
+    serve_init(world.socket(), done);
+    let mut calls = JoinSet::new();
+    for _ in 0..=limits::CALLS_AHEAD {
+        calls.spawn(world.http.delete(world.url("files?path=/x")).bearer_auth(world.token(&ALL)).send());
+    }
+    // All places are taken when one finds none.
+    assert_eq!(calls.join_next().await.unwrap().unwrap().unwrap().status(), 404);
+    let (id, channel) = (world.agent, world.socket().to_str().unwrap().to_owned());
+    let agent = GateAgent { id, channel, token_epoch: 5, condition: Condition::Running };
     world.tell(&ToGate::Agents { set: vec![agent], gone: Vec::new() }).await;
-    assert_eq!(asked.await.unwrap().unwrap().status(), 204);
+    for answer in calls.join_all().await {
+        assert_eq!(answer.unwrap().status(), 204);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_went_away_is_not_waited_for() {
+    let mut world = World::patient(HOUR, done).await;
+    let (first, other) = (world.agent, AgentId::new());
+    let channel = world.socket().to_str().unwrap().to_owned();
+    let known =
+        |id| GateAgent { id, channel: channel.clone(), token_epoch: 5, condition: Condition::Running };
+    let news = [
+        ToGate::Agents { set: vec![known(other)], gone: vec![first] },
+        ToGate::Agents { set: vec![known(first)], gone: Vec::new() },
+        world.state_message(vec![known(other)]),
+    ];
+    for (news, here) in news.into_iter().zip([false, true, false]) {
+        world.tell(&news).await;
+        world.agent = other;
+        world.settled().await;
+        world.agent = first;
+        let call = world.http.delete(world.url("files?path=/x")).bearer_auth(world.token(&ALL)).send();
+        assert_eq!(call.await.unwrap().status(), if here { 204 } else { 404 });
+    }
 }

@@ -1,5 +1,6 @@
 //! What the tests share: a gate that runs, a node that feeds it, and inits that do what a test wants.
 
+use crate::server::Hands;
 use ::channel::{
     ChannelError, Decoder, ErrorKind, Event, ExecInfo, Exit, Hello, Kind, Reply, Request, encode, encode_json,
 };
@@ -13,7 +14,7 @@ use model::{AccountId, AgentId, KeyId};
 use serde::Serialize;
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -73,8 +74,25 @@ impl World {
         Self::few(1000, init).await
     }
 
+    /// The same, which waits so long for agents that it does not know.
+    pub async fn patient<F, H>(coming: Duration, init: F) -> Self
+    where
+        F: Fn(Peer) -> H + Send + Sync + 'static,
+        H: Future<Output = ()> + Send + 'static,
+    {
+        Self::with(1000, coming, init).await
+    }
+
     /// The same with places for so many connections.
     pub async fn few<F, H>(places: usize, init: F) -> Self
+    where
+        F: Fn(Peer) -> H + Send + Sync + 'static,
+        H: Future<Output = ()> + Send + 'static,
+    {
+        Self::with(places, Duration::ZERO, init).await
+    }
+
+    async fn with<F, H>(places: usize, coming: Duration, init: F) -> Self
     where
         F: Fn(Peer) -> H + Send + Sync + 'static,
         H: Future<Output = ()> + Send + 'static,
@@ -82,7 +100,10 @@ impl World {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let guard = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = guard.local_addr().unwrap().port();
-        let running = tokio::spawn(crate::run_with(theirs, guard, places));
+        // Every second connection is moved from one runtime to another, which happens to be the same.
+        let hands = Hands::new(vec![tokio::runtime::Handle::current()]);
+        let bounds = crate::Bounds { places, coming };
+        let running = tokio::spawn(crate::run(theirs, guard, hands, bounds));
         ours.set_nonblocking(true).unwrap();
         let (reading, to_gate) = UnixStream::from_std(ours).unwrap().into_split();
         let mut world = Self {
@@ -119,9 +140,13 @@ impl World {
     }
 
     pub async fn state_of(&mut self, agents: Vec<GateAgent>) {
-        let keys = vec![self.key.verifying()];
-        let message = ToGate::State { installation: "here".into(), account: self.account, keys, agents };
+        let message = self.state_message(agents);
         self.tell(&message).await;
+    }
+
+    pub fn state_message(&self, agents: Vec<GateAgent>) -> ToGate {
+        let keys = vec![self.key.verifying()];
+        ToGate::State { installation: "here".into(), account: self.account, keys, agents }
     }
 
     pub async fn heard(&mut self) -> FromGate {
@@ -214,7 +239,7 @@ pub fn refused(error: tungstenite::Error) -> model::Problem {
     serde_json::from_slice(response.body().as_deref().unwrap_or_default()).unwrap()
 }
 
-fn serve_init<F, H>(path: PathBuf, init: F)
+pub fn serve_init<F, H>(path: PathBuf, init: F)
 where
     F: Fn(Peer) -> H + Send + Sync + 'static,
     H: Future<Output = ()> + Send + 'static,

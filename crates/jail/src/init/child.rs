@@ -107,37 +107,49 @@ fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> 
         libc::umask(0o022);
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &program.open_files))?;
     }
-    reset_signals();
+    default_signal(libc::SIGPIPE);
+    unblock_signals();
     Ok(())
 }
 
 /// Where the status pipe is in the child.
 pub const STATUS_FD: libc::c_int = 3;
 
-fn reset_signals() {
-    // By the bare system call: glibc hides its own two signals, and they can be inherited as ignored like any other.
-    // All zero is SIG_DFL, and no more than the 32 bytes of the kernel's struct; its signal sets have 8.
-    let (default, none) = ([0u64; 4], 0u64);
-    let size: libc::size_t = 8;
-    let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: the kernel reads both and writes nothing. It refuses SIGKILL and SIGSTOP, which changes nothing.
-    unsafe {
-        for signal in 1..=64 {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size);
-        }
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &none, nothing, size);
+/// Init begins with all signals at their default but SIGPIPE, which is ignored: all that its children have to undo.
+pub fn reset_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        default_signal(signal);
     }
 }
 
-/// For a worker: keeps one descriptor besides the standard ones, becomes the user, takes default signals apart from
-/// SIGPIPE, which stays ignored.
+/// The kernel's signal sets have so many bytes.
+const SIGNAL_SET: libc::size_t = 8;
+
+fn default_signal(signal: libc::c_int) {
+    // By the bare system call: glibc hides its own two signals, and they can be inherited as ignored like any other.
+    // All zero is SIG_DFL, and no more than the 32 bytes of the kernel's struct.
+    let (default, nothing) = ([0u64; 4], std::ptr::null_mut::<libc::c_void>());
+    // SAFETY: the kernel reads one and writes nothing. It refuses SIGKILL and SIGSTOP, which changes nothing.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, SIGNAL_SET) };
+}
+
+/// Lets all signals through.
+fn unblock_signals() {
+    let (none, nothing) = (0u64, std::ptr::null_mut::<libc::c_void>());
+    // SAFETY: the kernel reads one set and writes nothing.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, nothing, SIGNAL_SET);
+    }
+}
+
+/// For a worker: keeps one descriptor besides the standard ones, becomes the user, lets all signals through. They are
+/// at their default apart from SIGPIPE, which stays ignored.
 pub fn become_worker(user: User, ids: Identity, keep: BorrowedFd<'_>) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", "0")?;
     let keep = keep.as_raw_fd() as libc::c_uint;
-    reset_signals();
+    unblock_signals();
     // SAFETY: takes no pointers that outlive the call; the worker uses no descriptor but `keep` and the standard ones.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         check(libc::setsid())?;
         if keep > 3 {
             check(libc::close_range(3, keep - 1, 0))?;
@@ -190,8 +202,11 @@ fn become_user(user: User, ids: Identity) -> io::Result<()> {
         let number = libc::c_ulong::from(capability);
         // SAFETY: take no pointers. Reading tells whether the kernel knows the number, and whether it is set.
         unsafe {
-            if libc::prctl(libc::PR_CAPBSET_READ, number, zero, zero, zero) == 1 {
-                check(libc::prctl(libc::PR_CAPBSET_DROP, number, zero, zero, zero))?;
+            match libc::prctl(libc::PR_CAPBSET_READ, number, zero, zero, zero) {
+                1 => drop(check(libc::prctl(libc::PR_CAPBSET_DROP, number, zero, zero, zero))?),
+                0 => {}
+                // The kernel's numbers have no gaps: it knows none that follows either.
+                _ => break,
             }
         }
     }

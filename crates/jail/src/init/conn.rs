@@ -1,6 +1,7 @@
 //! One connection: greeting, request, and what it then carries.
 
 use super::errors::refuse;
+use super::pace::TOGETHER;
 use super::port::Port;
 use super::slab::Key;
 use super::streams::{Filled, MAX_INPUT, PIECE};
@@ -14,9 +15,6 @@ use std::time::{Duration, Instant};
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 1024;
-
-/// How long a client may take to say what it wants.
-const GREETING: Duration = Duration::from_secs(10);
 
 /// Reads and writes in one turn, so that one busy connection does not keep the others waiting.
 const TURN: usize = 8;
@@ -36,7 +34,10 @@ pub enum State {
     /// It asked for something that is about to be done.
     Asked(Box<Request>),
     /// Its exec is being started.
-    Starting,
+    Starting {
+        /// Nothing is said before this time unless there is more than a hello: see [`super::pace`].
+        until: Option<Instant>,
+    },
     /// It is a client of this exec.
     Attached(Key),
     /// It reads the main process's log from this offset on.
@@ -73,8 +74,10 @@ pub struct Conn {
     sent: usize,
     ended: bool,
     more: bool,
+    /// It is among [`Init::stirred`].
+    pub(super) stirred: bool,
     watched: u32,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 impl Conn {
@@ -123,6 +126,7 @@ impl Init {
             sent: 0,
             ended: false,
             more: false,
+            stirred: false,
             watched: READABLE,
             since: Instant::now(),
         };
@@ -138,25 +142,12 @@ impl Init {
             .conns
             .get(key)
             .map(|conn| self.poll.add(conn.socket.as_fd(), token(Tag::Conn, key), READABLE));
-        if !matches!(added, Some(Ok(()))) {
+        if matches!(added, Some(Ok(()))) {
+            // Most clients have said everything by now.
+            self.drive(key, READABLE);
+        } else {
             self.conns.remove(key);
         }
-    }
-
-    /// Closes connections that do not come to the point.
-    pub fn hurry_greetings(&mut self, now: Instant) {
-        let late = |conn: &Conn| matches!(conn.state, State::Greeting { .. }) && now >= conn.since + GREETING;
-        let keys: Vec<Key> = self.conns.iter().filter(|(_, conn)| late(conn)).map(|(key, _)| key).collect();
-        for key in keys {
-            self.fail(key, &refuse(ErrorKind::Invalid, "no request came within 10 seconds"));
-        }
-    }
-
-    /// When the next of them is late.
-    pub fn next_greeting(&self) -> Option<Instant> {
-        let greeting =
-            |conn: &Conn| matches!(conn.state, State::Greeting { .. }).then(|| conn.since + GREETING);
-        self.conns.iter().filter_map(|(_, conn)| greeting(conn)).min()
     }
 
     /// Sends a last message.
@@ -186,6 +177,7 @@ impl Init {
     /// Does all that can be done on a connection now. `events` is what epoll said, 0 if something else changed.
     pub fn drive(&mut self, key: Key, events: u32) {
         let Some(mut conn) = self.conns.take(key) else { return };
+        conn.stirred = false;
         if self.advance(key, &mut conn, events).is_err() {
             return self.close(key, conn);
         }
@@ -193,7 +185,7 @@ impl Init {
         if !conn.ended && self.wants_input(&conn) {
             wanted |= READABLE;
         }
-        if conn.more || conn.sent < conn.out.len() {
+        if conn.more || (conn.sent < conn.out.len() && !conn.holds()) {
             wanted |= WRITABLE;
         }
         if let State::Port(port) = &mut conn.state {
@@ -262,7 +254,7 @@ impl Init {
     fn wants_input(&self, conn: &Conn) -> bool {
         match &conn.state {
             State::Greeting { .. } | State::Logs { .. } => true,
-            State::Starting => conn.decoder.buffered() < MAX_INPUT,
+            State::Starting { .. } => conn.decoder.buffered() < MAX_INPUT,
             State::Attached(exec) => self.input_has_room(*exec),
             State::Port(port) => port.has_room(),
             State::Asked(_) | State::Worker { .. } | State::Closing => false,
@@ -298,7 +290,7 @@ impl Init {
     fn understand(&mut self, key: Key, conn: &mut Conn) -> bool {
         let mut decoder = std::mem::take(&mut conn.decoder);
         let mut all = false;
-        while !all && self.wants_input(conn) && !matches!(conn.state, State::Starting) {
+        while !all && self.wants_input(conn) && !matches!(conn.state, State::Starting { .. }) {
             let result = match decoder.next_borrowed() {
                 Ok(None) => {
                     all = true;
@@ -395,7 +387,7 @@ impl Init {
             }
             Request::Exec(request) => {
                 self.start_exec(key, *request)?;
-                conn.state = State::Starting;
+                conn.state = State::Starting { until: Some(Instant::now() + TOGETHER) };
                 Ok(())
             }
             Request::Attach { id } => {
@@ -428,8 +420,13 @@ impl Init {
 
     fn send(&mut self, key: Key, conn: &mut Conn) -> Result<(), Over> {
         conn.more = false;
+        if conn.holds() {
+            return Ok(());
+        }
         for _ in 0..TURN {
-            if !flush(conn)? {
+            // What is said about a process goes together with what it says.
+            let more_fits = matches!(conn.state, State::Attached(_)) && conn.unsent().len() < PIECE;
+            if !more_fits && !flush(conn)? {
                 return Ok(());
             }
             let filled = match &mut conn.state {
@@ -450,7 +447,7 @@ impl Init {
                 Filled::Some => {}
                 // Leaving: who has nothing to hear any more is not waited for.
                 Filled::Nothing if self.is_leaving(conn) => return Err(Over),
-                Filled::Nothing => return Ok(()),
+                Filled::Nothing => return flush(conn).map(drop),
                 Filled::Last => self.let_go(key, conn),
             }
             if let State::Attached(exec) = conn.state {
@@ -463,7 +460,7 @@ impl Init {
 
     fn is_leaving(&self, conn: &Conn) -> bool {
         matches!(self.phase, Phase::Leaving { .. })
-            && !matches!(conn.state, State::Attached(_) | State::Starting | State::Worker { .. })
+            && !matches!(conn.state, State::Attached(_) | State::Starting { .. } | State::Worker { .. })
     }
 }
 

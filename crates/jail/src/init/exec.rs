@@ -155,14 +155,30 @@ impl Init {
         });
         self.serial += 1;
         self.childless = false;
-        if let Some(status) = self.execs.get(key).and_then(|exec| exec.status.as_ref()) {
-            let _ = self.poll.add(status.as_fd(), token(Tag::ExecStatus, key), libc::EPOLLIN as u32);
+        // Of one that nobody talks to, its first output or its end says that it began, if that comes soon.
+        if request.stdin || request.tty.is_some() || !request.attach {
+            self.watch_status(key);
         }
         self.watch_streams(key);
         Ok(key)
     }
 
-    /// The status pipe spoke: answers whoever asked for the exec.
+    fn watch_status(&self, key: Key) {
+        if let Some(status) = self.execs.get(key).and_then(|exec| exec.status.as_ref()) {
+            let _ = self.poll.add(status.as_fd(), token(Tag::ExecStatus, key), libc::EPOLLIN as u32);
+        }
+    }
+
+    /// Whoever asked for an exec on this connection wants to know now whether it began.
+    pub fn watch_start(&mut self, conn: Key) {
+        let its = |exec: &Exec| exec.asked.is_some_and(|(asked, _)| asked == conn);
+        let keys: Vec<Key> = self.execs.iter().filter(|(_, exec)| its(exec)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.watch_status(key);
+        }
+    }
+
+    /// What the status pipe says, if anything: answers whoever asked for the exec.
     pub fn exec_started(&mut self, key: Key) {
         let Some(exec) = self.execs.get_mut(key) else { return };
         let Some(status) = &exec.status else { return };
@@ -190,14 +206,15 @@ impl Init {
             self.attach(conn, exec, &mut taken.out);
             taken.state = State::Attached(exec);
             self.conns.put(conn, taken);
-            self.drive(conn, 0);
+            self.stir(conn);
         }
     }
 
     /// Makes a connection a client of the exec with this id.
     pub fn attach_by_id(&mut self, conn: Key, id: &str, out: &mut Vec<u8>) -> Result<Key, ChannelError> {
         let key = self.exec_key(id)?;
-        if self.execs.get(key).is_some_and(|exec| exec.status.is_some()) {
+        self.exec_started(key);
+        if self.execs.get(key).is_none_or(|exec| exec.status.is_some()) {
             return Err(refuse(
                 ErrorKind::NoSuchExec,
                 format!("exec {id} is only just being started; try again"),

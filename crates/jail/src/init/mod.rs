@@ -11,6 +11,7 @@ mod exec;
 mod files;
 mod locks;
 mod logs;
+mod pace;
 mod port;
 mod procs;
 mod questions;
@@ -136,6 +137,8 @@ struct Init {
     execs: Slab<Exec>,
     serial: u64,
     conns: Slab<Conn>,
+    /// Connections that have something to say at the end of this round: see [`Init::stir`].
+    stirred: Vec<Key>,
     workers: Vec<Worker>,
     more_to_reap: bool,
     childless: bool,
@@ -210,6 +213,7 @@ impl Init {
             result.map_err(|error| (name, error))
         }
         sys::tune_allocator();
+        child::reset_signals();
         step("protecting init", sys::protect())?;
         let config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
@@ -249,6 +253,7 @@ impl Init {
             execs: Slab::new(),
             serial: 0,
             conns: Slab::new(),
+            stirred: Vec::new(),
             workers: Vec::new(),
             more_to_reap: false,
             childless: true,
@@ -276,6 +281,9 @@ impl Init {
             if self.more_to_reap {
                 self.reap();
             }
+            for key in std::mem::take(&mut self.stirred) {
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.drive(key, 0)));
+            }
             self.deadlines(Instant::now());
             if self.listener_paused.is_some_and(|again| again <= Instant::now()) {
                 self.resume_listener();
@@ -284,7 +292,7 @@ impl Init {
     }
 
     fn timeout(&self, now: Instant) -> Option<i32> {
-        if self.more_to_reap {
+        if self.more_to_reap || !self.stirred.is_empty() {
             return Some(0);
         }
         let phase = match self.phase {
@@ -293,7 +301,7 @@ impl Init {
             Phase::Leaving { until } => Some(until),
         };
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline()).min();
-        let next = [phase, execs, self.next_greeting(), self.listener_paused].into_iter().flatten().min()?;
+        let next = [phase, execs, self.next_late(), self.listener_paused].into_iter().flatten().min()?;
         // Rounded up, so that the deadline has passed when the wait ends.
         let wait = next.saturating_duration_since(now).as_millis() + 1;
         Some(i32::try_from(wait).unwrap_or(i32::MAX))

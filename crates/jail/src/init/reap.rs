@@ -128,7 +128,7 @@ impl Init {
     /// What time alone brings about.
     pub fn deadlines(&mut self, now: Instant) {
         self.exec_deadlines(now);
-        self.hurry_greetings(now);
+        self.hurry(now);
         match self.phase {
             Phase::Stopping { kill_at } if self.main.is_none() && (self.childless || kill_at <= now) => {
                 self.leave(Ended::Requested);

@@ -144,13 +144,21 @@ impl Init {
         let Some(buffer) = self.scratch.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
             return self.watch_streams(key);
         };
+        let mut spoke = false;
         match sys::read(fd.as_fd(), buffer) {
-            Ok(Some(count)) if count > 0 => exec.absorb(index, buffer.get(..count).unwrap_or_default()),
+            Ok(Some(count)) if count > 0 => {
+                spoke = true;
+                exec.absorb(index, buffer.get(..count).unwrap_or_default());
+            }
             Ok(None) => {}
             // The end of a pipe; EIO from a terminal whose last user is gone.
             _ => stream.close(&self.poll),
         }
         let over = exec.exit.is_some();
+        if spoke {
+            // So it runs.
+            self.exec_started(key);
+        }
         self.exec_changed(key);
         if over {
             // What was in its pipes when it ended.
@@ -163,7 +171,7 @@ impl Init {
         let clients: Vec<Key> =
             self.execs.get(key).map(|exec| exec.clients.iter().map(|c| c.conn).collect()).unwrap_or_default();
         for conn in clients {
-            self.drive(conn, 0);
+            self.stir(conn);
         }
         self.watch_streams(key);
     }

@@ -131,13 +131,9 @@ fn or_block(result: io::Result<usize>) -> io::Result<Option<usize>> {
 
 /// Sets or clears `O_NONBLOCK`.
 pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    // SAFETY: takes no pointers.
-    unsafe {
-        let flags = check(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
-        let flags = if on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
-        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags))?;
-    }
-    Ok(())
+    let on = libc::c_int::from(on);
+    // SAFETY: FIONBIO reads one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw const on) }).map(|_| ())
 }
 
 /// A pipe, both ends closed on exec and blocking: (read, write).

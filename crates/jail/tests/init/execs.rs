@@ -1,7 +1,10 @@
 //! Execs: their outputs, their ends, their limits.
 
-use crate::harness::{Agent, attached, exec, skipped};
-use channel::{Control, ErrorKind, Event, ExecRequest, Exit, ExitCause, Kind, Reply, Request, Size, User};
+use crate::harness::{Agent, Client, attached, exec, skipped};
+use channel::{
+    Control, Decoder, ErrorKind, Event, ExecRequest, Exit, ExitCause, Hello, Kind, Reply, Request, Size, User,
+};
+use std::io::{Read, Write};
 
 const OK: Exit = Exit { code: 0, cause: None };
 
@@ -385,4 +388,64 @@ fn the_output_of_ended_execs_is_bounded_over_all_of_them() {
     let total: usize = kept.iter().sum();
     assert!((3 << 20..=4 << 20).contains(&total), "{total} bytes are kept");
     assert_eq!((kept[0], kept[count - 1]), (0, each), "the oldest goes first: {kept:?}");
+}
+
+#[test]
+fn all_that_a_short_process_has_to_say_is_one_piece() {
+    if skipped() {
+        return;
+    }
+    let agent = Agent::start();
+    let kinds = |client: &mut Client| {
+        let mut buffer = vec![0; 64 << 10];
+        let count = client.socket.read(&mut buffer).expect("an answer");
+        let mut decoder = Decoder::new();
+        decoder.push(&buffer[..count]);
+        std::iter::from_fn(|| decoder.next().expect("frames").map(|frame| frame.kind)).collect::<Vec<_>>()
+    };
+    let greeted = |request: Request| {
+        let mut said = Vec::new();
+        channel::encode_json(Kind::Hello, &Hello::OURS, &mut said).expect("small");
+        channel::encode_json(Kind::Request, &request, &mut said).expect("small");
+        let mut client = agent.connect();
+        client.socket.write_all(&said).expect("init reads");
+        client
+    };
+    let whole = [Kind::Hello, Kind::Reply, Kind::End1, Kind::End2, Kind::Event];
+    // A machine that is busy may take longer than init waits.
+    let once = || kinds(&mut greeted(Request::Exec(Box::new(attached(&["true"]))))) == whole;
+    assert!((0..50).any(|_| once()));
+    let failed = greeted(Request::Exec(Box::new(attached(&["/nowhere"])))).frame().expect("a hello");
+    assert_eq!(failed.kind, Kind::Hello);
+    assert_eq!(kinds(&mut greeted(Request::Ping)), [Kind::Hello, Kind::Reply]);
+    // Nothing waits for a request that has not come, and no process for what its client does not say.
+    let mut client = agent.connect();
+    client.send_json(Kind::Hello, &Hello::OURS);
+    client.hello();
+    let request = ExecRequest { stdin: true, ..attached(&["cat"]) };
+    client.send_json(Kind::Request, &Request::Exec(Box::new(request)));
+    assert!(matches!(client.reply(), Reply::Attached { .. }));
+    client.send(Kind::End0, b"");
+    client.until_exit();
+}
+
+#[test]
+fn a_process_that_says_nothing_is_told_of_all_the_same() {
+    if skipped() {
+        return;
+    }
+    let agent = Agent::start();
+    let (quiet, left) = (attached(&["sleep", "60"]), attached(&["sleep", "60"]));
+    let mut client = agent.ask(&Request::Exec(Box::new(quiet)));
+    client.hello();
+    assert!(matches!(client.reply(), Reply::Attached { .. }));
+    // Also one whose client left before it was told.
+    let id = left.id.clone();
+    drop(agent.ask(&Request::Exec(Box::new(left))));
+    let attaches = || {
+        let mut client = agent.ask(&Request::Attach { id: id.clone() });
+        client.hello();
+        client.frame().is_some_and(|frame| frame.kind == Kind::Reply)
+    };
+    assert!((0..10_000).any(|_| attaches()));
 }
