@@ -1,5 +1,6 @@
 //! The node's own socket, for root on this machine: one line of JSON in, one line out.
 
+use crate::blanks::Ready;
 use crate::fleet::Fleet;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -28,7 +29,7 @@ enum Ask {
 #[serde(untagged)]
 enum Answer {
     Done { ok: bool },
-    Status { agents: usize, blanks: usize },
+    Status { agents: usize, blanks: Ready },
     Error { error: String },
 }
 

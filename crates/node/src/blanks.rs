@@ -6,6 +6,7 @@
 use crate::fleet::{Shared, lock};
 use model::{ByteSize, Resources};
 use sandbox::{Blank, Form, Shape};
+use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +42,15 @@ pub(crate) struct Blanks {
     most: usize,
     pool: Mutex<Pool>,
     wake: Notify,
+}
+
+/// How many boundaries are ready for new agents.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Ready {
+    /// Without an image.
+    pub bare: usize,
+    /// With one.
+    pub whole: usize,
 }
 
 struct Pool {
@@ -149,8 +159,15 @@ impl Blanks {
     }
 
     /// How many are ready.
-    pub(crate) fn ready(&self) -> usize {
-        lock(&self.pool).ready.values().map(Vec::len).sum()
+    pub(crate) fn ready(&self) -> Ready {
+        let mut count = Ready::default();
+        for (form, blanks) in &lock(&self.pool).ready {
+            match form {
+                Form::Bare(_) => count.bare += blanks.len(),
+                Form::Whole(_) => count.whole += blanks.len(),
+            }
+        }
+        count
     }
 
     /// One of this shape, else a bare one, if there is one. That it was asked for is remembered either way.
@@ -220,7 +237,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     loop {
         let last = shared.blanks.last();
         if last != remembered {
-            if let Err(error) = shared.journal.write_own(RECORD, &last) {
+            // Whoever asked for it has something to do.
+            shared.idle().await;
+            if let Err(error) = shared.journal.write_hint(RECORD, &last) {
                 tracing::warn!(error = %crate::chain(&error), "could not remember what blanks are for");
             }
             remembered = last;

@@ -1,6 +1,6 @@
 //! All agents of this node: one worker each, told what control wants, in parallel and none behind another.
 
-use crate::blanks::Blanks;
+use crate::blanks::{Blanks, Ready};
 use crate::config::Config;
 use crate::gates::Gates;
 use crate::journal::Journal;
@@ -204,7 +204,7 @@ impl Fleet {
     }
 
     /// Boundaries that are ready for new agents.
-    pub(crate) fn blanks(&self) -> usize {
+    pub(crate) fn blanks(&self) -> Ready {
         self.shared.blanks.ready()
     }
 

@@ -168,6 +168,11 @@ impl Journal {
         write(&self.root, name, value, Sync::Now)
     }
 
+    /// Writes one that the node can do without: a crash of the machine may leave the one before, or none.
+    pub(crate) fn write_hint<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
+        write(&self.root, name, value, Sync::Later)
+    }
+
     /// Where the node's own files are.
     pub(crate) fn root(&self) -> &Path {
         &self.root

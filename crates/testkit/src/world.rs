@@ -25,6 +25,15 @@ pub struct World {
     pub guard_port: u16,
 }
 
+/// Boundaries that are made ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blanks {
+    /// Without an image.
+    Bare,
+    /// With one.
+    Whole,
+}
+
 /// What a command printed, and how it ended.
 #[derive(Debug)]
 pub struct Ran {
@@ -200,14 +209,18 @@ impl World {
         fs::write(&path, format!("blanks = {most}\n{text}")).expect("node.toml");
     }
 
-    /// How many boundaries the node has ready for new agents; none when it does not answer.
-    pub fn blanks(&self) -> u64 {
+    /// How many boundaries the node has ready for new agents, with an image or without; none when it does not answer.
+    pub fn blanks(&self, kind: Blanks) -> u64 {
         let Ok(mut socket) = UnixStream::connect(self.dir.join("run/node.sock")) else { return 0 };
         let mut answer = String::new();
         let asked =
             socket.write_all(b"{\"op\":\"status\"}\n").and_then(|()| socket.read_to_string(&mut answer));
         let answer = asked.ok().and_then(|_| serde_json::from_str::<serde_json::Value>(&answer).ok());
-        answer.and_then(|answer| answer["blanks"].as_u64()).unwrap_or(0)
+        let kind = match kind {
+            Blanks::Bare => "bare",
+            Blanks::Whole => "whole",
+        };
+        answer.and_then(|answer| answer["blanks"][kind].as_u64()).unwrap_or(0)
     }
 
     /// `cofferdam up --detach`.

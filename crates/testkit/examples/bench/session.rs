@@ -74,14 +74,14 @@ impl Session {
         request
     }
 
-    /// Waits until a blank is ready, if this session has any. A whole one is made after a bare one.
+    /// Waits until a blank is ready of the kind that this session is about, if any.
     pub fn ready(&self) {
-        let enough = match self.blanks {
-            Blanks::None => 0,
-            Blanks::Bare => 1,
-            Blanks::Ready => 2,
+        let kind = match self.blanks {
+            Blanks::None => return,
+            Blanks::Bare => testkit::Blanks::Bare,
+            Blanks::Ready => testkit::Blanks::Whole,
         };
-        while self.world.blanks() < enough {
+        while self.world.blanks(kind) == 0 {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }

@@ -3,7 +3,7 @@
 use crate::faults::eventually;
 use serde_json::Value;
 use std::fs;
-use testkit::World;
+use testkit::{Blanks, World};
 
 /// The ids of the boundaries that wait.
 fn waiting(world: &World) -> Vec<String> {
@@ -25,14 +25,14 @@ fn an_agent_on_a_blank_is_as_any_other() {
     }
     let world = World::start();
     // Before anybody asked for an image, there is one without.
-    eventually("a bare one is ready", || world.blanks() > 0);
+    eventually("a bare one is ready", || world.blanks(Blanks::Bare) > 0);
     let bare = waiting(&world);
     world.create("first", &[]);
     let boundary = |name: &str| {
         record(&world, name)["boundary"].as_str().expect("its id").trim_start_matches("bnd_").to_owned()
     };
     assert!(bare.contains(&boundary("first")), "{} is none of {bare:?}", boundary("first"));
-    eventually("one with the image is ready as well", || world.blanks() > 1);
+    eventually("one with the image is ready as well", || world.blanks(Blanks::Whole) > 0);
     let blanks = waiting(&world);
     // There is none with a volume of this size.
     world.create("cold", &["--disk", "1GiB"]);
@@ -81,7 +81,9 @@ fn no_blank_outlives_its_node() {
     }
     let world = World::start();
     world.create("first", &[]);
-    eventually("a bare one and a whole one are ready", || world.blanks() > 1);
+    eventually("a bare one and a whole one are ready", || {
+        world.blanks(Blanks::Bare) > 0 && world.blanks(Blanks::Whole) > 0
+    });
     let blanks = waiting(&world);
     let cgroup_of = |blank: &String| {
         let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -96,7 +98,7 @@ fn no_blank_outlives_its_node() {
         blanks.iter().all(|blank| cgroup_of(blank).is_none_or(|procs| procs.trim().is_empty()))
     });
     // The next node removes what they left, is ready again without being asked, and the agent lives.
-    eventually("another blank is ready", || world.blanks() > 0);
+    eventually("another blank is ready", || world.blanks(Blanks::Whole) > 0);
     assert!(waiting(&world).iter().all(|blank| !blanks.contains(blank)));
     let volumes: Vec<_> = fs::read_dir(world.dir().join("data/volumes/.blank"))
         .expect("the folder")
