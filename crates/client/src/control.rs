@@ -81,6 +81,15 @@ impl Control {
         Ok((agent, workspace))
     }
 
+    /// Creates an agent and comes back as soon as its workspace can be called, which may be long before it runs: its gate
+    /// holds calls until then. The request has to ask for a token. When a call fails, the agent's state tells why.
+    pub async fn reach_agent(&self, create: &CreateAgent) -> Result<(Agent, Option<Workspace>), Error> {
+        let query = [("wait", "reachable".to_owned()), ("timeout", format!("{WAIT_STEP}s"))];
+        let CreatedAgent { agent, workspace } = self.post_agent(create, &query).await?;
+        let workspace = workspace.map(|token| self.workspace(agent.id, &token)).transpose()?;
+        Ok((agent, workspace))
+    }
+
     async fn post_agent(
         &self,
         create: &CreateAgent,

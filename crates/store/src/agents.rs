@@ -105,6 +105,8 @@ pub struct Candidate {
     pub memory: u64,
     /// When it last spoke.
     pub last_seen: Option<OffsetDateTime>,
+    /// Where workspace APIs of the account's agents answer there, if it had any.
+    pub way: Option<String>,
 }
 
 /// Picks a node for an agent. Runs within the transaction that takes the slot.
@@ -233,7 +235,7 @@ impl Change {
             .bind(agent.to_string());
     }
 
-    fn insert(&mut self, new: &NewAgent, node: NodeId) -> Result<Agent, Error> {
+    fn insert(&mut self, new: &NewAgent, node: &Candidate) -> Result<Agent, Error> {
         let NewAgent { spec, image_name, labels, token: _ } = new;
         let now = self.now;
         let at = crate::rows::instant(now).ok_or(Error::Corrupt { column: "created_at" })?;
@@ -242,7 +244,7 @@ impl Change {
             spec: spec.clone(),
             image_name: image_name.clone(),
             labels: labels.clone(),
-            node,
+            node: node.node,
             desired: Desired::Running,
             state: AgentState::Provisioning,
             generation: 1,
@@ -250,7 +252,8 @@ impl Change {
             token_epoch: FIRST_EPOCH,
             reason: None,
             evidence: Vec::new(),
-            workspace_url: None,
+            // The account's gate on a node is the same for all of them; the node's own word follows.
+            workspace_url: node.way.clone(),
             last_activity: None,
             created_at: at,
             state_since: at,
@@ -258,8 +261,9 @@ impl Change {
         self.deferred
             .add(
                 "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
-                    generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since)
-                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13
+                    generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since,
+                    workspace_url)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15
                  FROM nodes n WHERE n.id = $14",
             )
             .bind(spec.id.to_string())
@@ -275,7 +279,8 @@ impl Change {
             .bind(spec.ttl.map(|ttl| now.saturating_add(span(ttl))))
             .bind(spec.idle_timeout.map(span))
             .bind(now)
-            .bind(node.to_string())
+            .bind(made.node.to_string())
+            .bind(made.workspace_url.clone())
             .or(Error::NoCapacity);
         for (key, value) in labels {
             self.deferred
@@ -290,7 +295,7 @@ impl Change {
                     (SELECT min(slot) FROM node_slots WHERE node = $2 AND coalesce(agent, '') = '')",
             )
             .bind(spec.id.to_string())
-            .bind(node.to_string())
+            .bind(made.node.to_string())
             .or(Error::NoCapacity);
         Ok(made)
     }
@@ -303,6 +308,7 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
         free: row.number("free")?,
         memory: row.number("memory")?,
         last_seen: row.at_opt("last_seen")?,
+        way: row.try_get("way")?,
     })
 }
 
@@ -328,7 +334,9 @@ impl Store {
             .bind(spec.account.to_string())
             .add(
                 "SELECT n.id, n.tenant, n.memory, n.last_seen,
-                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free
+                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
+                    (SELECT a.workspace_url FROM agents a WHERE a.account = $1 AND a.node = n.id
+                        AND a.workspace_url IS NOT NULL ORDER BY a.id DESC LIMIT 1) AS way
                  FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
             )
             .bind(spec.account.to_string());
@@ -346,7 +354,8 @@ impl Store {
         }
         let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
         let node = place(spec, &candidates, self.now()).ok_or(Error::NoCapacity)?;
-        let agent = change.insert(new, node)?;
+        let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
+        let agent = change.insert(new, placed)?;
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,

@@ -77,9 +77,11 @@ fn waits(query: &Query) -> Result<Option<(Until, Duration)>, Fault> {
     let until = match query.text("wait")? {
         None => return Ok(None),
         Some("settled") => Until::Settled,
+        Some("reachable") => Until::Reachable,
         Some(text) => {
-            let wrong =
-                |error: model::agent::UnknownState| Problem::invalid("wait", format!("{error}, settled"));
+            let wrong = |error: model::agent::UnknownState| {
+                Problem::invalid("wait", format!("{error}, settled, reachable"))
+            };
             Until::State(text.parse().map_err(wrong)?)
         }
     };
@@ -90,10 +92,11 @@ fn waits(query: &Query) -> Result<Option<(Until, Duration)>, Fault> {
 ///
 /// It is placed on a node that has room, and provisioned there. With `wait` the answer comes when it is in that state
 /// (see `get_agent`), or when the time is over: the agent is made in any case, so look at its `state`. A request that
-/// waits can have a workspace token come with the answer, with `token`.
+/// waits can have a workspace token come with the answer, with `token`. The shortest way to a first output is to wait until
+/// it is `reachable` only, and to call its workspace at once: its gate holds calls until the agent runs, for up to 10 s.
 #[utoipa::path(post, path = "/v1/agents", tag = "agents", operation_id = "create_agent",
     params(
-        ("wait" = Option<String>, Query, description = "A state, or `settled`"),
+        ("wait" = Option<String>, Query, description = "A state, `settled` or `reachable`"),
         ("timeout" = Option<String>, Query, description = "How long to wait, at most 60s; 30s unless told"),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and request get the same agent, for 24 hours")),
     request_body = CreateAgent,
@@ -153,7 +156,7 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/v1/agents/{id}", tag = "agents", operation_id = "get_agent",
     params(
         ("id" = String, Path, description = "Its id or name"),
-        ("wait" = Option<String>, Query, description = "A state, or `settled`"),
+        ("wait" = Option<String>, Query, description = "A state, `settled` or `reachable`"),
         ("timeout" = Option<String>, Query, description = "How long to wait, at most 60s; 30s unless told"),
     ),
     responses((status = 200, description = "The agent", body = Agent, headers(("ETag" = String, description = "Its generation")))))]

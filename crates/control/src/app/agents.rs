@@ -146,6 +146,8 @@ pub(crate) enum Until {
     State(AgentState),
     /// Wherever it comes to rest.
     Settled,
+    /// That it is known where its workspace API will answer.
+    Reachable,
 }
 
 impl Until {
@@ -153,6 +155,7 @@ impl Until {
         match self {
             Self::State(state) => agent.state == state || agent.has_ended(),
             Self::Settled => agent.is_settled(),
+            Self::Reachable => agent.workspace_url.is_some() || agent.has_ended(),
         }
     }
 }

@@ -354,6 +354,27 @@ async fn one_call_creates_waits_and_opens() {
 }
 
 #[tokio::test]
+async fn the_way_to_a_second_agent_is_known_before_it_runs() {
+    let (world, machine) = world().await;
+    let path = "/v1/agents?wait=reachable&timeout=0s";
+    let first = world.post(path, creating("first")).await.expect(201);
+    assert!(first["workspace"].is_null(), "no agent of the account told of its gate yet");
+    machine.saw(&world, first["id"].as_str().unwrap(), 1, Observed::Running).await;
+    let second = world.post(path, creating("second")).await.expect(201);
+    assert_eq!(second["state"], "provisioning");
+    assert_eq!(second["workspace"]["url"], "http://127.0.0.1:7701");
+    let claims = claims(second["workspace"]["token"].as_str().unwrap());
+    assert_eq!((claims.aud.to_string().as_str(), claims.epoch), (second["id"].as_str().unwrap(), 1));
+    // Another account has a gate of its own, of which nothing is known.
+    let image = world.get("/v1/images/debian").await.expect(200)["id"].as_str().unwrap().to_owned();
+    let account = world.call_as(&world.other, "GET", "/v1/whoami", None).await.expect(200)["account"].clone();
+    let grant = json!({"account": account});
+    world.post(&format!("/v1/images/{image}/grant"), grant).await.expect(201);
+    let theirs = world.call_as(&world.other, "POST", path, Some(creating("theirs"))).await.expect(201);
+    assert!(theirs["workspace"].is_null());
+}
+
+#[tokio::test]
 async fn a_create_that_waits_in_vain_is_made() {
     let (world, _machine) = world().await;
     let made = world.post("/v1/agents?wait=running&timeout=0s", creating("slow")).await.expect(201);

@@ -35,6 +35,7 @@ fn the_best_node_is_picked() {
         free,
         memory,
         last_seen: Some(now - Duration::seconds(silent)),
+        way: None,
     };
     let check = |candidates: &[Candidate], expected: Option<usize>| {
         let picked = place(&spec(1 << 30), candidates, now);

@@ -64,7 +64,7 @@ pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) 
     rows.add(&name, "ms", median(first), Some(("bwrap", bwrap)), to_bwrap);
     rows.add(format!("{name}, p90"), "ms", quantile(first, 0.9), None, Target::None);
     let parts = [
-        ("  create until running, with its token", created),
+        ("  create until it is reachable, with its token", created),
         ("  first exec", executed),
         ("destroy until gone", destroyed),
     ];

@@ -97,12 +97,10 @@ pub fn request() -> CreateAgent {
     serde_json::from_value(json!({"image": "debian"})).expect("a request")
 }
 
-/// Creates an agent, waits until it runs, and has a way into it: one call.
+/// Creates an agent and has a way into it: one call. The first exec waits until it runs.
 pub async fn open(control: &Control, request: CreateAgent) -> (Agent, Workspace) {
     let token = Some(CreateWorkspaceToken { scopes: vec![Scope::Exec, Scope::Files] });
-    let (agent, workspace) =
-        control.start_agent(&CreateAgent { token, ..request }, 60).await.expect("created");
-    assert_eq!(agent.state, AgentState::Running, "{:?}", agent.reason);
+    let (agent, workspace) = control.reach_agent(&CreateAgent { token, ..request }).await.expect("created");
     (agent, workspace.expect("a token"))
 }
 
