@@ -20,8 +20,8 @@ pub(crate) const RECORD: &str = "blanks.json";
 const MEMORY: Duration = Duration::from_secs(300);
 /// The busiest time of this length is what there should be blanks for.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How often what is long ago is forgotten.
-const FORGET: Duration = Duration::from_secs(60);
+/// How often the pool is looked over: what is long ago is forgotten, and what died with the zygote is removed.
+const LOOK: Duration = Duration::from_secs(5);
 /// Forms that are made at once, at most.
 const FORMS: usize = 8;
 /// Asks for one form that are remembered.
@@ -205,6 +205,9 @@ impl Blanks {
         }
         let wanted = pool.demand.wanted(now, self.most);
         for (form, blanks) in &mut pool.ready {
+            if let Some(dead) = blanks.iter().position(|blank| !blank.is_alive()) {
+                return Chore::Remove(Box::new(blanks.swap_remove(dead)));
+            }
             if blanks.len() > wanted.get(form).copied().unwrap_or(0) {
                 return blanks.pop().map_or(Chore::Wait(now), |blank| Chore::Remove(Box::new(blank)));
             }
@@ -213,7 +216,7 @@ impl Blanks {
         let missing = wanted.iter().find(|(form, count)| have(form) < **count);
         match missing {
             Some((form, _)) => Chore::Make(form.clone()),
-            None => Chore::Wait(now + FORGET),
+            None => Chore::Wait(now + LOOK),
         }
     }
 

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A running installation of its own.
 pub struct World {
@@ -80,13 +81,20 @@ fn binaries() -> PathBuf {
     if deeper { dir.parent().expect("that lies in a directory").to_path_buf() } else { dir.to_path_buf() }
 }
 
-/// A free port that nothing else is given by chance: below those of outgoing connections, and apart from other tests'.
+/// A free port, below those of outgoing connections, that is this process's as long as it lives: also while the server that
+/// had it is being started again, and another test looks for a port.
 fn free_port() -> u16 {
+    static HELD: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    let locks = std::env::temp_dir().join(".cofferdam-test-ports");
+    fs::create_dir_all(&locks).expect("a folder for locks");
     loop {
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + (std::process::id().wrapping_mul(16).wrapping_add(count) % 12_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let lock = fs::File::create(locks.join(port.to_string())).expect("a lock");
+        let ours = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        if ours && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
             return port;
         }
     }
