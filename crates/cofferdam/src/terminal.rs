@@ -52,10 +52,11 @@ pub fn restore() {
     let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, &before);
 }
 
-/// The size of the terminal that stdout (or stdin) is.
+/// The size of the terminal that stdout (or stdin) is. One that nobody told its size has that of the first ones.
 pub fn size() -> Option<TerminalSize> {
     let size = tcgetwinsize(std::io::stdout()).or_else(|_| tcgetwinsize(std::io::stdin())).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some(TerminalSize { rows: size.ws_row, cols: size.ws_col })
+    let or = |told: u16, usual| if told > 0 { told } else { usual };
+    Some(TerminalSize { rows: or(size.ws_row, 24), cols: or(size.ws_col, 80) })
 }
 
 /// Reads a secret: without echo from a terminal, else one line.

@@ -52,6 +52,9 @@ pub const COMING: Duration = Duration::from_secs(10);
 /// Calls that wait for that at a time. One more is answered at once.
 pub const CALLS_AHEAD: usize = 64;
 
+/// Those of them that wait for one and the same agent.
+pub const CALLS_AHEAD_OF_ONE: usize = 8;
+
 /// Agents that went away and are remembered as such.
 pub const GONE: usize = 1024;
 

@@ -137,6 +137,38 @@ impl Life {
     }
 }
 
+/// Calls that wait for agents.
+#[derive(Default)]
+pub struct Ahead(Mutex<HashMap<AgentId, usize>>);
+
+/// One of them.
+pub struct Waiting(Arc<Ahead>, AgentId);
+
+impl Ahead {
+    /// One more for this agent, unless there are too many.
+    pub fn enter(self: &Arc<Self>, agent: AgentId) -> Option<Waiting> {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, own) = (calls.values().sum::<usize>(), calls.get(&agent).copied().unwrap_or(0));
+        if all >= limits::CALLS_AHEAD || own >= limits::CALLS_AHEAD_OF_ONE {
+            return None;
+        }
+        calls.insert(agent, own + 1);
+        Some(Waiting(self.clone(), agent))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut calls = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = calls.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                calls.remove(&self.1);
+            }
+        }
+    }
+}
+
 /// Shared by all that the gate does.
 pub struct Shared {
     snapshot: RwLock<Arc<Snapshot>>,
@@ -149,7 +181,7 @@ pub struct Shared {
     /// KiB of output that may be held for answers.
     pub captured: Arc<Semaphore>,
     /// Calls that may wait for an agent that node did not tell of yet.
-    pub ahead: Semaphore,
+    pub ahead: Arc<Ahead>,
     /// And for how long.
     pub coming: Duration,
 }
@@ -165,7 +197,7 @@ impl Shared {
             used: Notify::new(),
             told: watch::Sender::new(0),
             captured: Arc::new(Semaphore::new(limits::ALL_CAPTURED_KIB)),
-            ahead: Semaphore::new(limits::CALLS_AHEAD),
+            ahead: Arc::default(),
             coming,
         })
     }

@@ -67,7 +67,12 @@ pub fn verify(
     if claims.aud != asked || Some(claims.acc) != snapshot.account {
         return Err(TokenError::OtherAgent);
     }
-    let absent = || if snapshot.gone.contains(&asked) { TokenError::OtherAgent } else { TokenError::NotHere };
+    let absent = || match snapshot.gone.contains(&asked) {
+        true => TokenError::OtherAgent,
+        // Nobody waits for an agent in vain.
+        false if !claims.scp.contains(&scope) => TokenError::Scope,
+        false => TokenError::NotHere,
+    };
     let known = snapshot.agents.get(&asked).ok_or_else(absent)?;
     if claims.epoch < known.epoch {
         return Err(TokenError::Revoked);

@@ -105,7 +105,8 @@ pub struct Candidate {
     pub memory: u64,
     /// When it last spoke.
     pub last_seen: Option<OffsetDateTime>,
-    /// Where workspace APIs of the account's agents answer there, if it had any.
+    /// Where workspace APIs of the account's agents answer there, by the node's own word on one that it still has: a gate
+    /// without agents gives its address up, and then it may be anybody's.
     pub way: Option<String>,
 }
 
@@ -325,6 +326,7 @@ impl Store {
         let spec = &new.spec;
         let mut change = self.change(actor).await?;
         let mut asked = Batch::default();
+        // (The concatenation keeps the third from walking through all that the account ever had.)
         asked
             .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
             .bind(spec.account.to_string())
@@ -335,8 +337,9 @@ impl Store {
             .add(
                 "SELECT n.id, n.tenant, n.memory, n.last_seen,
                     (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
-                    (SELECT a.workspace_url FROM agents a WHERE a.account = $1 AND a.node = n.id
-                        AND a.workspace_url IS NOT NULL ORDER BY a.id DESC LIMIT 1) AS way
+                    (SELECT a.workspace_url FROM agents a WHERE a.node = n.id AND a.state <> 'destroyed'
+                        AND a.account || '' = $1 AND a.observed_generation > 0 AND a.workspace_url IS NOT NULL
+                     LIMIT 1) AS way
                  FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
             )
             .bind(spec.account.to_string());

@@ -557,3 +557,24 @@ async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_toget
     assert_eq!(world.count("SELECT count(*) FROM events WHERE kind LIKE 'test.%'").await, 0);
     world.agent("after").await;
 }
+
+#[tokio::test]
+async fn a_way_is_known_only_from_agents_that_are_there() {
+    let world = World::new().await;
+    let first = world.agent("first").await;
+    assert_eq!(first.workspace_url, None);
+    let url = Some("http://127.0.0.1:7701".to_owned());
+    let seen = ObservedAgent { workspace_url: url.clone(), ..seen(&first, 1, Observed::Running) };
+    world
+        .store
+        .observe(world.node, &ObservedState { agents: vec![seen], orphans: Vec::new() })
+        .await
+        .unwrap();
+    let second = world.agent("second").await;
+    assert_eq!(second.workspace_url, url);
+    let destroying = Order::default();
+    let first = world.store.order(Actor::System, first.spec.id, Verb::Destroy, &destroying).await.unwrap();
+    world.saw(&first, first.generation, Observed::Destroyed).await;
+    // The node never spoke of the second, whose address was presumed: by now it may be anybody's.
+    assert_eq!(world.agent("third").await.workspace_url, None);
+}

@@ -227,8 +227,10 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
             format!("{} is not removed: it is not Cofferdam's own.", path.display()),
         ));
     }
-    let (own, mounts): (Vec<_>, Vec<_>) =
-        remains::mounts_beneath(path).into_iter().partition(|mount| mount == path);
+    // As the kernel's table names it, whatever links lead there.
+    let path = &path.canonicalize().with_context(attempt)?;
+    let is_own = |mount: &std::path::PathBuf| mount == path && remains::is_own_tmpfs(mount);
+    let (own, mounts): (Vec<_>, Vec<_>) = remains::mounts_beneath(path).into_iter().partition(is_own);
     if let Some(mount) = mounts.first() {
         return Err(fail_with(
             Code::InUse,
@@ -239,7 +241,7 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
     if own.is_empty() {
         return std::fs::remove_dir_all(path).with_context(attempt);
     }
-    // A disk or a tmpfs of its own: what is on it goes, the mount is its owner's.
+    // What is on it goes; the mount is its owner's.
     for entry in std::fs::read_dir(path).with_context(attempt)? {
         let entry = entry.with_context(attempt)?;
         let is_dir = entry.file_type().with_context(attempt)?.is_dir();

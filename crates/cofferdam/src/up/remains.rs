@@ -53,6 +53,18 @@ pub fn mounts_beneath(directory: &Path) -> Vec<PathBuf> {
     mount_points(|point, _| point.starts_with(directory))
 }
 
+/// Whether a whole tmpfs is mounted here, and nothing else: not a part of another file system, which is somebody's.
+pub fn is_own_tmpfs(point: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut here = table.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        let (root, target) = (fields.next()?, unescape(fields.next()?));
+        (Path::new(&target) == point).then(|| root == "/" && after.starts_with("tmpfs "))
+    });
+    here.next() == Some(true) && here.next().is_none()
+}
+
 /// The installation's cgroup in every hierarchy that has one.
 fn cgroups(name: &str) -> Vec<PathBuf> {
     let hierarchies = mount_points(|_, kind| kind == "cgroup" || kind == "cgroup2");

@@ -8,7 +8,7 @@ use crate::failure::{fail, fail_with};
 use crate::paths::Paths;
 use crate::up::units;
 use anyhow::Context as _;
-use model::{Code, Name, Problem};
+use model::{Code, EventId, Name, Problem};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -317,7 +317,10 @@ pub fn first_start(paths: &Paths, control: User) -> anyhow::Result<()> {
 
 /// Another key, for a machine whose context was lost. Root may read the database anyway.
 pub fn new_key(paths: &Paths, control: User) -> anyhow::Result<()> {
-    let printed = control_once(paths, control, &["--issue-key", "cli"])?;
+    // Those that were lost before are still there.
+    let id = EventId::new().base32();
+    let name = format!("cli-{}", &id[id.len() - 8..]);
+    let printed = control_once(paths, control, &["--issue-key", &name])?;
     let api_key = printed.api_key.context("control issued no key")?;
     keep_key(paths, api_key)
 }

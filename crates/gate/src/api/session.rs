@@ -82,7 +82,7 @@ impl Door {
         let mut snapshot = self.shared.snapshot();
         let mut verified = token::verify(token, &snapshot, asked, self.scope, now());
         if matches!(verified, Err(TokenError::NotHere))
-            && let Ok(_permit) = self.shared.ahead.try_acquire()
+            && let Some(_waiting) = asked.parse().ok().and_then(|agent| self.shared.ahead.enter(agent))
         {
             let came = async {
                 while matches!(verified, Err(TokenError::NotHere)) && told.changed().await.is_ok() {

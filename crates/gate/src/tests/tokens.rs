@@ -243,7 +243,7 @@ async fn an_agent_that_control_told_of_first_is_waited_for() {
     world.agent = AgentId::new();
     serve_init(world.socket(), done);
     let mut calls = JoinSet::new();
-    for _ in 0..=limits::CALLS_AHEAD {
+    for _ in 0..=limits::CALLS_AHEAD_OF_ONE {
         calls.spawn(world.http.delete(world.url("files?path=/x")).bearer_auth(world.token(&ALL)).send());
     }
     // All places are taken when one finds none.

@@ -329,9 +329,9 @@ impl Init {
     }
 
     fn read_signals(&mut self) {
-        while let Some((signal, sender)) = sys::read_signal(&self.signals) {
-            // Only from outside: an agent that wants to end ends its main process.
-            if signal == libc::SIGTERM && sender == 0 {
+        while let Some((signal, from_outside)) = sys::read_signal(&self.signals) {
+            // An agent that wants to end ends its main process.
+            if signal == libc::SIGTERM && from_outside {
                 self.terminate(SIGTERM_GRACE);
             }
         }

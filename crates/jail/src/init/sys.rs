@@ -94,15 +94,17 @@ pub fn signal_descriptor(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Reads one signal: its number, and the sender's pid, which is 0 when it was sent from outside the pid namespace.
-pub fn read_signal(fd: &OwnedFd) -> Option<(libc::c_int, u32)> {
+/// Reads one signal: its number, and whether it was sent from outside the pid namespace. Who sends a signal with words of
+/// his own (rt_sigqueueinfo) can say that he has no pid, but not that it came by kill: those codes are the kernel's.
+pub fn read_signal(fd: &OwnedFd) -> Option<(libc::c_int, bool)> {
     let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
     let size = std::mem::size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer is as large as said; all-zero bytes are a valid value of this plain struct.
     let (count, info) =
         unsafe { (libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size), info.assume_init()) };
     let signal = libc::c_int::try_from(info.ssi_signo).ok()?;
-    (usize::try_from(count) == Ok(size)).then_some((signal, info.ssi_pid))
+    (usize::try_from(count) == Ok(size))
+        .then_some((signal, info.ssi_code == libc::SI_USER && info.ssi_pid == 0))
 }
 
 /// `read`, or `None` where it would block.

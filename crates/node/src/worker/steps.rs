@@ -374,8 +374,13 @@ impl Worker {
         self.blank = blank.filter(|_| cleaned.is_err());
         cleaned.map_err(|detail| Stuck::Step { what: "clean up after it", detail })?;
         self.evidence.clear();
+        let before = self.local.clone();
         self.change(Local::cleaned);
-        self.save()?;
+        if let Err(error) = self.save() {
+            // Else nobody would plan this step again, and the ids would stay taken.
+            self.local = before;
+            return Err(error);
+        }
         lock(&self.shared.leases).free(self.agent);
         Ok(())
     }

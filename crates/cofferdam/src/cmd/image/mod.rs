@@ -38,7 +38,7 @@ pub enum Command {
         /// Id of the account
         account: AccountId,
     },
-    /// Forget images; agents that were made from one keep it
+    /// Forget images that no agent has any more
     ///
     /// `image prune` then makes room.
     Rm {
