@@ -32,6 +32,7 @@ impl Notify {
                 }
             }
             Changed::Node(id) => self.nodes.wake(&id, number, ()),
+            Changed::Keys => {}
         }
     }
 

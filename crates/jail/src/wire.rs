@@ -106,10 +106,7 @@ pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option
         return Ok(None);
     }
     if header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a message of the zygote's socket is too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"));
     }
     let message = serde_json::from_slice(&bytes[..length])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;

@@ -48,7 +48,7 @@ pub(crate) fn reap_orphans(init_digest: &str) -> usize {
     let mut reaped = 0;
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Ok(stat) = procfs::read(entry.path().join("stat")) else { continue };
         let ended = procfs::identity(&stat).is_some_and(|(of, state, parent)| {
             (of == name || matches!(of, "blank" | "init")) && state == "Z" && parent == us
         });

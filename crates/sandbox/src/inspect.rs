@@ -40,8 +40,7 @@ pub(crate) fn inspect(
 ) -> Vec<Evidence> {
     let pid = record.pid;
     let read = |file: &str| {
-        fs::read_to_string(format!("/proc/{pid}/{file}"))
-            .map_err(|error| format!("cannot read {file}: {error}"))
+        procfs::read(format!("/proc/{pid}/{file}")).map_err(|error| format!("cannot read {file}: {error}"))
     };
     let status = read("status");
     let membership = read("cgroup");
@@ -63,7 +62,7 @@ pub(crate) fn inspect(
         Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
         Control::Capabilities => capabilities(&word("CapBnd")?),
         Control::RootFilesystem => {
-            let host = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
             root_filesystem(&read("mountinfo")?, &host)
         }
         Control::MemoryLimit => limit(Controller::Memory),
@@ -139,7 +138,7 @@ fn user_namespace(record: &BoundaryRecord) -> Finding {
     let (namespace, inode) = own_namespace(record.pid, "user")?;
     let wanted = ["0".to_owned(), record.base_uid.to_string(), UidRange::COUNT.to_string()];
     for map in ["uid_map", "gid_map"] {
-        let text = fs::read_to_string(format!("/proc/{}/{map}", record.pid))
+        let text = procfs::read(format!("/proc/{}/{map}", record.pid))
             .map_err(|error| format!("cannot read {map}: {error}"))?;
         if !text.split_whitespace().eq(wanted.iter().map(String::as_str)) {
             return Err(format!("{map} is {:?}, not {:?}", text.trim(), wanted.join(" ")));

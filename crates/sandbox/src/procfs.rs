@@ -1,8 +1,9 @@
 //! What `/proc` says, parsed. Pure but for the small readers at the end.
 
 use std::borrow::Cow;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,13 +72,23 @@ pub(crate) fn identity(stat: &str) -> Option<(&str, &str, u32)> {
     Some((name, fields.next()?, fields.next()?.parse().ok()?))
 }
 
+/// Most files of the kernel fit in this.
+const ROOM: usize = 8 << 10;
+
+/// A file of the kernel's, which says that it is empty until it is read: with room from the beginning, so that it is not read
+/// in many small pieces.
+pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(ROOM);
+    File::open(path)?.read_to_string(&mut text).map(|_| text)
+}
+
 /// The start time of a process.
 pub(crate) fn process_start_time(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = read(format!("/proc/{pid}/stat"))?;
     start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
 
 /// The id of this boot of the machine.
 pub(crate) fn boot_id() -> io::Result<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+    read("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
 }

@@ -9,6 +9,7 @@ use crate::idempotency::replayed;
 use crate::rows::{Columns, millis, to_json};
 use crate::{Error, Fresh, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
+use model::api::Image;
 use model::evidence::Evidence;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
@@ -314,26 +315,28 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
 }
 
 impl Store {
-    /// Makes an agent on a node that `place` picks. Its node learns of it with the commit. On a replay the agent comes
-    /// back as it was then, and no token is recorded.
-    pub async fn create_agent(
+    /// Makes an agent from an image (by its id or its name), as `make` says, on a node that `place` picks. Its node learns
+    /// of it with the commit. On a replay nothing is made: the agent comes back as it was then.
+    pub async fn create_agent<E: From<Error>>(
         &self,
         actor: Actor,
-        new: &NewAgent,
+        account: AccountId,
+        name: &Name,
+        image: &str,
+        make: impl FnOnce(Image) -> Result<NewAgent, E>,
         place: Place,
         idempotency: Option<&Idempotency>,
-    ) -> Result<(Agent, Fresh), Error> {
-        let spec = &new.spec;
+    ) -> Result<(Agent, Fresh), E> {
         let mut change = self.change(actor).await?;
         let mut asked = Batch::default();
         // (The concatenation keeps the third from walking through all that the account ever had.)
         asked
             .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
-            .bind(spec.account.to_string())
-            .bind(spec.name.to_string())
-            .add("SELECT id FROM images WHERE id = $1 AND account = $2 AND deleted_at IS NULL")
-            .bind(spec.image.to_string())
-            .bind(spec.account.to_string())
+            .bind(account.to_string())
+            .bind(name.to_string())
+            .add("SELECT * FROM images WHERE (id = $1 OR name = $1) AND account = $2 AND deleted_at IS NULL")
+            .bind(image.to_owned())
+            .bind(account.to_string())
             .add(
                 "SELECT n.id, n.tenant, n.memory, n.last_seen,
                     (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
@@ -342,23 +345,23 @@ impl Store {
                      LIMIT 1) AS way
                  FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
             )
-            .bind(spec.account.to_string());
+            .bind(account.to_string());
         change.ask_replay(&mut asked, idempotency);
         let answers = change.run(asked).await?;
-        let [taken, image, candidates, replay] = &*answers else { return Err(Error::Unaudited) };
+        let [taken, images, candidates, replay] = &*answers else { return Err(Error::Unaudited.into()) };
         if let Some(before) = replayed(replay, idempotency)? {
             return Ok((before, Fresh::No));
         }
         if !taken.is_empty() {
-            return Err(Error::NameTaken { name: spec.name.to_string() });
+            return Err(Error::NameTaken { name: name.to_string() }.into());
         }
-        if image.is_empty() {
-            return Err(Error::NotFound { what: "image" });
-        }
+        let image = images.first().ok_or(Error::NotFound { what: "image" })?;
+        let new = make(crate::images::image(image)?)?;
+        let spec = &new.spec;
         let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
         let node = place(spec, &candidates, self.now()).ok_or(Error::NoCapacity)?;
         let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
-        let agent = change.insert(new, placed)?;
+        let agent = change.insert(&new, placed)?;
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,

@@ -40,6 +40,8 @@ pub enum Changed {
     Agent(Arc<Agent>),
     /// What a node should make true.
     Node(NodeId),
+    /// Keys were deleted.
+    Keys,
 }
 
 /// Called after a commit, for each thing that it changed. The number grows from commit to commit: one that is told late

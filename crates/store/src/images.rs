@@ -8,7 +8,7 @@ use model::{AccountId, ImageId, Name};
 use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 
-fn image(row: &SqliteRow) -> Result<Image, Error> {
+pub(crate) fn image(row: &SqliteRow) -> Result<Image, Error> {
     Ok(Image {
         id: row.parsed("id")?,
         name: row.parsed("name")?,

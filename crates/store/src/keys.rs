@@ -1,6 +1,6 @@
 //! API keys, hashed.
 
-use crate::change::{Actor, Change};
+use crate::change::{Actor, Change, Changed};
 use crate::rows::Columns;
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::ApiKey;
@@ -67,6 +67,10 @@ impl Change {
 impl Store {
     /// Whom the key with this hash stands for.
     pub async fn bearer(&self, hash: &str) -> Result<Option<Bearer>, Error> {
+        let reading = match self.0.bearers.find(hash) {
+            Ok(bearer) => return Ok(Some(bearer)),
+            Err(reading) => reading,
+        };
         let row = sqlx::query(
             "SELECT k.id, a.id AS account, a.name, a.operator FROM api_keys k JOIN accounts a ON a.id = k.account
              WHERE k.hash = $1",
@@ -74,15 +78,15 @@ impl Store {
         .bind(hash)
         .fetch_optional(&self.0.reader)
         .await?;
-        row.map(|row| {
-            Ok(Bearer {
-                key: row.parsed("id")?,
-                account: row.parsed("account")?,
-                account_name: row.parsed("name")?,
-                operator: row.try_get::<i64, _>("operator")? == 1,
-            })
-        })
-        .transpose()
+        let Some(row) = row else { return Ok(None) };
+        let bearer = Bearer {
+            key: row.parsed("id")?,
+            account: row.parsed("account")?,
+            account_name: row.parsed("name")?,
+            operator: row.try_get::<i64, _>("operator")? == 1,
+        };
+        self.0.bearers.remember(hash, &bearer, &reading);
+        Ok(Some(bearer))
     }
 
     /// Adds a key. On a replay the key that was made before comes back and `hash` is not stored.
@@ -156,6 +160,7 @@ impl Store {
             change.raise(row.parsed::<NodeId>("node")?);
         }
         change.event(Some(account), "key.deleted", id, json!({"workspace_tokens": "revoked"}));
+        change.touch(Changed::Keys);
         change.commit().await
     }
 }

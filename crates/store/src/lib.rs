@@ -7,6 +7,7 @@
 mod accounts;
 mod agents;
 mod batch;
+mod bearers;
 mod change;
 mod cleanup;
 mod deadlines;
@@ -34,6 +35,7 @@ pub use keys::{Bearer, Fresh};
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 
+use bearers::Bearers;
 use model::clock::Clock;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -59,6 +61,7 @@ struct Inner {
     reader: SqlitePool,
     clock: Arc<dyn Clock>,
     on_commit: OnCommit,
+    bearers: Arc<Bearers>,
     /// Counts changes, in the order in which they were made.
     changes: AtomicU64,
 }
@@ -119,7 +122,15 @@ impl Store {
             .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(opening)?;
-        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit, changes: AtomicU64::new(1) })))
+        let bearers = Arc::<Bearers>::default();
+        let known = bearers.clone();
+        let on_commit: OnCommit = Arc::new(move |number, changed| {
+            if matches!(changed, Changed::Keys) {
+                known.forget_all();
+            }
+            on_commit(number, changed);
+        });
+        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit, bearers, changes: AtomicU64::new(1) })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

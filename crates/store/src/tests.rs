@@ -1,10 +1,10 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
-use crate::agents::{Agent, AgentFilter, Candidate, NewAgent, Order};
+use crate::agents::{Agent, AgentFilter, Candidate, NewAgent, Order, Place};
 use crate::change::{Actor, OnCommit};
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
-use crate::{Error, NewAccount, Store};
+use crate::{Error, Fresh, NewAccount, Store};
 use model::agent::{AgentSpec, AgentState, ExitReason, Observed, RunAs, Verb};
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
@@ -77,7 +77,13 @@ impl World {
     }
 
     async fn agent(&self, name: &str) -> Agent {
-        self.store.create_agent(Actor::System, &self.new_agent(name), place, None).await.unwrap().0
+        self.create(self.new_agent(name), place).await.unwrap().0
+    }
+
+    async fn create(&self, new: NewAgent, place: Place) -> Result<(Agent, Fresh), Error> {
+        let (name, image) = (new.spec.name.clone(), new.spec.image.to_string());
+        let make = |_| Ok(new);
+        self.store.create_agent(Actor::System, self.account, &name, &image, make, place, None).await
     }
 
     async fn saw(&self, agent: &Agent, generation: u64, observed: Observed) -> Agent {
@@ -204,8 +210,7 @@ async fn the_database_keeps_tenants_apart() {
         assert_eq!(candidates.len(), 1, "{candidates:?}");
         Some(candidates[0].node)
     }
-    let (placed, _) =
-        world.store.create_agent(Actor::System, &world.new_agent("b"), lone, None).await.unwrap();
+    let (placed, _) = world.create(world.new_agent("b"), lone).await.unwrap();
     assert_eq!(placed.node, world.node);
 }
 
@@ -215,7 +220,7 @@ async fn slots_are_the_limit() {
     for name in ["a", "b", "c"] {
         world.agent(name).await;
     }
-    let full = world.store.create_agent(Actor::System, &world.new_agent("d"), place, None).await;
+    let full = world.create(world.new_agent("d"), place).await;
     assert!(matches!(full, Err(Error::NoCapacity)));
     refused(
         world.raw("INSERT INTO node_slots (node, slot) VALUES ($1, 0)", &[world.node.to_string()]).await,
@@ -402,7 +407,7 @@ async fn deadlines_come_in_order() {
     let mut new = world.new_agent("a");
     new.spec.ttl = Some(Span(100));
     new.spec.idle_timeout = Some(Span(10));
-    let agent = world.store.create_agent(Actor::System, &new, place, None).await.unwrap().0;
+    let agent = world.create(new, place).await.unwrap().0;
     let due = async || {
         let due = world.store.deadlines(10).await.unwrap();
         due.iter().map(|due| (due.cause, crate::rows::millis(due.at) - START)).collect::<Vec<_>>()

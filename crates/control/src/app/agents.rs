@@ -33,13 +33,6 @@ pub(crate) async fn create(
         return Err(problem.remedy("add ?wait=running, or ask for the token later").into());
     }
     let deadline = until.map(|(until, timeout)| (until, tokio::time::Instant::now() + timeout));
-    let image = super::images::find(app, caller, &request.image).await.map_err(|Fault(problem)| {
-        if problem.code != Code::NotFound {
-            return Fault(problem);
-        }
-        let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
-        Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
-    })?;
     let mut tries = if request.name.is_some() { 1 } else { NAME_TRIES };
     loop {
         tries -= 1;
@@ -47,41 +40,78 @@ pub(crate) async fn create(
             Some(name) => name.clone(),
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
-        let spec = spec(caller, &request, name, &image)?;
-        let issued =
-            scopes.as_ref().map(|scopes| issue(app, caller, &spec, FIRST_EPOCH, scopes)).transpose()?;
-        let mut changes = app.notify.agent(spec.id);
-        let new = NewAgent {
-            spec,
-            image_name: image.name.clone(),
-            labels: request.labels.clone(),
-            token: issued.as_ref().map(|issued| issued.detail.clone()),
+        let mut begun = None;
+        let make = |image: Image| {
+            let spec = spec(caller, &request, name.clone(), &image)?;
+            let issued =
+                scopes.as_ref().map(|scopes| issue(app, caller, &spec, FIRST_EPOCH, scopes)).transpose()?;
+            let token = issued.as_ref().map(|issued| issued.detail.clone());
+            begun = Some((app.notify.agent(spec.id), issued));
+            Ok(NewAgent { spec, image_name: image.name, labels: request.labels.clone(), token })
         };
-        match app.store.create_agent(caller.actor(), &new, placement::place, idempotency.as_ref()).await {
-            Err(store::Error::NameTaken { .. }) if tries > 0 => {}
-            Err(error) => return Err(error.into()),
-            Ok((mut agent, fresh)) => {
-                if fresh == Fresh::No {
-                    // As it is now, which may be long after it was made.
-                    changes = app.notify.agent(agent.spec.id);
-                    if until.is_some() {
-                        agent = app.store.agent(agent.spec.id).await?;
-                    }
-                }
-                if let Some((until, deadline)) = deadline {
-                    settle(app, &mut agent, &mut changes, until, deadline).await;
-                }
-                let token = match (issued, scopes) {
-                    (Some(issued), _) if fresh == Fresh::Yes => way_to(&agent).ok().map(|url| issued.at(url)),
-                    (_, Some(scopes)) => match way_to(&agent) {
-                        Ok(_) => Some(hand_out(app, caller, &agent, &scopes).await?),
-                        Err(_) => None,
-                    },
-                    _ => None,
-                };
-                return Ok((agent, token));
+        let (actor, account) = (caller.actor(), caller.account);
+        let (key, idempotency) = (request.image.as_str(), idempotency.as_ref());
+        let made =
+            app.store.create_agent(actor, account, &name, key, make, placement::place, idempotency).await;
+        let (mut agent, fresh) = match made {
+            Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
+            Err(Failure::Store(store::Error::NotFound { what: "image" })) => {
+                return Err(no_image(&request.image));
             }
+            Err(Failure::Store(error)) => return Err(error.into()),
+            Err(Failure::Fault(fault)) => return Err(fault),
+            Ok(made) => made,
+        };
+        let (mut changes, issued) = match (begun, fresh) {
+            (Some(begun), Fresh::Yes) => begun,
+            _ => (app.notify.agent(agent.spec.id), None),
+        };
+        if fresh == Fresh::No && until.is_some() {
+            // As it is now, which may be long after it was made.
+            agent = app.store.agent(agent.spec.id).await?;
         }
+        if let Some((until, deadline)) = deadline {
+            settle(app, &mut agent, &mut changes, until, deadline).await;
+        }
+        let token = match (issued, scopes) {
+            (Some(issued), _) => way_to(&agent).ok().map(|url| issued.at(url)),
+            (None, Some(scopes)) => match way_to(&agent) {
+                Ok(_) => Some(hand_out(app, caller, &agent, &scopes).await?),
+                Err(_) => None,
+            },
+            (None, None) => None,
+        };
+        return Ok((agent, token));
+    }
+}
+
+fn no_image(key: &str) -> Fault {
+    let Fault(problem) = Fault::missing("image", key);
+    let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
+    Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
+}
+
+/// Why none was made.
+enum Failure {
+    Store(store::Error),
+    Fault(Fault),
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Fault(problem.into())
     }
 }
 

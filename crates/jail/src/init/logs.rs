@@ -108,7 +108,8 @@ impl Init {
             stdin: false,
             joined: true,
         };
-        match spawn::start(&self.config, &plan, self.open_files) {
+        let spare = self.spares.take();
+        match spawn::start(&self.config, &plan, self.open_files, spare) {
             Ok(started) => {
                 self.childless = false;
                 let key = Key::NONE;

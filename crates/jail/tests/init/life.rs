@@ -124,7 +124,9 @@ fn thousands_of_orphans_are_collected_while_init_answers() {
         return;
     }
     let agent = Agent::start();
-    let (_, err, exit) = agent.sh("for n in $(seq 3000); do (true &) ; done");
+    // It says something now and then, so that a slow machine is not taken for an init that is stuck.
+    let loud = "for n in $(seq 3000); do (true &) ; [ $((n % 100)) -ne 0 ] || echo $n; done";
+    let (_, err, exit) = agent.sh(loud);
     assert_eq!(exit.code, 0, "{err}");
     assert!(matches!(agent.reply(&Request::Ping), Reply::Pong { .. }));
     let left = agent.sh("sleep 0.3; grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l").0;
@@ -201,7 +203,9 @@ fn init_that_was_taken_over_could_fill_no_file_of_the_host() {
     let record = agent.path("exit");
     let mut open = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors") {
-        open.push(fs::read_link(entry.expect("one").path()).expect("a link").display().to_string());
+        // What it closed since it was listed is not open.
+        let Ok(target) = fs::read_link(entry.expect("one").path()) else { continue };
+        open.push(target.display().to_string());
     }
     assert!(open.iter().any(|path| path.ends_with("main.0")), "{open:?}");
     assert!(!open.contains(&record), "the record is open: {open:?}");

@@ -300,6 +300,8 @@ impl Worker {
             local.served = Some(local.desired.generation);
             local.reason = None;
         });
+        // Whoever waits for it need not wait for the record: until that is written, a node that finds it adopts it.
+        self.publish();
         self.save()
     }
 

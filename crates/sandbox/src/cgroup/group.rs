@@ -1,6 +1,7 @@
 //! One boundary's control group: a directory of its name in each hierarchy.
 
 use super::{CgroupError, Controller, Tree, events};
+use crate::procfs;
 use model::{BoundaryId, Resources};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -281,7 +282,7 @@ pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 fn text(dir: &Path, file: &str) -> Option<String> {
-    fs::read_to_string(dir.join(file)).ok().map(|text| text.trim().to_owned())
+    procfs::read(dir.join(file)).ok().map(|text| text.trim().to_owned())
 }
 
 fn get(dir: &Path, file: &str) -> Option<u64> {

@@ -15,13 +15,11 @@ pub struct Lives {
     destroyed: Vec<Duration>,
 }
 
-/// Creates, runs `true`, and destroys, in turn with something else.
+/// Creates, runs `true`, and destroys, in turn with something else; beside an agent that is there all the time, as on any
+/// host in use.
 pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Lives {
     // The first asks for blanks, makes the volume's template and starts the gate.
-    session.wait(async {
-        let agent = session::create(&session.control, session.request()).await;
-        session::destroy(&session.control, &agent).await;
-    });
+    let neighbour = session.wait(session::create(&session.control, session.request()));
     let mut lives = Lives::default();
     for _ in 0..rounds {
         session.ready();
@@ -40,6 +38,7 @@ pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Li
         });
         between();
     }
+    session.wait(session::destroy(&session.control, &neighbour));
     lives
 }
 

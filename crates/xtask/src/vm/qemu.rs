@@ -78,7 +78,7 @@ fn command(machine: &Machine, job: &Job, bundle: &Bundle, console: &Path) -> Res
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     // No newer one: what QEMU 7.2 makes of AVX is wrong now and then, which systemd takes for failed mounts.
     let cpu = if accelerator.starts_with("tcg") { "Nehalem" } else { "host" };
-    command.args(["-accel", &accelerator, "-machine", "q35", "-cpu", cpu, "-smp", "2", "-m", "4096"]);
+    command.args(["-accel", &accelerator, "-machine", "q35", "-cpu", cpu, "-smp", "2", "-m", "6144"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]);
     if job.boots == 1 {
         command.arg("-no-reboot");
