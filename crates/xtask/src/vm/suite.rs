@@ -25,7 +25,9 @@ impl Extent {
         match self {
             Self::Smoke => SMOKE.join(" | "),
             // Init waits 20 ms for what belongs together, and under emulation no program ends that soon.
-            Self::Whole => "not package(xtask) & not test(a_short_process_has_to_say_is_one_piece)".to_owned(),
+            Self::Whole => {
+                "not package(xtask) & not test(a_short_process_has_to_say_is_one_piece)".to_owned()
+            }
         }
     }
 
