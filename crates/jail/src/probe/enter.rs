@@ -26,9 +26,6 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 /// for init.
 const SAVED_GID: u32 = 65_534;
 
-/// So many kinds of limits there are (getrlimit(2)).
-const LIMITS: u32 = 16;
-
 /// Where to go and as whom. Comes as one message on descriptor 3, with init's pidfd and the `cgroup.procs` files of the
 /// agent's cgroups, open for writing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +62,8 @@ pub fn run() -> io::Result<()> {
 
 /// In place of an attempt: why there are none, or no more.
 fn say(error: &StepError) {
-    let mut detail = format!("{}: {} {}", error.step, io::Error::from_raw_os_error(error.errno), error.detail);
+    let mut detail =
+        format!("{}: {} {}", error.step, io::Error::from_raw_os_error(error.errno), error.detail);
     detail.truncate(DETAIL_MAX);
     let line = Line { id: "failed".to_owned(), outcome: Outcome::Unclear, detail };
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
@@ -117,17 +115,28 @@ fn describe(order: &Order) -> io::Result<(Outside, UnixListener)> {
     let name = format!("cofferdam-probe-{:032x}", u128::from_ne_bytes(random));
     let listening = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
     let pids = vec![std::process::id() as i32, std::os::unix::process::parent_id() as i32, order.init];
-    let outside = Outside { pids, namespaces, abstract_socket: name, landlock_abi: order.landlock_abi, ..Default::default() };
+    let outside = Outside {
+        pids,
+        namespaces,
+        abstract_socket: name,
+        landlock_abi: order.landlock_abi,
+        ..Default::default()
+    };
     Ok((outside, listening))
 }
 
-/// What limits init is what limits everything in the agent.
+/// What limits init is what limits everything in the agent. Its table has a heading and then a line for each limit in the
+/// order of their numbers: a name of 25 columns, soft and hard limit (proc_pid_limits(5)). Asking by prlimit(2) takes a
+/// capability that not every host's root has.
 fn copy_limits(init: i32) -> io::Result<()> {
-    for resource in 0..LIMITS {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: nothing is set, and `limit` is writable.
-        check(unsafe { libc::prlimit(init, resource as _, std::ptr::null(), &raw mut limit) }.into())?;
-        process::limit(resource, limit.rlim_cur, limit.rlim_max)?;
+    let table = std::fs::read_to_string(format!("/proc/{init}/limits"))?;
+    let number = |text: Option<&str>| match text {
+        Some("unlimited") => Ok(libc::RLIM_INFINITY),
+        text => text.and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData),
+    };
+    for (resource, line) in table.lines().skip(1).enumerate() {
+        let mut numbers = line.get(25..).unwrap_or_default().split_whitespace();
+        process::limit(resource as u32, number(numbers.next())?, number(numbers.next())?)?;
     }
     Ok(())
 }

@@ -152,9 +152,13 @@ fn other_tables(prober: &mut Prober<'_>) {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn other_tables(prober: &mut Prober<'_>) {
-    for id in
-        ["capabilities-io-level", "capabilities-io-ports", "seccomp-modify-ldt", "seccomp-x32", "seccomp-i386"]
-    {
+    for id in [
+        "capabilities-io-level",
+        "capabilities-io-ports",
+        "seccomp-modify-ldt",
+        "seccomp-x32",
+        "seccomp-i386",
+    ] {
         prober.attempt(id, |_| Seen::unsupported("this architecture has no such call"));
     }
 }

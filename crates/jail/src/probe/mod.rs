@@ -104,8 +104,7 @@ impl Seen {
 }
 
 /// What the kernel says when it has run out of something: no answer to what was tried.
-const WANTS: [i32; 6] =
-    [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::ENOBUFS];
+const WANTS: [i32; 6] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR, libc::ENOBUFS];
 
 /// The call must be refused for want of privilege, or not be there. Any other error says that the kernel went on to look at
 /// the arguments.

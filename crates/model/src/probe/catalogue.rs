@@ -15,7 +15,8 @@ const fn attempt(
 
 const HT_ESCAPE: &str = "https://book.hacktricks.wiki/en/linux-hardening/privilege-escalation/docker-security/docker-breakout-privilege-escalation/";
 const HT_MOUNTS: &str = "https://book.hacktricks.wiki/en/linux-hardening/privilege-escalation/docker-security/docker-breakout-privilege-escalation/sensitive-mounts.html";
-const HT_CAPS: &str = "https://book.hacktricks.wiki/en/linux-hardening/privilege-escalation/linux-capabilities.html";
+const HT_CAPS: &str =
+    "https://book.hacktricks.wiki/en/linux-hardening/privilege-escalation/linux-capabilities.html";
 const HT_PTRACE: &str = HT_CAPS;
 const HT_NSENTER: &str = HT_ESCAPE;
 const CDK: &str = "https://github.com/cdk-team/CDK/wiki";
@@ -36,38 +37,48 @@ const KVM: &str = "https://docs.kernel.org/virt/kvm/api.html";
 const FUSE: &str = "https://docs.kernel.org/filesystems/fuse.html";
 const DM: &str = "https://docs.kernel.org/admin-guide/device-mapper/";
 const TUN: &str = "https://docs.kernel.org/networking/tuntap.html";
-const MOUNT_H: &str = "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/mount.h";
+const MOUNT_H: &str =
+    "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/mount.h";
 const LANDLOCK: &str = "https://docs.kernel.org/userspace-api/landlock.html";
 
 const NOT_BELOW_INIT: &str = "the kernel compares ids and capabilities first: init has one capability and a saved group that nobody else has";
-const NOT_DUMPABLE: &str = "the kernel asks whether the process may be traced first: init is not dumpable and has a capability more";
+const NOT_DUMPABLE: &str =
+    "the kernel asks whether the process may be traced first: init is not dumpable and has a capability more";
 const NO_ADMIN: &str = "the filter, or the missing CAP_SYS_ADMIN over a namespace that the host owns, answers before the arguments are looked at";
 const NO_NESTING: &str = "the filter refuses it, and the namespace has room for no other";
-const UNMAPPED: &str = "an id that the map does not have names nobody, and the map leads to a range that is this agent's alone";
-const NO_SUCH_PROCESS: &str = "a process that has no number in this pid namespace cannot be named by any call";
-const OWN_LIST: &str = "procfs shows the processes of the pid namespace it was mounted for, and the first of those is the agent's own init";
-const OWN_NAMESPACE: &str = "the kernel names every namespace by a number, and this one is another than the host's";
-const READ_ONLY: &str = "it could not even be opened for writing: the mount is read-only, or the file is not there";
+const UNMAPPED: &str =
+    "an id that the map does not have names nobody, and the map leads to a range that is this agent's alone";
+const NO_SUCH_PROCESS: &str =
+    "a process that has no number in this pid namespace cannot be named by any call";
+const OWN_LIST: &str = "procfs shows the processes of the pid namespace it was mounted for, and the threads of the kernel are in the host's alone";
+const OWN_NAMESPACE: &str =
+    "the kernel names every namespace by a number, and this one is another than the host's";
+const READ_ONLY: &str =
+    "it could not even be opened for writing: the mount is read-only, or the file is not there";
 const OWN_ROOT: &str = "paths are told from the root of the agent's own cgroup on";
 const NOT_THERE: &str = "there is no such file anywhere, and nothing can be mounted";
 const NO_DEVICE: &str = "packets have no way to anywhere: there is no device, so there is no route";
 const NET_ADMIN: &str = "the kernel asks for CAP_NET_ADMIN in the user namespace that owns the network before it looks at the arguments, and that is the host's";
-const NO_RAW: &str = "the kernel asks for CAP_NET_RAW in the user namespace that owns the network, and that is the host's";
+const NO_RAW: &str =
+    "the kernel asks for CAP_NET_RAW in the user namespace that owns the network, and that is the host's";
 const NO_FAMILY: &str = "the filter says that there is no such family or protocol: the kernel's code for it is never reached, and no module is loaded";
-const OWN_ABSTRACT: &str = "abstract names belong to a network namespace, and Landlock keeps to its own domain";
+const OWN_ABSTRACT: &str =
+    "abstract names belong to a network namespace, and Landlock keeps to its own domain";
 const NO_MANAGER: &str = "whoever answers has a number in the pid namespace, or nobody answers";
 const NNP: &str = "it is set, cannot be unset, and exec gives no privileges while it is";
 const NO_CAPABILITY: &str = "capabilities can be given up, never taken";
 const BOUNDED: &str = "a capability that is not in the bounding set cannot be had by any exec";
 const FILTERED: &str = "the kernel says that a filter is in force, and filters cannot be removed";
 const LISTENER: &str = "there can be one listener, and the platform has it";
-const NOT_LISTED: &str = "the call is harmless for anybody by itself and was refused all the same: the filter did it";
+const NOT_LISTED: &str =
+    "the call is harmless for anybody by itself and was refused all the same: the filter did it";
 const CAPABLE_FIRST: &str = "the filter, or the missing capability, answers before the arguments are looked at, of which one is wrong";
 const OTHER_TABLE: &str = "the filter knows the table that a call is made by, and ends whoever uses another, or says that there is no such call";
 const MASKED: &str = "what is there is empty or not the kernel's, or cannot be opened";
 const NO_NODE: &str = "there is no such node, and no other place where one could be";
 const NO_MKNOD: &str = "the filter, the missing CAP_MKNOD and Landlock each refuse it";
-const OWN_TREE: &str = "every name is looked up in the agent's own tree of mounts, which nothing leads out of";
+const OWN_TREE: &str =
+    "every name is looked up in the agent's own tree of mounts, which nothing leads out of";
 const SCOPED: &str = "ids and capabilities would allow it, or the probe itself made the other end: only the domain stands between";
 const HARD: &str = "a hard limit is raised by CAP_SYS_RESOURCE alone, outside of this user namespace";
 const NO_NICE: &str = "it takes CAP_SYS_NICE outside of this user namespace, or a limit that is zero";
@@ -83,7 +94,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("init-memory", InitProtection, "open /proc/1/mem", HT_ESCAPE, NOT_DUMPABLE),
     attempt("init-maps", InitProtection, "open /proc/1/maps", "https://man7.org/linux/man-pages/man5/proc_pid_maps.5.html", NOT_DUMPABLE),
     attempt("init-environment", InitProtection, "open /proc/1/environ", HT_MOUNTS, NOT_DUMPABLE),
-    attempt("init-descriptors", InitProtection, "list /proc/1/fd", "https://www.cve.org/CVERecord?id=CVE-2024-21626", NOT_DUMPABLE),
+    attempt("init-descriptors", InitProtection, "open the channel of init by /proc/1/fd", "https://www.cve.org/CVERecord?id=CVE-2024-21626", NOT_DUMPABLE),
     attempt("init-program", InitProtection, "follow /proc/1/exe to a file of the host", "https://www.cve.org/CVERecord?id=CVE-2019-5736", NOT_DUMPABLE),
     attempt("init-root", InitProtection, "follow /proc/1/root", HT_ESCAPE, NOT_DUMPABLE),
     attempt("init-namespaces", InitProtection, "open /proc/1/ns/mnt to enter it", HT_NSENTER, NOT_DUMPABLE),
@@ -112,7 +123,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("pid-read-memory", PidNamespace, "read the memory of a process outside", "https://man7.org/linux/man-pages/man2/process_vm_readv.2.html", NO_SUCH_PROCESS),
     attempt("pid-limits", PidNamespace, "read the limits of a process outside", "https://man7.org/linux/man-pages/man2/prlimit.2.html", NO_SUCH_PROCESS),
     attempt("pid-priority", PidNamespace, "read the priority of a process outside", "https://man7.org/linux/man-pages/man2/getpriority.2.html", NO_SUCH_PROCESS),
-    attempt("pid-list", PidNamespace, "find kernel threads or programs of the host in /proc", CDK, OWN_LIST),
+    attempt("pid-list", PidNamespace, "find threads of the kernel in /proc", CDK, OWN_LIST),
     attempt("ipc-namespace", IpcNamespace, "share memory and queues with the host", MITRE_ESCAPE, OWN_NAMESPACE),
     attempt("ipc-sysctl", IpcNamespace, "open /proc/sys/kernel/shmmax for writing", "https://man7.org/linux/man-pages/man7/ipc_namespaces.7.html", READ_ONLY),
     attempt("ipc-unshare", IpcNamespace, "make an ipc namespace", "https://man7.org/linux/man-pages/man2/unshare.2.html", NO_ADMIN),
