@@ -63,3 +63,33 @@ pub const ROOT_CAPABILITIES: [u8; 11] = [
 /// `CAP_SYS_PTRACE`, which init alone keeps. It reaches the agent's own processes and no others: init counts the locks that
 /// they have. Because they lack it, the kernel refuses them ptrace and prlimit on init.
 pub const INIT_CAPABILITY: u8 = 19;
+
+/// Names in `/proc` that tell of the host or reach it, and that everybody may read, or that ought to be out of reach
+/// whatever their mode: hardware, the host's disks and filesystems, its modules, keys, log and command line. What only
+/// the host's root may open (`slabinfo`, `kpagecount`, …) is left as it is: nobody inside is that.
+pub const MASKED: [&CStr; 24] = [
+    c"acpi",
+    c"asound",
+    c"bus",
+    c"cmdline",
+    c"diskstats",
+    c"driver",
+    c"fs",
+    c"interrupts",
+    c"irq",
+    c"kallsyms",
+    c"kcore",
+    c"key-users",
+    c"keys",
+    c"kmsg",
+    c"latency_stats",
+    c"locks", // reading it holds up every lock on the host, and it shows some of others
+    c"modules",
+    c"partitions",
+    c"pressure", // of the whole host, and triggers that no cgroup is charged for
+    c"sched_debug",
+    c"scsi",
+    c"swaps",
+    c"sysrq-trigger",
+    c"timer_list",
+];

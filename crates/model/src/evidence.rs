@@ -3,6 +3,7 @@
 //! A claim is a pure function of what was observed; what was configured does not enter it.
 
 use crate::agent::Level;
+use crate::probe::{Outcome, Tried, attempt};
 use serde::{Deserialize, Serialize};
 
 /// One thing that is enforced around a level-2 agent.
@@ -41,11 +42,19 @@ pub enum Control {
     PidsLimit,
     /// The disk is limited by the size of its volume.
     DiskLimit,
+    /// A Landlock domain around all that the agent runs.
+    Landlock,
+    /// Nothing of `/proc` and `/sys` that is the host's can be read or written.
+    KernelInterfaces,
+    /// No device nodes but harmless ones, and no way to make or use others.
+    Devices,
+    /// Init is out of reach of the processes that it serves.
+    InitProtection,
 }
 
 impl Control {
     /// All controls of level 2.
-    pub const CONTAINER: [Self; 15] = [
+    pub const CONTAINER: [Self; 19] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
@@ -61,7 +70,39 @@ impl Control {
         Self::CpuLimit,
         Self::PidsLimit,
         Self::DiskLimit,
+        Self::Landlock,
+        Self::KernelInterfaces,
+        Self::Devices,
+        Self::InitProtection,
     ];
+
+    /// Whether a claim may be made where the kernel does not have it: what comes on top of other controls.
+    pub fn is_optional(self) -> bool {
+        self == Self::Landlock
+    }
+}
+
+/// What is known of a control.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is not in force, or nobody could tell.
+    Missing,
+    /// This kernel does not have it.
+    Unsupported,
+    /// The kernel was seen to enforce it.
+    Observed,
+    /// The same, and all that was tried against it from inside was stopped.
+    Probed,
+}
+
+impl State {
+    /// Whether the control is in force.
+    pub fn holds(self) -> bool {
+        matches!(self, Self::Observed | Self::Probed)
+    }
 }
 
 /// What was seen of one control.
@@ -69,10 +110,26 @@ impl Control {
 pub struct Evidence {
     /// Which.
     pub control: Control,
-    /// Whether it was seen in force.
-    pub observed: bool,
+    /// Whether it is in force, and how that is known.
+    #[serde(alias = "observed", deserialize_with = "state")]
+    pub state: State,
     /// What the kernel said, in one line.
     pub detail: String,
+}
+
+/// Reads a state. What was stored before there were states is whether a control was observed.
+fn state<'de, D: serde::Deserializer<'de>>(from: D) -> Result<State, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Known {
+        Observed(bool),
+        State(State),
+    }
+    Ok(match Known::deserialize(from)? {
+        Known::Observed(true) => State::Observed,
+        Known::Observed(false) => State::Missing,
+        Known::State(state) => state,
+    })
 }
 
 /// What may be said of an agent's isolation.
@@ -99,11 +156,34 @@ impl std::fmt::Display for Claim {
 /// evidence counts against it.
 pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
     let seen = |control: Control| {
+        let holds = |state: State| state.holds() || state == State::Unsupported && control.is_optional();
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
-        of_it.peek().is_some() && of_it.all(|found| found.observed)
+        of_it.peek().is_some() && of_it.all(|found| holds(found.state))
     };
     match level {
         Level::Container if Control::CONTAINER.into_iter().all(seen) => Claim::Container,
         Level::Container => Claim::None,
     }
+}
+
+/// What was observed, with what a probe adds: a control that an attempt got past is missing, and one that stopped all
+/// that was tried is probed. What was missing before stays so, and so does what nothing could really be tried against.
+pub fn with_probe(observed: Vec<Evidence>, tried: &[Tried]) -> Vec<Evidence> {
+    let add = |found: Evidence| {
+        let of_it =
+            |tried: &&Tried| attempt(&tried.id).is_some_and(|attempt| attempt.control == found.control);
+        let count = |outcome| tried.iter().filter(of_it).filter(|tried| tried.outcome == outcome).count();
+        if let Some(broken) = tried.iter().filter(of_it).find(|tried| tried.outcome == Outcome::Broken) {
+            let detail = format!("{} got through: {}", broken.id, broken.detail);
+            return Evidence { state: State::Missing, detail, ..found };
+        }
+        match (found.state, count(Outcome::Held), count(Outcome::Unclear)) {
+            (State::Observed, held @ 1.., 0) => {
+                let detail = format!("{}; {held} attempts were stopped", found.detail);
+                Evidence { state: State::Probed, detail, ..found }
+            }
+            _ => found,
+        }
+    };
+    observed.into_iter().map(add).collect()
 }

@@ -14,6 +14,7 @@ pub mod id;
 pub mod image;
 pub mod name;
 pub mod node_api;
+pub mod probe;
 pub mod problem;
 pub mod quantity;
 pub mod resources;

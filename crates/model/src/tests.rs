@@ -1,5 +1,6 @@
 use crate::agent::{AgentState, Desired, Observed, Verb, apply_observed, apply_verb};
-use crate::evidence::{Claim, Control, Evidence, claim};
+use crate::evidence::{Claim, Control, Evidence, State, claim, with_probe};
+use crate::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
 use crate::{AgentId, ByteSize, Name, Resources, Span};
 use proptest::prelude::*;
 
@@ -137,36 +138,123 @@ proptest! {
         prop_assert_eq!(ByteSize(seconds).to_string().parse(), Ok(ByteSize(seconds)));
     }
 
+    /// Whatever is known, knowing less of any control never raises the claim: neither a line that is gone, nor a
+    /// state that is worse, nor a probe that found more.
     #[test]
-    fn less_evidence_never_raises_a_claim(seen in proptest::collection::vec(any::<(u8, bool)>(), 0..40), drop in any::<u64>()) {
-        let all: Vec<Evidence> = seen
+    fn less_evidence_never_raises_a_claim(
+        states in proptest::collection::vec(0u8..8, 19),
+        drop in any::<u32>(),
+        outcomes in proptest::collection::vec(0u8..8, ATTEMPTS.len()),
+    ) {
+        let level = crate::agent::Level::Container;
+        let full: Vec<Evidence> = Control::CONTAINER
+            .into_iter()
+            .zip(&states)
+            // Mostly good, or there would never be a claim.
+            .map(|(control, state)| Evidence { control, state: STATES[usize::from(*state).min(3)], detail: String::new() })
+            .collect();
+        let gone = |index: usize| drop >> index & 1 == 1;
+        let fewer: Vec<Evidence> =
+            full.iter().enumerate().filter(|(index, _)| !gone(*index)).map(|(_, found)| found.clone()).collect();
+        prop_assert!(claim(level, &fewer) <= claim(level, &full));
+        let worse: Vec<Evidence> = full
             .iter()
-            .map(|(index, observed)| Evidence {
-                control: Control::CONTAINER[usize::from(*index) % Control::CONTAINER.len()],
-                observed: *observed,
+            .enumerate()
+            .map(|(index, found)| if gone(index) { Evidence { state: State::Missing, ..found.clone() } } else { found.clone() })
+            .collect();
+        prop_assert!(claim(level, &worse) <= claim(level, &full));
+        let tried: Vec<Tried> = ATTEMPTS
+            .iter()
+            .zip(&outcomes)
+            .map(|(attempt, outcome)| Tried {
+                id: attempt.id.to_owned(),
+                user: ProbeUser::Root,
+                outcome: OUTCOMES[usize::from(*outcome).min(3)],
                 detail: String::new(),
             })
             .collect();
-        // Removing evidence *for* a control never helps; removing evidence against one is not a removal
-        // that an observer can make.
-        let fewer: Vec<Evidence> = all
-            .iter()
-            .enumerate()
-            .filter(|(index, found)| !found.observed || drop >> (index % 64) & 1 == 0)
-            .map(|(_, found)| found.clone())
-            .collect();
-        prop_assert!(claim(crate::agent::Level::Container, &fewer) <= claim(crate::agent::Level::Container, &all));
+        prop_assert!(claim(level, &with_probe(full.clone(), &tried)) <= claim(level, &full));
     }
+}
+
+const STATES: [State; 4] = [State::Missing, State::Unsupported, State::Probed, State::Observed];
+const OUTCOMES: [Outcome; 4] = [Outcome::Broken, Outcome::Unclear, Outcome::Unsupported, Outcome::Held];
+
+fn all_of(state: State) -> Vec<Evidence> {
+    Control::CONTAINER.into_iter().map(|control| Evidence { control, state, detail: String::new() }).collect()
 }
 
 #[test]
 fn a_full_set_is_a_container() {
-    let all: Vec<Evidence> = Control::CONTAINER
-        .into_iter()
-        .map(|control| Evidence { control, observed: true, detail: String::new() })
-        .collect();
-    assert_eq!(claim(crate::agent::Level::Container, &all), Claim::Container);
-    assert_eq!(claim(crate::agent::Level::Container, &all[1..]), Claim::None);
+    let level = crate::agent::Level::Container;
+    let all = all_of(State::Observed);
+    assert_eq!(claim(level, &all), Claim::Container);
+    for index in 0..all.len() {
+        let mut less = all.clone();
+        let gone = less.remove(index);
+        assert_eq!(claim(level, &less), Claim::None, "without {:?}", gone.control);
+        // Only what comes on top of other controls may be a kernel's to lack.
+        let lacking = Evidence { state: State::Unsupported, ..gone.clone() };
+        less.push(lacking);
+        let expected = if gone.control.is_optional() { Claim::Container } else { Claim::None };
+        assert_eq!(claim(level, &less), expected, "with {:?} unsupported", gone.control);
+        // Contradicting evidence counts against it.
+        let mut both = all.clone();
+        both.push(Evidence { state: State::Missing, ..gone });
+        assert_eq!(claim(level, &both), Claim::None);
+    }
+}
+
+#[test]
+fn a_probe_shows_controls_or_takes_the_claim() {
+    let level = crate::agent::Level::Container;
+    let tried = |outcome| {
+        let tried = ATTEMPTS.iter().map(|attempt| Tried {
+            id: attempt.id.to_owned(),
+            user: ProbeUser::Agent,
+            outcome,
+            detail: "why".to_owned(),
+        });
+        tried.collect::<Vec<_>>()
+    };
+    let held = with_probe(all_of(State::Observed), &tried(Outcome::Held));
+    let probed: Vec<Control> =
+        held.iter().filter(|found| found.state == State::Probed).map(|found| found.control).collect();
+    // The size of the disk is only looked at: filling it would harm the agent.
+    assert!(probed.len() == 18 && !probed.contains(&Control::DiskLimit), "{probed:?}");
+    assert_eq!(claim(level, &held), Claim::Container);
+    let unclear = with_probe(all_of(State::Observed), &tried(Outcome::Unclear));
+    assert_eq!(unclear, all_of(State::Observed));
+    for index in 0..ATTEMPTS.len() {
+        let mut tried = tried(Outcome::Held);
+        tried[index].outcome = Outcome::Broken;
+        let broken = with_probe(all_of(State::Observed), &tried);
+        let missing: Vec<&Evidence> = broken.iter().filter(|found| found.state == State::Missing).collect();
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].control, ATTEMPTS[index].control);
+        assert!(missing[0].detail.contains(ATTEMPTS[index].id), "{}", missing[0].detail);
+        assert_eq!(claim(level, &broken), Claim::None);
+    }
+}
+
+#[test]
+fn attempts_have_names_and_sources() {
+    let mut names: Vec<&str> = ATTEMPTS.iter().map(|attempt| attempt.id).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ATTEMPTS.len());
+    assert!(ATTEMPTS.len() >= 80);
+    assert!(
+        ATTEMPTS.iter().all(|attempt| attempt.source.starts_with("https://") && !attempt.proves.is_empty())
+    );
+}
+
+#[test]
+fn evidence_of_old_is_still_read() {
+    let read = |json: &str| serde_json::from_str::<Evidence>(json).unwrap().state;
+    assert_eq!(read(r#"{"control": "seccomp", "observed": true, "detail": ""}"#), State::Observed);
+    assert_eq!(read(r#"{"control": "seccomp", "observed": false, "detail": ""}"#), State::Missing);
+    assert_eq!(read(r#"{"control": "seccomp", "state": "probed", "detail": ""}"#), State::Probed);
 }
 
 #[test]

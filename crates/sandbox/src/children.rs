@@ -40,7 +40,7 @@ impl Drop for Watch {
 }
 
 /// Collects ended children that nobody watches, and counts them. They are told by their name: that of the stored init
-/// binary, and further on the way that of a blank and of init. Children of other kinds belong to whoever started them.
+/// binary, and further on the way that of a blank, of init and of a probe. Children of other kinds belong to whoever started them.
 pub(crate) fn reap_orphans(init_digest: &str) -> usize {
     // The kernel keeps 15 characters of a name.
     let name = init_digest.get(..15).unwrap_or(init_digest);
@@ -50,7 +50,7 @@ pub(crate) fn reap_orphans(init_digest: &str) -> usize {
         let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
         let Ok(stat) = procfs::read(entry.path().join("stat")) else { continue };
         let ended = procfs::identity(&stat).is_some_and(|(of, state, parent)| {
-            (of == name || matches!(of, "blank" | "init")) && state == "Z" && parent == us
+            (of == name || matches!(of, "blank" | "init" | "probe")) && state == "Z" && parent == us
         });
         if !ended || watched().contains_key(&pid) {
             continue;

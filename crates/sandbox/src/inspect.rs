@@ -5,14 +5,14 @@ use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::{UidRange, procfs};
-use jail::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES};
-use model::evidence::{Control, Evidence};
+use jail::layout::{INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES};
+use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Observed with a line on how, or missing with a line on why.
 type Finding = Result<String, String>;
@@ -54,7 +54,11 @@ pub(crate) fn inspect(
         Control::UserNamespace => user_namespace(record),
         Control::PidNamespace => host_owned(pid, "pid"),
         Control::MountNamespace => host_owned(pid, "mnt"),
-        Control::NetworkNamespace => network_namespace(pid, &read("net/dev")?),
+        Control::NetworkNamespace => {
+            // A kernel without IPv6 has no such table.
+            let routes = [&read("net/route")?, &read("net/ipv6_route").unwrap_or_default()];
+            network_namespace(pid, &read("net/dev")?, routes.map(String::as_str))
+        }
         Control::IpcNamespace => host_owned(pid, "ipc"),
         Control::UtsNamespace => host_owned(pid, "uts"),
         Control::CgroupNamespace => host_owned(pid, "cgroup"),
@@ -69,18 +73,24 @@ pub(crate) fn inspect(
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
         Control::DiskLimit => disk_limit(pid, volume),
+        Control::Landlock => landlock(record.landlock_abi),
+        Control::KernelInterfaces => kernel_interfaces(&read("mountinfo")?),
+        Control::Devices => devices(&read("mountinfo")?),
+        Control::InitProtection => init_protection(&word("CapPrm")?),
     };
     let mut evidence: Vec<Evidence> = Control::CONTAINER
         .into_iter()
         .map(|control| match find(control) {
-            Ok(detail) => Evidence { control, observed: true, detail },
-            Err(detail) => Evidence { control, observed: false, detail },
+            Ok(detail) => Evidence { control, state: State::Observed, detail },
+            Err(detail) if control.is_optional() => Evidence { control, state: State::Unsupported, detail },
+            Err(detail) => Evidence { control, state: State::Missing, detail },
         })
         .collect();
     // Asked last: the pid named this very init the whole time, or nothing above counts.
     if !is_alive() {
         for found in &mut evidence {
-            *found = Evidence { control: found.control, observed: false, detail: "init is gone".to_owned() };
+            let detail = "init is gone".to_owned();
+            *found = Evidence { control: found.control, state: State::Missing, detail };
         }
     }
     evidence
@@ -154,8 +164,15 @@ fn user_namespace(record: &BoundaryRecord) -> Finding {
     Ok(format!("user:[{inode}], ids 0-65535 are {owner}-{last}, made by uid {owner}"))
 }
 
-fn network_namespace(pid: u32, devices: &str) -> Finding {
+fn network_namespace(pid: u32, devices: &str, routes: [&str; 2]) -> Finding {
     let owned = host_owned(pid, "net")?;
+    // A heading, then the device first; without a heading, the device last.
+    let [v4, v6] = routes;
+    let v4 = v4.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let v6 = v6.lines().filter_map(|line| line.split_whitespace().last());
+    if let Some(device) = v4.chain(v6).find(|device| *device != "lo") {
+        return Err(format!("its network namespace has a route to the device {device}"));
+    }
     // Two lines of heading, then `name: counters`.
     let names: Vec<&str> = devices
         .lines()
@@ -164,7 +181,7 @@ fn network_namespace(pid: u32, devices: &str) -> Finding {
         .map(|(name, _)| name.trim())
         .collect();
     if names == ["lo"] {
-        Ok(format!("{owned}, devices: lo"))
+        Ok(format!("{owned}, devices: lo, no routes to others"))
     } else {
         Err(format!("its network namespace has the devices {}", names.join(", ")))
     }
@@ -202,7 +219,6 @@ fn root_filesystem(mounts: &str, host: &str) -> Finding {
     if root.kind != "overlay" {
         return Err(format!("its root is {}, not an overlay", root.kind));
     }
-    let has = |options: &str, wanted: &str| options.split(',').any(|option| option == wanted);
     // An overlay whose upper layer could not be used comes up read-only without a word.
     for options in [root.options, root.super_options] {
         if !has(options, "rw") {
@@ -220,6 +236,74 @@ fn root_filesystem(mounts: &str, host: &str) -> Finding {
         return Err(format!("a mount of the host ({}) is visible at {}", found.kind, found.target));
     }
     Ok(format!("overlay, rw, redirect_dir=on, metacopy=on; {} mounts, none of the host", mounts.len()))
+}
+
+/// The kernel tells nobody afterwards which domain a process is in. What counts is that it said yes when init's process was
+/// put into one: there would be no init otherwise.
+fn landlock(abi: u32) -> Finding {
+    match abi {
+        0 => Err("this kernel has no Landlock".to_owned()),
+        abi => Ok(format!("ABI {abi}, put in force before init was started")),
+    }
+}
+
+fn has(options: &str, wanted: &str) -> bool {
+    options.split(',').any(|option| option == wanted)
+}
+
+/// Names in `/proc` that this kernel has and that must be covered.
+static TO_MASK: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let paths = MASKED.iter().map(|name| format!("/proc/{}", name.to_string_lossy()));
+    paths.filter(|path| fs::exists(path).unwrap_or(true)).collect()
+});
+
+fn kernel_interfaces(table: &str) -> Finding {
+    let mounts: Vec<_> = procfs::mounts(table).collect();
+    // A later mount on the same place covers the earlier.
+    let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
+    match at("/proc/sys") {
+        Some(mount) if mount.kind == "proc" && has(mount.options, "ro") => {}
+        _ => return Err("/proc/sys is not read-only".to_owned()),
+    }
+    let covered =
+        |path: &str| at(path).is_some_and(|mount| mount.kind == "tmpfs" && has(mount.options, "ro"));
+    if let Some(path) = TO_MASK.iter().find(|path| !covered(path)) {
+        return Err(format!("{path} is not covered"));
+    }
+    if let Some(mount) = mounts.iter().find(|mount| mount.kind == "sysfs" && !has(mount.options, "ro")) {
+        return Err(format!("{} can be written to", mount.target));
+    }
+    let reaching =
+        ["cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf", "efivarfs", "binfmt_misc"];
+    if let Some(mount) = mounts.iter().find(|mount| reaching.contains(&mount.kind)) {
+        return Err(format!("{} is mounted at {}", mount.kind, mount.target));
+    }
+    Ok(format!("/proc/sys and /sys are read-only, {} names in /proc are covered", TO_MASK.len()))
+}
+
+fn devices(table: &str) -> Finding {
+    let mounts: Vec<_> = procfs::mounts(table).collect();
+    let dev = mounts.iter().rev().find(|mount| mount.target == "/dev").ok_or("nothing is mounted at /dev")?;
+    let wanted = ["ro", "nosuid", "noexec"];
+    if dev.kind != "tmpfs" || !wanted.iter().all(|option| has(dev.options, option)) {
+        return Err(format!("/dev is {} with the options {}", dev.kind, dev.options));
+    }
+    let with_devices = mounts.iter().filter(|mount| !has(mount.options, "nodev"));
+    for mount in with_devices {
+        if !(mount.target == "/dev" || mount.kind == "devpts") {
+            return Err(format!("devices work in {}", mount.target));
+        }
+    }
+    Ok("/dev is a read-only tmpfs of its own; devices work nowhere else".to_owned())
+}
+
+/// Nobody may trace, read or limit a process that has a capability more (ptrace(2), prlimit(2)).
+fn init_protection(permitted: &str) -> Finding {
+    let is = u64::from_str_radix(permitted, 16).map_err(|_| format!("CapPrm is {permitted}"))?;
+    match is >> INIT_CAPABILITY & 1 {
+        1 => Ok(format!("CapPrm {permitted}: a capability that no process of the agent has")),
+        _ => Err(format!("CapPrm {permitted} lacks what keeps others away")),
+    }
 }
 
 fn disk_limit(pid: u32, volume: &Path) -> Finding {

@@ -15,6 +15,7 @@ mod files;
 mod host;
 mod image;
 mod inspect;
+mod probe;
 mod procfs;
 mod sweep;
 mod volume;
@@ -27,6 +28,7 @@ pub use cgroup::{CgroupError, is_cgroup_path};
 pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
+pub use probe::ProbeError;
 pub use volume::{MINIMUM_VOLUME, VolumeError};
 pub use zygote::ZygoteError;
 

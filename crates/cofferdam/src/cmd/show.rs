@@ -6,6 +6,7 @@ use crate::output::{self, Format};
 use crate::{context, resolve};
 use model::agent::RunAs;
 use model::api::Agent;
+use model::evidence::State;
 
 /// Show an agent, and what was observed of its boundary
 ///
@@ -87,7 +88,12 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
     let rows = agent.evidence.iter().map(|evidence| {
         let name = serde_json::to_value(evidence.control).ok();
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ");
-        let mark = if evidence.observed { "✓" } else { "✗ missing" };
+        let mark = match evidence.state {
+            State::Probed => "✓ probed",
+            State::Observed => "✓",
+            State::Unsupported => "- not here",
+            State::Missing => "✗ missing",
+        };
         [mark.to_owned(), name, evidence.detail.clone()]
     });
     output::table(["", "CONTROL", "WHAT THE KERNEL SAYS"], rows)

@@ -4,7 +4,7 @@ use super::world::{Machine, World, seen};
 use axum::body::Body;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use model::agent::{ExitReason, Observed};
-use model::evidence::{Control, Evidence};
+use model::evidence::{Control, Evidence, State};
 use model::node_api::ObservedState;
 use model::token::WorkspaceClaims;
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ async fn a_life() {
     assert_eq!(early.problem().0, "WRONG_STATE");
 
     let mut running = seen(&world, id.parse().unwrap(), 1, Observed::Running);
-    let seen_all = |control| Evidence { control, observed: true, detail: "seen".to_owned() };
+    let seen_all = |control| Evidence { control, state: State::Observed, detail: "seen".to_owned() };
     running.evidence = Control::CONTAINER.map(seen_all).to_vec();
     machine.report(&world, &ObservedState { agents: vec![running], orphans: Vec::new() }).await;
     let agent = world.get("/v1/agents/worker?wait=running").await.expect(200);

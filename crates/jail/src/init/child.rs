@@ -214,7 +214,7 @@ fn set_capabilities(data: &[CapData; 2]) -> io::Result<()> {
 }
 
 /// Gives up what the user may not have, and proves it.
-fn become_user(user: User, ids: Identity) -> io::Result<()> {
+pub(crate) fn become_user(user: User, ids: Identity) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // Root keeps its bounded set without what is init's; the agent keeps nothing, not even in the bounding set.
     let kept =

@@ -4,7 +4,7 @@
 //! that an agent does may end init, fill its memory or make it wait. It never opens a network connection but to the
 //! agent's own loopback, and accepts no descriptors.
 
-mod child;
+pub(crate) mod child;
 mod conn;
 mod errors;
 mod exec;
@@ -22,7 +22,7 @@ mod slab;
 mod spare;
 mod spawn;
 mod streams;
-mod sys;
+pub(crate) mod sys;
 mod tar;
 #[cfg(test)]
 mod tests;

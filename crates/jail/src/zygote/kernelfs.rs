@@ -5,6 +5,7 @@
 
 use super::root::{EMPTY, SYSFS, open as place};
 use super::rootfs::{attach_tmpfs, directory};
+use crate::layout::MASKED;
 use crate::step::{Step, StepError};
 use crate::sys;
 use crate::sys::mount::{
@@ -34,36 +35,6 @@ const DEVICE_LINKS: [(&CStr, &CStr); 5] = [
 
 /// The group of terminals in every distribution.
 const TTY_GROUP: u32 = 5;
-
-/// Names in `/proc` that tell of the host or reach it, and that everybody may read, or that ought to be out of reach
-/// whatever their mode: hardware, the host's disks and filesystems, its modules, keys, log and command line. What only
-/// the host's root may open (`slabinfo`, `kpagecount`, …) is left as it is: nobody inside is that.
-const MASKED: [&CStr; 24] = [
-    c"acpi",
-    c"asound",
-    c"bus",
-    c"cmdline",
-    c"diskstats",
-    c"driver",
-    c"fs",
-    c"interrupts",
-    c"irq",
-    c"kallsyms",
-    c"kcore",
-    c"key-users",
-    c"keys",
-    c"kmsg",
-    c"latency_stats",
-    c"locks", // reading it holds up every lock on the host, and it shows some of others
-    c"modules",
-    c"partitions",
-    c"pressure", // of the whole host, and triggers that no cgroup is charged for
-    c"sched_debug",
-    c"scsi",
-    c"swaps",
-    c"sysrq-trigger",
-    c"timer_list",
-];
 
 /// Directories of sysfs that language runtimes read: how many processors there are, the size of huge pages, and the
 /// devices of the agent's own network namespace. What is not here is not there: loop devices, for one, tell the host's

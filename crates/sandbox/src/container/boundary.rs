@@ -4,11 +4,13 @@ use super::{BoundaryRecord, EXIT_RECORD, PATIENCE, agent_dir};
 use crate::cgroup::{CgroupError, Group};
 use crate::children::Watch;
 use crate::error::BoundaryError;
+use crate::probe::{self, ProbeError};
 use crate::{Shared, files, procfs};
 use jail::spec::{self, Ended, ExitRecord};
-use model::ExitReason;
 use model::evidence::Evidence;
+use model::probe::Tried;
 use model::workspace::Stats;
+use model::{AgentSpec, ExitReason};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::io;
@@ -27,6 +29,8 @@ pub struct Boundary {
     group: Group,
     pub(super) run: PathBuf,
     volume: PathBuf,
+    /// The jail of this node, for probes: an agent may run an older one.
+    jail: PathBuf,
     /// Set when we ended it, so that its end is no riddle.
     killed: AtomicBool,
     /// How init ended, once it was collected: the kernel tells it only once.
@@ -65,6 +69,7 @@ impl Boundary {
             group: Group::new(&shared.cgroups, record.boundary),
             run: agent_dir(&shared.config, record.agent),
             volume: shared.volumes.path(record.volume),
+            jail: shared.init.path.clone(),
             _watch: Watch::new(record.pid),
             record,
             pidfd,
@@ -223,6 +228,20 @@ impl Boundary {
         crate::inspect::inspect(&self.record, &self.group, &self.volume, || self.is_alive())
     }
 
+    /// Tries to get out of it, as the agent's user and as root inside, by everything that `model::probe` lists. Takes about
+    /// a third of a second, some of it of the agent's own processor time. A frozen agent cannot be probed.
+    pub fn probe(&self, spec: &AgentSpec) -> Result<Vec<Tried>, ProbeError> {
+        let gone = || ProbeError::Start(io::Error::other("its init is gone"));
+        let pidfd = self.pidfd.as_ref().filter(|_| self.is_alive()).ok_or_else(gone)?;
+        if self.is_frozen() {
+            return Err(ProbeError::Start(io::Error::other("it is paused: resume it first")));
+        }
+        let agent = super::launch::agent(spec);
+        let tried = probe::run(&self.jail, &self.record, pidfd.as_fd(), &self.group, &agent)?;
+        // Its pid named this very init the whole time.
+        if self.is_alive() { Ok(tried) } else { Err(gone()) }
+    }
+
     /// Removes its cgroups, runtime files and socket. Refused while init lives; doing it twice is fine.
     pub fn cleanup(&self) -> Result<(), BoundaryError> {
         if self.is_alive() {
@@ -254,7 +273,7 @@ fn recorded_reason(reason: Ended, out_of_memory: bool) -> ExitReason {
 
 /// Text from inside, without anything that a terminal or a log would act on, or that would deceive its reader:
 /// bidirectional controls show text in an order that it does not have.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let deceives =
         |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let tamed = |c: char| if c.is_control() || deceives(c) { '\u{fffd}' } else { c };

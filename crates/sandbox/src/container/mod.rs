@@ -7,6 +7,7 @@ mod launch;
 pub(crate) use blank::prepare;
 pub use blank::{Blank, Form, Shape};
 pub use boundary::Boundary;
+pub(crate) use boundary::printable;
 pub(crate) use launch::launch;
 
 use crate::error::{BoundaryError, StartError};

@@ -62,7 +62,7 @@ fn an_agent_on_a_blank_is_as_any_other() {
     assert_eq!(cold["claim"], "sandboxed (container)");
     let controls = |agent: &Value| -> Vec<(Value, Value)> {
         let evidence = agent["evidence"].as_array().expect("evidence").iter();
-        evidence.map(|found| (found["control"].clone(), found["observed"].clone())).collect()
+        evidence.map(|found| (found["control"].clone(), found["state"].clone())).collect()
     };
     for ahead in ["first", "second"] {
         let ahead = shown(ahead);
