@@ -1,7 +1,8 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup, up,
+    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup,
+    up, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -60,6 +61,7 @@ pub enum Command {
     Setup(setup::Args),
     Doctor(doctor::Args),
     Login(login::Args),
+    Whoami(whoami::Args),
     /// Which servers are known here, and which one is used
     #[command(subcommand)]
     Context(context::Command),

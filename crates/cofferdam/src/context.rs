@@ -70,7 +70,7 @@ impl Contexts {
         }
     }
 
-    /// Writes all of it: whole or not at all, readable by its owner alone.
+    /// Writes all of it: whole or not at all, readable by its owner alone. No contexts are no file.
     pub fn save(&self) -> anyhow::Result<PathBuf> {
         let path = file()?;
         self.save_to(&path)?;
@@ -80,6 +80,15 @@ impl Contexts {
     fn save_to(&self, path: &Path) -> anyhow::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let attempt = || format!("cannot write {}", path.display());
+        if self.contexts.is_empty() {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(attempt)
+                }
+                // Its directory is ours too, and may be another thing's.
+                _ => Ok(drop(std::fs::remove_dir(directory))),
+            };
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(attempt)?;
         let draft = directory.join(format!(".config.toml.{}", std::process::id()));
         let _ = std::fs::remove_file(&draft);
@@ -97,6 +106,29 @@ impl Contexts {
             let _ = std::fs::remove_file(&draft);
         }
         written.with_context(attempt)
+    }
+
+    /// What the context of this machine's installation is called. Another one's keeps its name for as long as that has a
+    /// socket to answer at.
+    pub fn local(&self, url: &str) -> Name {
+        let is_another = |name: &Name| {
+            let path =
+                self.contexts.get(name).filter(|context| context.url != url)?.url.strip_prefix("unix://")?;
+            Path::new(path).exists().then_some(())
+        };
+        let named = |count: u32| match count {
+            1 => LOCAL.to_owned(),
+            _ => format!("{LOCAL}-{count}"),
+        };
+        let own = self
+            .contexts
+            .iter()
+            .find(|(name, context)| context.url == url && name.as_str().starts_with(LOCAL));
+        let free =
+            || (1..).filter_map(|count| named(count).parse().ok()).find(|name| is_another(name).is_none());
+        own.map(|(name, _)| name.clone())
+            .or_else(free)
+            .unwrap_or_else(|| unreachable!("there are more names than contexts"))
     }
 
     /// Keeps a context, and makes it the one in use.
@@ -187,6 +219,32 @@ mod tests {
         contexts.forget(&"two".parse().unwrap()).unwrap();
         assert!(contexts.current.is_none());
         assert!(contexts.forget(&"two".parse().unwrap()).is_err());
+        contexts.forget(&"one".parse().unwrap()).unwrap();
+        contexts.save_to(&path).unwrap();
+        contexts.save_to(&path).unwrap();
+        assert!(!path.exists() && !path.parent().unwrap().exists(), "nothing is left of them");
+    }
+
+    #[test]
+    fn another_installation_that_is_up_keeps_its_context() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        std::fs::write(&socket, "").unwrap();
+        let mut contexts = Contexts::default();
+        let (first, second) = (format!("unix://{}", socket.display()), "unix:///gone/control.sock");
+        let keep = |contexts: &mut Contexts, url: &str| {
+            let name = contexts.local(url);
+            contexts.keep(name.clone(), Context { url: url.into(), api_key: "secret".into() });
+            name.to_string()
+        };
+        assert_eq!(keep(&mut contexts, &first), "local");
+        assert_eq!(keep(&mut contexts, second), "local-2");
+        assert_eq!(
+            (keep(&mut contexts, &first), keep(&mut contexts, second)),
+            ("local".into(), "local-2".into())
+        );
+        std::fs::remove_file(&socket).unwrap();
+        assert_eq!(keep(&mut contexts, "unix:///third/control.sock"), "local");
     }
 
     #[test]

@@ -99,6 +99,13 @@ fn chain(error: &anyhow::Error) -> String {
     })
 }
 
+/// A library's words as the beginning of a sentence.
+pub fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}", chars.as_str())
+}
+
 /// Remedies are worded for callers of the API; where it has a command for it, this program says that.
 fn hinted(problem: Problem) -> Problem {
     let names_the_api = |remedy: &String| remedy.starts_with("GET /v1/");

@@ -1,5 +1,6 @@
 //! Where an installation lies: `COFFERDAM_ETC`, `COFFERDAM_RUN`, `COFFERDAM_DATA`, or the system's places.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const ETC: &str = "/etc/cofferdam";
@@ -16,17 +17,22 @@ pub struct Paths {
     pub data: PathBuf,
 }
 
-fn from_env(variable: &str, default: &str) -> PathBuf {
-    std::env::var_os(variable).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
-}
-
 impl Paths {
     /// Reads the environment. Relative paths are taken from the current directory, once.
     pub fn from_env() -> std::io::Result<Self> {
+        Self::from_variables(|name| std::env::var_os(name))
+    }
+
+    /// Reads an environment.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> std::io::Result<Self> {
+        let path = |name: &str, default: &str| {
+            let set = variable(name).filter(|value| !value.is_empty());
+            std::path::absolute(set.map_or_else(|| default.into(), PathBuf::from))
+        };
         Ok(Self {
-            etc: std::path::absolute(from_env("COFFERDAM_ETC", ETC))?,
-            run: std::path::absolute(from_env("COFFERDAM_RUN", RUN))?,
-            data: std::path::absolute(from_env("COFFERDAM_DATA", "/var/lib/cofferdam"))?,
+            etc: path("COFFERDAM_ETC", ETC)?,
+            run: path("COFFERDAM_RUN", RUN)?,
+            data: path("COFFERDAM_DATA", "/var/lib/cofferdam")?,
         })
     }
 

@@ -73,6 +73,8 @@ pub async fn workspace(
 pub async fn workspace_of(control: &Control, agent: &Agent, scopes: &[Scope]) -> anyhow::Result<Workspace> {
     let remedy = match agent.state {
         AgentState::Running => None,
+        // What it wrote is on its volume.
+        AgentState::Stopped | AgentState::Failed if scopes == [Scope::Logs] => None,
         AgentState::Paused => Some(format!("`cofferdam resume {}` thaws it", agent.name)),
         AgentState::Stopped | AgentState::Failed => {
             Some(format!("`cofferdam start {}` starts it", agent.name))
@@ -101,8 +103,22 @@ pub fn running(agent: &Agent) -> anyhow::Result<()> {
     if agent.state == AgentState::Running {
         return Ok(());
     }
-    let code = if agent.state == AgentState::Failed { Code::Unavailable } else { Code::WrongState };
-    Err(fail(code, format!("Agent {} did not start: it is {}{}.", agent.name, agent.state, because(agent))))
+    let name = &agent.name;
+    let (code, remedy) = match agent.state {
+        AgentState::Failed => (
+            Code::Unavailable,
+            format!(
+                "mend what is said; then `cofferdam start {name}` tries again, `cofferdam rm {name}` removes it"
+            ),
+        ),
+        AgentState::Stopped => (Code::WrongState, format!("`cofferdam logs {name}` shows what it wrote")),
+        _ => (Code::WrongState, format!("`cofferdam show {name}` says how it is")),
+    };
+    Err(fail_with(
+        code,
+        format!("Agent {name} did not start: it is {}{}.", agent.state, because(agent)),
+        remedy,
+    ))
 }
 
 /// The reason for its state, as the end of a sentence.

@@ -1,8 +1,9 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
+use model::config::{Checked, Fault};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 /// The configuration of the control process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,26 @@ impl Default for Config {
     }
 }
 
+impl Checked for Config {
+    const FILE: &'static str = "control.toml";
+    const TABLES: &'static [&'static str] = &[];
+
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut check = |holds: bool, key: &str, detail: &str| {
+            if !holds {
+                faults.push(Fault { key: key.to_owned(), detail: detail.to_owned() });
+            }
+        };
+        let plain =
+            self.data.is_absolute() && !self.data.components().any(|part| part == Component::ParentDir);
+        check(plain, "data", "must be an absolute path without `..`");
+        let bare = |host: &String| !host.is_empty() && !host.contains(['/', '@', ' ']);
+        check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
+        faults
+    }
+}
+
 impl Config {
     pub(crate) fn database(&self) -> PathBuf {
         self.data.join("cofferdam.db")
@@ -34,5 +55,22 @@ impl Config {
 
     pub(crate) fn signing_key(&self) -> PathBuf {
         self.data.join("signing.pem")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let said = |text| Config::read(text, Default::default()).unwrap_err().to_string();
+        let types = said("listen = 7700\ndata = 3\nhost = []");
+        let bounds = said("data = \"here\"\nhosts = [\"http://a.example\"]");
+        for (said, keys) in [(types, &["listen: ", "data: ", "host: "][..]), (bounds, &["data: ", "hosts: "])]
+        {
+            assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");
+        }
+        assert_eq!(Config::read("", Default::default()), Ok(Config::default()));
     }
 }

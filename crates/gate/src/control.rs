@@ -1,7 +1,7 @@
 //! The lines between node and the gate (`model::gate_api`).
 
 use crate::limits;
-use crate::state::Shared;
+use crate::state::{Answer, Shared};
 use futures_util::{SinkExt, StreamExt};
 use model::gate_api::{FromGate, ToGate};
 use std::sync::Arc;
@@ -48,7 +48,8 @@ pub async fn follow(
                     }
                 }
                 ToGate::Agents { set, gone } => shared.update(set, gone),
-                ToGate::Stats { request, stats } => shared.stats_came(request, stats),
+                ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
+                ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
             }
         }
         Ok(())

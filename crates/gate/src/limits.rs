@@ -116,6 +116,9 @@ pub const REFUSED_TIME: Duration = Duration::from_secs(5);
 /// How long node may take to answer.
 pub const NODE_TIME: Duration = Duration::from_secs(5);
 
+/// How long node may take to read the logs of an agent that does not run: its volume may be in use for a moment more.
+pub const LOGS_TIME: Duration = Duration::from_secs(15);
+
 /// A line from node.
 pub const NODE_LINE: usize = 16 << 20;
 

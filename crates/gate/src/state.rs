@@ -6,7 +6,7 @@ use crate::limits;
 use jsonwebtoken::DecodingKey;
 use model::gate_api::{Condition, FromGate, GateAgent};
 use model::token::{VerifyingKey, WorkspaceClaims};
-use model::workspace::Stats;
+use model::workspace::{Captured, Stats};
 use model::{AccountId, AgentId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -173,7 +173,7 @@ impl Drop for Waiting {
 pub struct Shared {
     snapshot: RwLock<Arc<Snapshot>>,
     to_node: mpsc::Sender<FromGate>,
-    stats: Mutex<HashMap<u64, oneshot::Sender<Option<Stats>>>>,
+    asked: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
     used: Notify,
     /// Raised with everything that node says.
@@ -192,7 +192,7 @@ impl Shared {
         Arc::new(Self {
             snapshot: RwLock::default(),
             to_node,
-            stats: Mutex::default(),
+            asked: Mutex::default(),
             next_request: AtomicU64::new(1),
             used: Notify::new(),
             told: watch::Sender::new(0),
@@ -285,14 +285,30 @@ impl Shared {
 
     /// Asks node what the agent uses. `None` when node does not answer, or the agent does not run.
     pub async fn stats(&self, agent: AgentId) -> Option<Stats> {
+        match self.ask(limits::NODE_TIME, |request| FromGate::StatsWanted { request, agent }).await? {
+            Answer::Stats(stats) => stats,
+            Answer::Logs(_) => None,
+        }
+    }
+
+    /// Asks node what the main process of an agent that does not run wrote. `None` when node does not answer, or cannot read
+    /// it now.
+    pub async fn logs(&self, agent: AgentId, most: u64) -> Option<Captured> {
+        match self.ask(limits::LOGS_TIME, |request| FromGate::LogsWanted { request, agent, most }).await? {
+            Answer::Logs(logs) => logs,
+            Answer::Stats(_) => None,
+        }
+    }
+
+    async fn ask(&self, time: Duration, question: impl FnOnce(u64) -> FromGate) -> Option<Answer> {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.pending().insert(request, answer);
         // Forgets the question also when the client goes away in between.
         let _forget = Forget { shared: self, request };
-        tokio::time::timeout(limits::NODE_TIME, async {
-            self.to_node.send(FromGate::StatsWanted { request, agent }).await.ok()?;
-            answered.await.ok().flatten()
+        tokio::time::timeout(time, async {
+            self.to_node.send(question(request)).await.ok()?;
+            answered.await.ok()
         })
         .await
         .ok()
@@ -300,15 +316,23 @@ impl Shared {
     }
 
     /// Node answered.
-    pub fn stats_came(&self, request: u64, stats: Option<Stats>) {
+    pub fn came(&self, request: u64, answer: Answer) {
         if let Some(asked) = self.pending().remove(&request) {
-            let _ = asked.send(stats);
+            let _ = asked.send(answer);
         }
     }
 
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<Stats>>>> {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What node said to a question.
+pub enum Answer {
+    /// To [`FromGate::StatsWanted`].
+    Stats(Option<Stats>),
+    /// To [`FromGate::LogsWanted`].
+    Logs(Option<Captured>),
 }
 
 struct Forget<'a> {

@@ -115,6 +115,17 @@ pub enum BuildError {
     /// mmdebstrap is not there.
     #[error("cannot run mmdebstrap; install the packages mmdebstrap and uidmap")]
     Start(#[source] io::Error),
+    /// A package that the sources have not got.
+    #[error(
+        "the apt sources of this machine have no package {name} for {suite}; `apt-cache search` finds names, and another \
+         --suite or another source in /etc/apt/sources.list.d may have it"
+    )]
+    NoPackage {
+        /// As given.
+        name: String,
+        /// The release.
+        suite: String,
+    },
     /// mmdebstrap failed.
     #[error("mmdebstrap could not make the root file system ({status}): {said}")]
     Failed {
@@ -191,7 +202,10 @@ pub fn build(
     });
     let status = maker.wait().map_err(BuildError::Start)?;
     if !status.success() {
-        return Err(BuildError::Failed { status: status.to_string(), said });
+        return Err(match missing(&said) {
+            Some(name) => BuildError::NoPackage { name, suite },
+            None => BuildError::Failed { status: status.to_string(), said },
+        });
     }
     let counts = counts.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     progress(Progress { stage: "naming the image".to_owned(), percent: Some(99) });
@@ -250,6 +264,18 @@ fn prepare(
     Ok(command)
 }
 
+/// The package that apt did not find, in its own words for that (`LC_ALL` is ours).
+fn missing(said: &str) -> Option<String> {
+    let name = match said.split_once("Unable to locate package ") {
+        Some((_, rest)) => rest.split([' ', ';']).next(),
+        // Known by name alone: another package asks for it.
+        None => said
+            .split_once("' has no installation candidate")
+            .and_then(|(before, _)| before.rsplit('\'').next()),
+    };
+    name.map(str::to_owned).filter(|name| !name.is_empty())
+}
+
 /// Turns what mmdebstrap says into progress; its errors are what is returned.
 fn follow(stderr: impl io::Read, progress: &mut dyn FnMut(Progress)) -> String {
     let mut percent = 0;
@@ -270,4 +296,25 @@ fn follow(stderr: impl io::Read, progress: &mut dyn FnMut(Progress)) -> String {
     }
     errors.truncate(8);
     if errors.is_empty() { "it gave no reason".to_owned() } else { errors.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_package_that_is_missing_is_found_in_what_apt_says() {
+        let said = "\
+I: installing remaining packages inside the chroot...
+E: Unable to locate package nosuchpkg
+E: Package 'virtual-thing' has no installation candidate
+E: setup failed: E: apt-get --yes install curl nosuchpkg failed";
+        let said = follow(said.as_bytes(), &mut |_| {});
+        assert_eq!(missing(&said).as_deref(), Some("nosuchpkg"));
+        assert_eq!(
+            missing("Package 'virtual-thing' has no installation candidate").as_deref(),
+            Some("virtual-thing")
+        );
+        assert_eq!(missing("apt-get update failed"), None);
+    }
 }

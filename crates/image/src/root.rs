@@ -20,8 +20,11 @@ const DIRECTORIES: [(&str, u16); 7] = [
 /// Why a tree is no root file system.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotARoot {
-    #[error("this does not look like a root file system: it has no {0}")]
-    Missing(&'static str),
+    #[error(
+        "this does not look like a root file system: it has no program /bin/sh; in an archive of one, bin, etc \
+         and so on lie at the top"
+    )]
+    NoShell,
     #[error("this root file system cannot be used: /{0} has to be a directory, and no symbolic link")]
     MountPoint(&'static str),
     #[error("this root file system cannot be used: /{0} has to be a small text file")]
@@ -32,12 +35,9 @@ pub(crate) enum NotARoot {
 
 /// Checks that a tree is a system that one can work in, and completes it.
 pub(crate) fn complete(tree: &mut Tree) -> Result<(), NotARoot> {
-    if !matches!(tree.resolve(b"/usr").map(|id| &tree.node(id).kind), Some(Kind::Directory(_))) {
-        return Err(NotARoot::Missing("/usr"));
-    }
     match tree.resolve(b"/bin/sh").map(|id| tree.node(id)) {
         Some(node) if matches!(node.kind, Kind::File(_)) && node.meta.mode & 0o111 != 0 => {}
-        _ => return Err(NotARoot::Missing("program /bin/sh")),
+        _ => return Err(NotARoot::NoShell),
     }
     furnish(tree)
 }

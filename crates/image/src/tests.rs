@@ -255,7 +255,6 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn what_is_no_root_file_system_is_refused() {
     let check = |archive: Archive, why: &str| refused(&archive.end(), &Limits::default(), why);
     check(Archive::new().file("README", b"hello"), "does not look like a root file system");
-    check(Archive::new().file("bin/sh", b"#!"), "no /usr");
     check(Archive::new().dir("usr"), "no program /bin/sh");
     check(
         Archive::new().dir("usr").symlink("bin", "usr/bin").symlink("usr/bin", "../bin"),
@@ -268,6 +267,12 @@ fn what_is_no_root_file_system_is_refused() {
     check(good().symlink("home", "/usr"), "/home has to be a directory");
     check(good().dir("home").symlink("home/agent", "/usr"), "/home/agent has to be a directory");
     check(good().dir("etc").symlink("etc/passwd", "/usr/bin/sh"), "/etc/passwd has to be");
+}
+
+#[test]
+fn a_root_needs_a_shell_and_no_usr() {
+    let (_, counts) = run(&Archive::new().file("bin/sh", b"#!").end(), &Limits::default()).unwrap();
+    assert_eq!(counts.entries, 1);
 }
 
 #[test]

@@ -4,8 +4,11 @@
 
 use crate::id::{AccountId, AgentId};
 use crate::token::VerifyingKey;
-use crate::workspace::Stats;
+use crate::workspace::{Captured, Stats};
 use serde::{Deserialize, Serialize};
+
+/// What node reads of an agent's logs for its gate, in bytes.
+pub const MAX_LOGS: u64 = 1 << 20;
 
 /// From node to gate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +38,13 @@ pub enum ToGate {
         request: u64,
         /// What the cgroups say.
         stats: Option<Stats>,
+    },
+    /// The answer to [`FromGate::LogsWanted`]; `None` when node cannot read them now.
+    Logs {
+        /// The number that the gate gave.
+        request: u64,
+        /// They come from inside.
+        logs: Option<Captured>,
     },
 }
 
@@ -81,5 +91,14 @@ pub enum FromGate {
         request: u64,
         /// Which.
         agent: AgentId,
+    },
+    /// Asks for what the main process of an agent that does not run wrote; answered by [`ToGate::Logs`].
+    LogsWanted {
+        /// Made up by the gate.
+        request: u64,
+        /// Which.
+        agent: AgentId,
+        /// Not more than the newest so many bytes, and than [`MAX_LOGS`].
+        most: u64,
     },
 }

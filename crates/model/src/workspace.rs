@@ -283,4 +283,7 @@ pub struct Stats {
     pub disk: u64,
     /// Its size, in bytes.
     pub disk_limit: u64,
+    /// Processes that the kernel ended for want of memory since the start.
+    #[serde(default)]
+    pub oom_kills: u64,
 }

@@ -1,8 +1,8 @@
-//! `node.toml`: one strict struct. Every fault is found before any is reported, each with its key.
+//! `node.toml`.
 
 use model::ByteSize;
+use model::config::{Checked, Fault};
 use serde::Deserialize;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -119,72 +119,14 @@ impl Default for Limits {
     }
 }
 
-/// One thing that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The key, such as `limits.memory`.
-    pub key: String,
-    /// What is wrong, and what would be right.
-    pub detail: String,
-}
-
-/// All that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    /// At least one.
-    pub faults: Vec<Fault>,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the node's configuration is not usable")?;
-        for fault in &self.faults {
-            write!(f, "\n  {}: {}", fault.key, fault.detail)?;
-        }
-        Ok(())
-    }
-}
-
-/// The keys that are tables themselves.
-const TABLES: [&str; 3] = ["limits", "images", "registry"];
 /// How many ids one agent has.
-pub(crate) const RANGE_SIZE: u64 = 65_536;
+pub const RANGE_SIZE: u64 = 65_536;
 /// How many gates there may be.
-pub(crate) const GATE_UIDS: u32 = 4096;
+pub const GATE_UIDS: u32 = 4096;
 
-impl Config {
-    /// Reads `node.toml`. Unknown keys, wrong types and values out of bounds are all reported at once.
-    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError {
-            faults: vec![Fault { key: "node.toml".into(), detail: error.message().to_owned() }],
-        })?;
-        // Each key alone over the defaults: so one bad key does not hide the next.
-        let mut faults: Vec<Fault> = flatten(&table)
-            .into_iter()
-            .filter_map(|(key, lone)| {
-                let error = Self::deserialize(toml::Value::Table(lone)).err()?;
-                Some(Fault { key, detail: error.message().trim().to_owned() })
-            })
-            .collect();
-        match Self::deserialize(toml::Value::Table(table)) {
-            Ok(config) => {
-                faults.extend(config.faults());
-                if faults.is_empty() { Ok(config) } else { Err(ConfigError { faults }) }
-            }
-            Err(error) => {
-                if faults.is_empty() {
-                    faults.push(Fault { key: "node.toml".into(), detail: error.message().trim().to_owned() });
-                }
-                Err(ConfigError { faults })
-            }
-        }
-    }
-
-    /// Checks the values, whichever way they came.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let faults = self.faults();
-        if faults.is_empty() { Ok(()) } else { Err(ConfigError { faults }) }
-    }
+impl Checked for Config {
+    const FILE: &'static str = "node.toml";
+    const TABLES: &'static [&'static str] = &["limits", "images", "registry"];
 
     fn faults(&self) -> Vec<Fault> {
         let agents =
@@ -211,14 +153,15 @@ impl Config {
                  such names with '/' between them",
             ),
             (
-                self.uid_first >= 65_536,
+                (65_536..1 << 31).contains(&self.uid_first),
                 "uid_first",
-                "must be at least 65536: ids below belong to the machine",
+                "must be at least 65536, for ids below belong to the machine, and below 2147483648, for kernels up to 6.1 \
+                 make no terminals for ids from there on",
             ),
             (
-                self.uid_ranges > 0 && agents.end <= u64::from(u32::MAX),
+                self.uid_first >= 1 << 31 || self.uid_ranges > 0 && agents.end <= 1 << 31,
                 "uid_ranges",
-                "must be at least 1, and the last id must be below 4294967295",
+                "must be at least 1, and the last id must be below 2147483648",
             ),
             (
                 self.gate_uid_first >= 65_536 && gates.end <= u64::from(u32::MAX),
@@ -288,23 +231,6 @@ impl Config {
             .map(|(_, key, detail)| Fault { key: key.into(), detail: detail.into() })
             .collect()
     }
-}
-
-/// Every key of the table (and of the tables in it) with a table that holds nothing else.
-fn flatten(table: &toml::Table) -> Vec<(String, toml::Table)> {
-    let lone = |key: &str, value: &toml::Value| toml::Table::from_iter([(key.to_owned(), value.clone())]);
-    let mut keys = Vec::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) if TABLES.contains(&key.as_str()) => {
-                keys.extend(inner.iter().map(|(name, value)| {
-                    (format!("{key}.{name}"), lone(key, &toml::Value::Table(lone(name, value))))
-                }))
-            }
-            value => keys.push((key.clone(), lone(key, value))),
-        }
-    }
-    keys
 }
 
 fn is_origin(text: &str) -> bool {

@@ -10,11 +10,12 @@ mod stale;
 
 use crate::config::GATE_UIDS;
 use crate::journal::{Journal, JournalError};
+use crate::local::Phase;
 use crate::report::Reporter;
-use model::gate_api::{GateAgent, ToGate};
+use model::gate_api::{GateAgent, MAX_LOGS, ToGate};
 use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
-use sandbox::Boundary;
+use sandbox::{Boundary, Sandbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub program: PathBuf,
     /// A gate without agents goes after this long; until then the next agent finds it running.
     pub linger: Duration,
+    /// Reads logs of agents that do not run; none where tests have none.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// All gates of this node.
@@ -52,6 +55,8 @@ pub(crate) struct Gates {
     journal: Arc<Journal>,
     reporter: Arc<Reporter>,
     inner: Mutex<Inner>,
+    /// Held while logs are read from a volume.
+    reading: Mutex<()>,
 }
 
 struct Inner {
@@ -164,7 +169,13 @@ impl Gates {
             places,
             running: BTreeMap::new(),
         };
-        Ok(Arc::new(Self { settings, journal, reporter, inner: Mutex::new(inner) }))
+        Ok(Arc::new(Self {
+            settings,
+            journal,
+            reporter,
+            inner: Mutex::new(inner),
+            reading: Mutex::default(),
+        }))
     }
 
     /// The account's gate; started if it does not run.
@@ -305,6 +316,22 @@ impl Gates {
     /// The agent's boundary, if it is this account's and has one. The outer `None`: it is not this account's.
     fn boundary(&self, account: AccountId, agent: AgentId) -> Option<Option<Arc<Boundary>>> {
         self.lock().running.get(&account)?.agents.get(&agent).map(|known| known.boundary.clone())
+    }
+
+    /// What the main process of an agent that does not run wrote last.
+    fn logs(&self, agent: AgentId, most: u64) -> Option<Vec<u8>> {
+        let record = self.journal.agent(agent).ok()??;
+        // One that is just being started needs its volume itself.
+        if !matches!(record.phase, Phase::Ended | Phase::Parked) {
+            return None;
+        }
+        // One at a time: for everybody else it is a moment, and whoever asks again and again keeps no start from its volume.
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.settings.sandbox.as_ref()?.logs(record.desired.spec.volume, most.min(MAX_LOGS));
+        read.inspect_err(
+            |error| tracing::warn!(%agent, error = %crate::chain(error), "its logs cannot be read"),
+        )
+        .ok()
     }
 
     fn free_uid(&self, inner: &Inner) -> Result<u32, GateError> {

@@ -104,6 +104,11 @@ impl Journal {
         Self::load_from(&self.agents)
     }
 
+    /// One agent's record.
+    pub(crate) fn agent(&self, agent: AgentId) -> Result<Option<Local>, JournalError> {
+        read(&self.agents.join(format!("{}.json", agent.base32())))
+    }
+
     /// Every agent's record, without being the node: it may write at the same time, and each file is whole.
     pub(crate) fn peek_agents(root: &Path) -> Result<BTreeMap<AgentId, Local>, JournalError> {
         Self::load_from(&root.join("agents"))

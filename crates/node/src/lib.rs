@@ -27,7 +27,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ConfigError, Fault, Images, Limits, Registry};
+pub use config::{Config, GATE_UIDS, Images, Limits, RANGE_SIZE, Registry};
 pub use control::{CallError, EnrollError};
 pub use gates::GateError;
 pub use images::{ImagesError, images_in_use, vouch};
@@ -41,6 +41,7 @@ use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
+use model::config::{Checked, ConfigError};
 use sandbox::Sandbox;
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -62,7 +63,7 @@ const TRASH_EVERY: Duration = Duration::from_secs(6 * 3600);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The configuration is not usable.
-    #[error(transparent)]
+    #[error("node.toml is not usable: {0}")]
     Config(#[from] ConfigError),
     /// The machine cannot make boundaries.
     #[error("this machine cannot make boundaries; `cofferdam doctor` says what is missing")]
@@ -130,6 +131,7 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
         jail,
         program,
         linger: GATE_LINGER,
+        sandbox: Some(sandbox.clone()),
     };
     let (opened, told) = (journal.clone(), reporter.clone());
     let gates = blocking("open the gates", move || Gates::open(settings, opened, told)).await??;

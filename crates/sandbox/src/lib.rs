@@ -4,7 +4,8 @@
 //! This is a blocking library. It acts on what it is told and keeps no journal: the node does. Everything a
 //! launch makes is either nameless (detached mounts, loop devices that clear themselves) or is found again by
 //! the agent's id, so that [`Sandbox::sweep`] can remove what a dead node left behind. It never ends a
-//! process but by a pidfd or by `cgroup.kill` of the agent's own cgroup, and it never looks inside a volume.
+//! process but by a pidfd or by `cgroup.kill` of the agent's own cgroup, and it looks inside a volume
+//! for nothing but the logs of an agent that ended.
 
 mod cgroup;
 mod children;
@@ -15,6 +16,7 @@ mod files;
 mod host;
 mod image;
 mod inspect;
+mod logs;
 mod probe;
 mod procfs;
 mod sweep;
@@ -97,6 +99,11 @@ impl Sandbox {
     /// Whether the volume is there (and not in the trash).
     pub fn has_volume(&self, id: VolumeId) -> bool {
         self.shared.volumes.path(id).exists()
+    }
+
+    /// What the main process wrote that had the volume last: the newest `most` bytes. For a volume that no boundary has.
+    pub fn logs(&self, id: VolumeId, most: u64) -> Result<Vec<u8>, VolumeError> {
+        logs::read(&self.shared.volumes, id, most)
     }
 
     /// Moves a volume to the trash. One that is not there is fine: it was moved before.

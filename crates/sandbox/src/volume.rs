@@ -1,7 +1,7 @@
 //! Volumes: an agent's one disk, a sparse ext4 image with a size of its own.
 //!
 //! Only the host's kernel writes the filesystem's structure, and only while exactly one loop device holds the
-//! file's lock. What is inside is the agent's: nothing here ever looks.
+//! file's lock. What is inside is the agent's: nothing here ever looks, and `logs` only at what init wrote.
 
 use crate::files;
 use crate::host::lock;

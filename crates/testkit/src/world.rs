@@ -81,23 +81,38 @@ fn binaries() -> PathBuf {
     if deeper { dir.parent().expect("that lies in a directory").to_path_buf() } else { dir.to_path_buf() }
 }
 
+/// Takes something that worlds at the same time must not share, for as long as this process lives.
+fn take(name: &str) -> bool {
+    static HELD: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
+    let locks = std::env::temp_dir().join(".cofferdam-test-ports");
+    fs::create_dir_all(&locks).expect("a folder for locks");
+    let lock = fs::File::create(locks.join(name)).expect("a lock");
+    let ours = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+    if ours {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+    }
+    ours
+}
+
 /// A free port, below those of outgoing connections, that is this process's as long as it lives: also while the server that
 /// had it is being started again, and another test looks for a port.
 fn free_port() -> u16 {
-    static HELD: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let locks = std::env::temp_dir().join(".cofferdam-test-ports");
-    fs::create_dir_all(&locks).expect("a folder for locks");
     loop {
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 20_000 + (std::process::id().wrapping_mul(16).wrapping_add(count) % 12_000) as u16;
-        let lock = fs::File::create(locks.join(port.to_string())).expect("a lock");
-        let ours = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
-        if ours && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        if take(&port.to_string()) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// Ids of agents and gates that no other world has: 64 ranges out of those below a real installation's. Above them there
+/// is no room: older kernels know no terminals with ids of 2^31 and more.
+fn free_ids(from: u32) -> u32 {
+    const SLOTS: u32 = 192;
+    let free = (0..SLOTS).map(|count| (from + count) % SLOTS).find(|slot| take(&format!("ids-{slot}")));
+    0x3000_0000 + free.expect("ids for one more world") * 64 * 65_536
 }
 
 impl World {
@@ -169,10 +184,7 @@ impl World {
             control_port: free_port(),
             guard_port: free_port(),
         };
-        // Worlds at the same time must not share ids: each takes 64 ranges by its pid, below those of a real one and
-        // of other tests. Above them there is no room: older kernels know no terminals with ids of 2^31 and more.
-        let slot = (pid + count * 97) % 192;
-        let uid_first = 0x3000_0000 + slot * 64 * 65_536;
+        let uid_first = free_ids(pid + count * 97);
         let dir = world.dir.display();
         fs::write(
             world.dir.join("etc/control.toml"),

@@ -76,12 +76,9 @@ fn files(prefix: &str) -> Vec<File> {
     ] {
         add(Content::Completions(shell), format!("{share}/{to}"), 0o644);
     }
-    let documents =
-        ["README.md", "SECURITY.md", "LICENSE", "docs/guides/operating.md", "docs/guides/images.md"];
-    for document in documents {
-        let name = document.rsplit('/').next().unwrap_or(document);
+    for document in DOCUMENTS {
         let copy = Content::Copy(shell::root().join(document));
-        add(copy, format!("{share}/doc/cofferdam/{name}"), 0o644);
+        add(copy, format!("{share}/doc/cofferdam/{document}"), 0o644);
     }
     for config in ["control.toml", "node.toml"] {
         let copy = Content::Copy(deploy.join("etc").join(config));
@@ -94,6 +91,27 @@ fn files(prefix: &str) -> Vec<File> {
     }
     files
 }
+
+/// What people read, as it lies in the sources, so that links lead from one to another.
+const DOCUMENTS: [&str; 17] = [
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "docs/errors.md",
+    "docs/threat-model.md",
+    "docs/guides/images.md",
+    "docs/guides/operating.md",
+    "docs/decisions/0001-detached-mounts.md",
+    "docs/decisions/0002-one-connection-per-operation.md",
+    "docs/decisions/0003-own-erofs-writer.md",
+    "docs/decisions/0004-one-listener-per-gate.md",
+    "docs/decisions/0005-sqlite-first.md",
+    "docs/decisions/0006-blanks.md",
+    "docs/decisions/0007-a-delegated-unit.md",
+];
 
 /// All that `deploy/systemd` holds. The first starts and stops the others.
 pub const UNITS: [&str; 6] = [
@@ -220,7 +238,9 @@ pub fn remove() -> Result<()> {
         }
     }
     // Empty by now, unless somebody else put something there.
-    let _ = fs::remove_dir(place.path(&format!("{}/share/doc/cofferdam", place.prefix)));
+    for directory in ["/docs/decisions", "/docs/guides", "/docs", ""] {
+        let _ = fs::remove_dir(place.path(&format!("{}/share/doc/cofferdam{directory}", place.prefix)));
+    }
     if here {
         shell::run(Command::new("systemctl").arg("daemon-reload"))?;
     }
@@ -310,6 +330,29 @@ mod tests {
         let mut installed = UNITS;
         installed.sort_unstable();
         assert_eq!(found, installed);
+    }
+
+    #[test]
+    fn every_link_of_an_installed_document_leads_to_one() {
+        for document in DOCUMENTS {
+            let text = fs::read_to_string(shell::root().join(document)).unwrap();
+            let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+                let directory = Path::new(document).parent().unwrap();
+                let mut target = PathBuf::new();
+                for part in directory.join(link).components() {
+                    match part {
+                        std::path::Component::ParentDir => assert!(target.pop(), "{document}: {link}"),
+                        part => target.push(part),
+                    }
+                }
+                let installed = DOCUMENTS.iter().any(|other| Path::new(other).starts_with(&target));
+                assert!(installed, "{document} links to {link}, which is not installed");
+            }
+        }
+        let decisions = fs::read_dir(shell::root().join("docs/decisions")).unwrap().count();
+        let installed = DOCUMENTS.iter().filter(|name| name.starts_with("docs/decisions/")).count();
+        assert_eq!(decisions, installed);
     }
 
     #[test]

@@ -174,8 +174,7 @@ async fn copy_in(
     user: Option<RunAs>,
     progress: &Progress,
 ) -> anyhow::Result<Report> {
-    std::fs::symlink_metadata(&source)
-        .map_err(|error| fail(Code::NotFound, format!("Cannot read {}: {error}.", clean::path(&source))))?;
+    std::fs::symlink_metadata(&source).map_err(|error| unreadable_here(&source, &error))?;
     let content_only = source.as_os_str().to_string_lossy().ends_with("/.") || source.as_os_str() == ".";
     // `..` and the like have no name; what they are has.
     let name = match source.file_name() {
@@ -217,6 +216,7 @@ async fn copy_in(
         (Ok(packed), Ok(())) => packed,
         // The agent's refusal is why packing could not go on; an unreadable file is why the agent got no end.
         (Err(pack::PackError::Write(_)) | Ok(_), Err(error)) => return Err(error.into()),
+        (Err(pack::PackError::Read { path, source }), _) => return Err(unreadable_here(&path, &source)),
         (Err(error), _) => return Err(error.into()),
     };
     let skipped = packed.skipped.into_iter().map(|path| (path, "not a file, directory or link".to_owned()));
@@ -278,19 +278,64 @@ async fn copy_out(
         }
         Ok::<_, client::Error>(extract(reader, &into, rename.as_deref(), Limits::default())?)
     });
-    let copied = extracting.await.context("copying failed")?;
-    let copied = copied.map_err(|error| match error {
+    let copied = match extracting.await.context("copying failed")? {
+        Ok(copied) => copied,
         // Once a tar is on its way, its end is the only thing that the agent can still refuse.
-        client::Error::Extract(ExtractError::Read(_)) => fail_with(
-            Code::Unavailable,
-            format!("The agent broke the copy of {} off.", clean::text(path)),
-            "something there may not be readable: -u root reads everything",
-        ),
-        error => error.into(),
-    });
-    let Extracted { files, directories, links, bytes, skipped } = copied?;
+        Err(client::Error::Extract(ExtractError::Read(_))) => {
+            return Err(match unreadable_inside(workspace, path, user).await {
+                Some(path) => fail_with(
+                    Code::Forbidden,
+                    format!("Cannot read {} in the agent: permission denied.", clean::text(&path)),
+                    "-u root reads everything",
+                ),
+                None => fail_with(
+                    Code::Unavailable,
+                    format!("The agent broke the copy of {} off.", clean::text(path)),
+                    "`cofferdam show` says whether it runs; then try again",
+                ),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Extracted { files, directories, links, bytes, skipped } = copied;
     let skipped = skipped.into_iter().map(|(path, why)| (path, why.to_string())).collect();
     Ok(Report { copied: Some((files + directories + links, bytes)), skipped })
+}
+
+fn unreadable_here(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    let code = match error.kind() {
+        std::io::ErrorKind::NotFound => Code::NotFound,
+        std::io::ErrorKind::PermissionDenied => Code::Forbidden,
+        _ => Code::Internal,
+    };
+    fail(code, format!("Cannot read {}: {error}.", clean::path(path)))
+}
+
+/// What is looked at for why a copy broke off, at most.
+const LOOKED_AT: usize = 2000;
+
+/// The first file or directory at or beneath a path that the user may not read.
+async fn unreadable_inside(workspace: &Workspace, path: &str, user: Option<RunAs>) -> Option<String> {
+    let mut pending = vec![path.to_owned()];
+    for _ in 0..LOOKED_AT {
+        let path = pending.pop()?;
+        // A directory is no file to read: that is another refusal.
+        let refused = match workspace.read(&path, user).await {
+            Ok(_) => continue,
+            Err(error) => error.code(),
+        };
+        match workspace.list(&path, user).await {
+            Ok(entries) => pending.extend(
+                entries
+                    .into_iter()
+                    .filter(|entry| matches!(entry.kind, FileKind::File | FileKind::Directory))
+                    .map(|entry| format!("{}/{}", path.trim_end_matches('/'), entry.name)),
+            ),
+            Err(error) if [refused, error.code()].contains(&Some(Code::Forbidden)) => return Some(path),
+            Err(_) => {}
+        }
+    }
+    None
 }
 
 /// Where a copy goes on this side: the directory that must be there, and what the copy is called in it (`None`:

@@ -2,15 +2,15 @@
 
 use super::service;
 use crate::cli::Global;
-use crate::context::{Contexts, LOCAL};
+use crate::context::Contexts;
 use crate::failure::{fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::up::pidfile::{self, Held, Owner};
-use crate::up::{remains, setup, supervise, units};
+use crate::up::{neighbours, remains, setup, supervise, units};
 use anyhow::Context as _;
-use model::{Code, Name};
+use model::Code;
 use serde_json::json;
 use std::fs::File;
 use std::io::IsTerminal;
@@ -28,9 +28,13 @@ const SUPERVISOR_WITHIN: Duration = Duration::from_secs(60);
 const AFTER: &str = "\
 Agents are ended and start again with the next `up`; their volumes and all other data stay.
 
---purge also removes the data, the configuration, the context `local` and the system users (these not for an
-installation that COFFERDAM_ETC or COFFERDAM_RUN put elsewhere: it shares them). It asks for the word `purge`
-first; --yes answers for scripts.";
+--purge also removes the data, the configuration, the context `local` and the system users (these not where another \
+installation runs, or COFFERDAM_ETC or COFFERDAM_RUN put this one elsewhere: they are shared). It asks for the word \
+`purge` first; --yes answers for scripts.
+
+Examples:
+  cofferdam down
+  cofferdam down --purge";
 
 /// Stop Cofferdam on this machine; data stays
 #[derive(clap::Args)]
@@ -60,8 +64,23 @@ impl Args {
             confirm(&paths)?;
         }
         let cgroup = service::node_config(&paths)?.cgroup;
+        let shared = neighbours::shared(&paths)?;
+        let taken = |wanted: &[&str]| {
+            shared.iter().find(|(_, keys)| keys.iter().any(|(key, _)| wanted.contains(key)))
+        };
+        if self.purge
+            && let Some((neighbour, _)) = taken(&["data"])
+        {
+            return Err(fail_with(
+                Code::InUse,
+                format!("{} is not removed: another installation uses it.", paths.data.display()),
+                format!("end that first: process {}, {}", neighbour.pid, neighbour.paths.run.display()),
+            ));
+        }
         let (stopped, _held) = stop(&paths).await?;
-        let mut remaining = remains::agents(&cgroup);
+        // What lives there or has such ids is the other one's: a node of ours would not have started beside it.
+        let alone = taken(&["cgroup", "uid_first", "gate_uid_first"]).is_none();
+        let mut remaining = if alone { remains::agents(&cgroup) } else { Vec::new() };
         if !remaining.is_empty() {
             // The node was dead, or died over it. Only a node may say whose process is an agent's: one of our own.
             if let Err(error) = end_with_a_node(&paths).await {
@@ -79,7 +98,9 @@ impl Args {
                 "the node did not end them: `cofferdam up --detach`, then `cofferdam down` again",
             ));
         }
-        remains::remove_cgroups(&cgroup);
+        if alone {
+            remains::remove_cgroups(&cgroup);
+        }
         clear_run(&paths)?;
         if self.purge {
             purge(&paths)?;
@@ -276,16 +297,26 @@ fn purge(paths: &Paths) -> anyhow::Result<()> {
         remove_tree(path)?;
     }
     // The users are the machine's: an installation that was put elsewhere shares them with it and with others.
-    let users: &[&str] =
-        if paths.is_the_machines() { &[setup::CONTROL_USER, "cofferdam-image"] } else { &[] };
-    for user in users {
-        remove_user(user)?;
+    match neighbours::all(paths).first() {
+        _ if !paths.is_the_machines() => {}
+        Some(neighbour) => eprintln!(
+            "cofferdam: the system users were kept: another installation runs (process {}, {})",
+            neighbour.pid,
+            neighbour.paths.run.display()
+        ),
+        None => {
+            for user in [setup::CONTROL_USER, "cofferdam-image"] {
+                remove_user(user)?;
+            }
+        }
     }
-    let name: Name = LOCAL.parse()?;
     let mut contexts = Contexts::load()?;
-    if contexts.contexts.get(&name).is_some_and(|context| urls.contains(&context.url)) {
-        contexts.forget(&name)?;
-        contexts.save()?;
+    for url in urls {
+        let name = contexts.local(&url);
+        if contexts.contexts.get(&name).is_some_and(|context| context.url == url) {
+            contexts.forget(&name)?;
+            contexts.save()?;
+        }
     }
     progress.done();
     Ok(())

@@ -5,12 +5,16 @@ use crate::failure::{self, Failure, fail_with};
 use crate::output::{self, Format};
 use crate::session::{self, End, Options, Signals};
 use crate::{context, resolve, terminal};
-use client::Workspace;
-use model::Code;
+use client::{Control, Workspace};
 use model::agent::RunAs;
+use model::api::Agent;
 use model::token::Scope;
 use model::workspace::CreateExec;
+use model::{AgentState, Code, ExitReason};
 use std::io::IsTerminal;
+use time::OffsetDateTime;
+
+const SIGKILL: i32 = 9;
 
 /// The flags of an exec that people know.
 #[derive(clap::Args, Clone, Copy)]
@@ -27,14 +31,10 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Refuses a terminal where there is none to pass on.
-    pub fn check(self) -> anyhow::Result<()> {
+    /// Refuses a terminal where there is none to pass on, with what to type in its place.
+    pub fn check(self, instead: &str) -> anyhow::Result<()> {
         if self.tty && !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
-            return Err(fail_with(
-                Code::Validation,
-                "There is no terminal here to pass on.",
-                "leave out -t; -i alone passes stdin on",
-            ));
+            return Err(fail_with(Code::Validation, "There is no terminal here to pass on.", instead));
         }
         Ok(())
     }
@@ -73,6 +73,49 @@ pub async fn attached(
 ) -> anyhow::Result<End> {
     let (exec, attached) = workspace.exec_attached(create).await?;
     session::run(workspace, exec.id, attached, streams.options(), signals).await
+}
+
+/// What to type where there is no terminal.
+pub const WITHOUT_TERMINAL: &str = "leave out -t; -i alone passes stdin on";
+
+/// Says on stderr what ended a command that did not end by itself, where the platform knows. `memory` is how to have more of
+/// it.
+pub async fn explain(
+    control: &Control,
+    agent: &Agent,
+    workspace: &Workspace,
+    ended: &anyhow::Result<End>,
+    memory: &str,
+) {
+    let code = match ended {
+        Ok(End::Exited(exit)) if exit.cause.is_none() => Some(exit.code),
+        Ok(_) => return,
+        Err(_) => None,
+    };
+    if code.is_some_and(|code| code <= 128) {
+        return;
+    }
+    if code == Some(128 + SIGKILL) && workspace.stats().await.is_ok_and(|stats| stats.oom_kills > 0) {
+        eprintln!(
+            "cofferdam: the kernel ended it for want of memory: the agent may have {}; {memory}",
+            agent.resources.memory
+        );
+        return;
+    }
+    let now = match control.agent(&agent.id.to_string()).await {
+        Ok(now) => now,
+        Err(_) => return,
+    };
+    if now.reason == Some(ExitReason::OutOfMemory) {
+        eprintln!("cofferdam: the agent ran out of memory: it may have {}; {memory}", agent.resources.memory);
+    } else if let Some(ttl) = agent.ttl
+        && matches!(now.state, AgentState::Destroying | AgentState::Destroyed)
+        && OffsetDateTime::now_utc() - agent.created_at >= ttl.duration()
+    {
+        eprintln!(
+            "cofferdam: the agent's time to live ({ttl}) was over, and it was destroyed; --ttl gives it more"
+        );
+    }
 }
 
 /// The exit codes that shells use, in place of those of other commands.
@@ -135,13 +178,13 @@ pub struct Args {
 
 impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        self.start(global).await.map_err(as_shell)
+        self.start(global, WITHOUT_TERMINAL).await.map_err(as_shell)
     }
 
-    async fn start(self, global: &Global) -> anyhow::Result<u8> {
-        self.streams.check()?;
+    async fn start(self, global: &Global, without_terminal: &str) -> anyhow::Result<u8> {
+        self.streams.check(without_terminal)?;
         let control = context::control(global.context.as_ref())?;
-        let (_, workspace) = resolve::workspace(&control, &self.agent, &[Scope::Exec]).await?;
+        let (agent, workspace) = resolve::workspace(&control, &self.agent, &[Scope::Exec]).await?;
         let mut create = self.streams.request(self.command, self.env);
         create.cwd = self.workdir;
         create.user = self.user;
@@ -155,7 +198,9 @@ impl Args {
             return Ok(0);
         }
         let mut signals = Signals::listen()?;
-        Ok(attached(&workspace, &create, self.streams, &mut signals).await?.exit_code())
+        let ended = attached(&workspace, &create, self.streams, &mut signals).await;
+        explain(&control, &agent, &workspace, &ended, "its --memory, when it is created, sets that").await;
+        Ok(ended?.exit_code())
     }
 }
 
@@ -179,7 +224,8 @@ const SHELL: &str = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l
 impl ShellArgs {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
         let streams = Streams { interactive: true, tty: true, raw: false };
-        Args {
+        let instead = format!("`cofferdam exec {} -- COMMAND` needs none", self.agent);
+        let exec = Args {
             streams,
             detach: false,
             env: Vec::new(),
@@ -188,8 +234,7 @@ impl ShellArgs {
             timeout: None,
             agent: self.agent,
             command: ["sh", "-c", SHELL].map(str::to_owned).to_vec(),
-        }
-        .run(global)
-        .await
+        };
+        exec.start(global, &instead).await.map_err(as_shell)
     }
 }

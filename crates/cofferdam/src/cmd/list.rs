@@ -18,7 +18,7 @@ pub struct Args {
     /// Those that are destroyed too
     #[arg(short = 'a', long)]
     all: bool,
-    /// Ids only; tables have names, -o json has both
+    /// Ids only
     #[arg(short = 'q', long)]
     quiet: bool,
 }
@@ -34,13 +34,16 @@ impl Args {
             filter.state = Some(AgentState::Destroyed);
             agents.extend(control.agents(&filter).await?);
         }
-        if self.quiet {
+        if self.quiet && global.output == Format::Table {
             for agent in &agents {
                 output::line(agent.id)?;
             }
             return Ok(0);
         }
         match global.output {
+            Format::Json if self.quiet => {
+                output::json(&agents.iter().map(|agent| agent.id).collect::<Vec<_>>())?;
+            }
             Format::Json => output::json(&agents)?,
             Format::Table => {
                 let rows = agents.iter().map(|agent| {

@@ -10,7 +10,8 @@ use std::io::IsTerminal;
 
 /// Show what an agent's main process wrote
 ///
-/// The newest part is kept, in a bounded amount. Output to a terminal is neutralised as with `exec`.
+/// The newest part is kept, in a bounded amount: of an agent that has ended, the last 1 MiB is shown. Output to a terminal
+/// is neutralised as with `exec`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Go on with what is written from now on

@@ -23,6 +23,7 @@ pub mod show;
 pub mod stats;
 pub mod up;
 pub mod verbs;
+pub mod whoami;
 
 use crate::cli::{Cli, Command};
 
@@ -50,6 +51,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Down(args) => args.run(global).await,
         Command::Doctor(args) => args.run(global).await,
         Command::Login(args) => args.run(global).await,
+        Command::Whoami(args) => args.run(global).await,
         Command::Context(command) => command.run(global),
         Command::Run(args) => args.run(global).await,
         Command::Agent(command) => command.run(global).await,

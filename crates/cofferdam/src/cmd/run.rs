@@ -53,7 +53,7 @@ impl Args {
     }
 
     async fn start(self, global: &Global) -> anyhow::Result<u8> {
-        self.streams.check()?;
+        self.streams.check(exec::WITHOUT_TERMINAL)?;
         let control = context::control(global.context.as_ref())?;
         if self.detach {
             let agent = control.create_agent(&self.spec.request(Some(self.command))).await?;
@@ -119,7 +119,9 @@ async fn work(
     let mut create = streams.request(argv, Vec::new());
     create.cwd = workdir;
     create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);
-    exec::attached(&workspace, &create, streams, signals).await
+    let ended = exec::attached(&workspace, &create, streams, signals).await;
+    exec::explain(control, agent, &workspace, &ended, "--memory gives it more").await;
+    ended
 }
 
 /// Removes the agent and waits until it is gone, so that what follows finds nothing of it.

@@ -1,10 +1,12 @@
 //! The services, hidden from people: each is started by another process of the installation.
 
+use crate::failure::fail_with;
 use crate::paths::Paths;
 use crate::{telemetry, up};
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
-use model::Name;
+use model::config::Checked;
+use model::{Code, Name};
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -94,7 +96,9 @@ impl Command {
             Self::Node(NodeArgs { shut_down: false }) => {
                 end_with_supervisor()?;
                 telemetry::init();
-                let config = node_config(&Paths::from_env()?)?;
+                let paths = Paths::from_env()?;
+                up::neighbours::refuse(&paths)?;
+                let config = node_config(&paths)?;
                 Ok(match runtime()?.block_on(node::run(config))? {
                     node::Ended::Signalled => 0,
                     node::Ended::ShutDown => SHUT_DOWN,
@@ -181,26 +185,36 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// A configuration, over what is this installation's own where the file says nothing of it.
+fn configured<T: Checked>(path: &Path, own: &[(&str, String)]) -> anyhow::Result<T> {
+    let text = read(path)?.unwrap_or_default();
+    let own =
+        own.iter().map(|(key, value)| ((*key).to_owned(), toml::Value::String(value.clone()))).collect();
+    T::read(&text, own).map_err(|error| {
+        fail_with(
+            Code::Validation,
+            format!("The configuration {} is not valid: {error}.", path.display()),
+            "correct what is named; docs/guides/operating.md says what each key means",
+        )
+    })
+}
+
 /// Control's configuration; its defaults where there is no file.
 pub fn control_config(paths: &Paths) -> anyhow::Result<control::Config> {
-    let path = paths.control_toml();
-    match read(&path)? {
-        Some(text) => toml::from_str(&text)
-            .with_context(|| format!("the configuration {} is not valid", path.display())),
-        None => Ok(control::Config { data: paths.data.join("control"), ..control::Config::default() }),
-    }
+    configured(&paths.control_toml(), &[("data", text(&paths.data.join("control")))])
 }
 
 /// The node's configuration; its defaults where there is no file.
 pub fn node_config(paths: &Paths) -> anyhow::Result<node::Config> {
-    let path = paths.node_toml();
-    match read(&path)? {
-        Some(text) => node::Config::from_toml(&text)
-            .with_context(|| format!("the configuration {} is not valid", path.display())),
-        None => {
-            Ok(node::Config { data: paths.data.clone(), run: paths.run.clone(), ..node::Config::default() })
-        }
-    }
+    let control = up::setup::local_url(paths);
+    configured(
+        &paths.node_toml(),
+        &[("data", text(&paths.data)), ("run", text(&paths.run)), ("control", control)],
+    )
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Where the sandbox has its things, for those who look at them without being the node.

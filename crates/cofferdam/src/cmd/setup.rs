@@ -5,16 +5,20 @@ use crate::failure::fail_with;
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::up::pidfile::{self, Owner};
-use crate::up::setup;
+use crate::up::{neighbours, setup};
 use model::Code;
 use serde_json::json;
 
 const AFTER: &str = "\
-Makes what is missing, and keeps what is there: the users, the directories, default configuration, the database
-with the first account and its API key (kept in this user's context `local`), and the token with which the node
-enrols. `cofferdam up` does the same before it starts the services.
+Makes what is missing, and keeps what is there: the users, the directories, default configuration, the database with \
+the first account and its API key (kept in this user's context `local`), and the token with which the node enrols. \
+`cofferdam up` does the same before it starts the services.
 
---key makes another key, when the context `local` was lost or its key is not valid any more.";
+--key makes another key, when the context `local` was lost or its key is not valid any more.
+
+Examples:
+  cofferdam setup
+  cofferdam setup --key";
 
 /// Make what the services need, and start nothing
 #[derive(clap::Args)]
@@ -29,6 +33,7 @@ impl Args {
     pub fn run(self, global: &Global) -> anyhow::Result<u8> {
         setup::require_root("setup")?;
         let paths = Paths::from_env()?;
+        neighbours::refuse(&paths)?;
         setup::run_directory(&paths)?;
         let _held = match pidfile::take(&paths.up_pid())? {
             Owner::Us(held) => held,
@@ -41,7 +46,9 @@ impl Args {
             }
         };
         let user = setup::prepare(&paths)?;
-        setup::first_start(&paths, user)?;
+        if let Some(api_key) = setup::first_start(&paths, user)? {
+            setup::keep_key(&paths, api_key)?;
+        }
         if self.key {
             setup::new_key(&paths, user)?;
         }

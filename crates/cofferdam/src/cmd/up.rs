@@ -2,18 +2,19 @@
 
 use super::service;
 use crate::cli::Global;
-use crate::context::{Contexts, LOCAL};
+use crate::context::Contexts;
 use crate::failure::{self, Failure, fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use crate::progress::Progress;
+use crate::up::neighbours;
 use crate::up::pidfile::{self, Held, Owner};
 use crate::up::setup::{self, User};
 use crate::up::supervise::{self, Event};
 use crate::up::units;
 use anyhow::Context as _;
 use client::Control;
-use model::{Code, Name};
+use model::Code;
 use serde_json::json;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -21,17 +22,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 
 const AFTER: &str = "\
-Makes what is missing: the user cofferdam-control, the directories, default configuration, the first account
-with its API key (kept in the context `local`). Then starts control (as cofferdam-control) and node (as root)
-and keeps them running. Doing it again changes nothing.
+Makes what is missing: the user cofferdam-control, the directories, default configuration, the first account with \
+its API key. Then starts control (as cofferdam-control) and node (as root) and keeps them running, and keeps the key \
+in the context `local`. Doing it again changes nothing.
 
-Without --detach it stays in the foreground, logs on stderr, and Ctrl-C ends control and node; agents go on
-until `cofferdam down`.
+Without --detach it stays in the foreground, logs on stderr, and Ctrl-C ends control and node; agents go on until \
+`cofferdam down`.
 
 Files:
   /etc/cofferdam/{control,node}.toml   configuration
   /var/lib/cofferdam                   images, volumes, database, log/
-  /run/cofferdam                       sockets, up.pid";
+  /run/cofferdam                       sockets, up.pid
+
+Examples:
+  cofferdam up --detach
+  COFFERDAM_ETC=/srv/two/etc COFFERDAM_RUN=/run/two COFFERDAM_DATA=/srv/two cofferdam up --detach";
 
 /// Start Cofferdam on this machine
 #[derive(clap::Args)]
@@ -52,7 +57,7 @@ impl Args {
             Owner::Us(held) => held,
             Owner::Running(supervisor) => {
                 let user = setup::find_user(setup::CONTROL_USER)?.context("the control user is gone")?;
-                ensure_key(&paths, user)?;
+                ensure_key(&paths, user, None)?;
                 summary(&paths, global, Some(supervisor.pid))?;
                 return Ok(0);
             }
@@ -65,22 +70,22 @@ impl Args {
             }
         };
         let progress = Progress::start("checking this machine");
-        if let Err(error) = setup::check_machine(&paths) {
+        if let Err(error) = neighbours::refuse(&paths).and_then(|()| setup::check_machine(&paths)) {
             // Nothing was begun, and nothing is left of it.
             held.abandon(&paths.up_pid());
             return Err(error);
         }
         progress.stage("preparing users, directories and the database");
         let user = setup::prepare(&paths)?;
-        setup::first_start(&paths, user)?;
+        let api_key = setup::first_start(&paths, user)?;
         if self.detach {
             detach(&paths, held, &progress)?;
             progress.stage("looking for the API key");
-            ensure_key(&paths, user)?;
+            ensure_key(&paths, user, api_key)?;
             progress.done();
             summary(&paths, global, None)?;
         } else {
-            foreground(&paths, held, user, progress, global)?;
+            foreground(&paths, held, user, api_key, progress, global)?;
         }
         Ok(0)
     }
@@ -117,6 +122,7 @@ fn foreground(
     paths: &Paths,
     held: Held,
     user: User,
+    api_key: Option<String>,
     progress: Progress,
     global: &Global,
 ) -> anyhow::Result<()> {
@@ -128,10 +134,12 @@ fn foreground(
         Event::Stage { text } => eprintln!("cofferdam: {text}"),
         Event::Ready => {
             // On a thread of its own: it waits for control, and the supervisor must not.
-            let (paths, json) = (paths.clone(), global.output);
+            let (paths, json, api_key) = (paths.clone(), global.output, api_key.clone());
             std::thread::spawn(move || {
                 let global = Global { context: None, output: json };
-                if let Err(error) = ensure_key(&paths, user).and_then(|()| summary(&paths, &global, None)) {
+                if let Err(error) =
+                    ensure_key(&paths, user, api_key).and_then(|()| summary(&paths, &global, None))
+                {
                     failure::report(&error, false);
                 }
             });
@@ -141,12 +149,15 @@ fn foreground(
     runtime.block_on(supervise::run(paths, held, false, tell))
 }
 
-/// Makes sure that this user's context works: the one that the first start wrote may be another user's, or lost.
-fn ensure_key(paths: &Paths, user: User) -> anyhow::Result<()> {
+/// Makes sure that this user's context works, now that there is something for it to work with. The one that an earlier
+/// start wrote may be another user's, or lost.
+fn ensure_key(paths: &Paths, user: User, first: Option<String>) -> anyhow::Result<()> {
+    if let Some(api_key) = first {
+        return setup::keep_key(paths, api_key);
+    }
     let url = setup::local_url(paths);
-    let name: Name = LOCAL.parse()?;
     let contexts = Contexts::load()?;
-    if let Some(context) = contexts.contexts.get(&name).filter(|context| context.url == url) {
+    if let Some(context) = contexts.contexts.get(&contexts.local(&url)).filter(|context| context.url == url) {
         let control = Control::new(&url, Some(context.api_key.clone()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match runtime.block_on(control.whoami()) {
@@ -167,7 +178,7 @@ fn summary(paths: &Paths, global: &Global, already: Option<i32>) -> anyhow::Resu
             "control_url": url,
             "guard": guard,
             "data": paths.data,
-            "context": LOCAL,
+            "context": Contexts::load()?.local(&setup::local_url(paths)),
             "already_up": already.is_some(),
         }));
     }
@@ -180,10 +191,17 @@ fn summary(paths: &Paths, global: &Global, already: Option<i32>) -> anyhow::Resu
         ("  guard", format!("http://{guard}")),
         ("  data", paths.data.display().to_string()),
         ("  logs", paths.logs().display().to_string()),
-        ("  context", format!("{LOCAL}, in {}", crate::context::file()?.display())),
+        (
+            "  context",
+            format!(
+                "{}, in {}",
+                Contexts::load()?.local(&setup::local_url(paths)),
+                crate::context::file()?.display()
+            ),
+        ),
     ])?;
     output::line("\nNext:")?;
-    if !has_image(&url) {
+    if !has_image(paths) {
         output::line("  cofferdam image build debian      make a base image, once")?;
     }
     output::line(
@@ -194,12 +212,13 @@ fn summary(paths: &Paths, global: &Global, already: Option<i32>) -> anyhow::Resu
 }
 
 /// Whether there is an image to make agents from. A hint hangs on it and nothing else, so an error is a no.
-fn has_image(url: &str) -> bool {
+fn has_image(paths: &Paths) -> bool {
     let images = || -> anyhow::Result<bool> {
-        let key =
-            Contexts::load()?.contexts.get(&LOCAL.parse::<Name>()?).map(|context| context.api_key.clone());
+        let url = setup::local_url(paths);
+        let contexts = Contexts::load()?;
+        let key = contexts.contexts.get(&contexts.local(&url)).map(|context| context.api_key.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(!runtime.block_on(Control::new(url, key)?.images())?.is_empty())
+        Ok(!runtime.block_on(Control::new(&url, key)?.images())?.is_empty())
     };
     images().unwrap_or(false)
 }

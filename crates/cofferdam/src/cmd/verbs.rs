@@ -1,7 +1,7 @@
 //! `pause`, `resume`, `stop`, `start`, `rm`: what is asked of agents by name.
 
 use crate::cli::Global;
-use crate::failure::{self, fail};
+use crate::failure::{self, fail_with};
 use crate::output::{self, Format};
 use crate::progress::Progress;
 use crate::{context, resolve};
@@ -143,8 +143,11 @@ async fn one(control: &Control, reference: &str, verb: Verb, wait: bool) -> anyh
     if settled.state == goal || verb == Verb::Destroy {
         return Ok(settled);
     }
-    Err(fail(
-        Code::WrongState,
-        format!("Agent {} is {}{}, not {goal}.", settled.name, settled.state, resolve::because(&settled)),
-    ))
+    let name = &settled.name;
+    let remedy = match settled.state {
+        AgentState::Stopped => format!("`cofferdam logs {name}` shows what it wrote"),
+        _ => format!("`cofferdam show {name}` says how it is"),
+    };
+    let why = resolve::because(&settled);
+    Err(fail_with(Code::WrongState, format!("Agent {name} is {}{why}, not {goal}.", settled.state), remedy))
 }

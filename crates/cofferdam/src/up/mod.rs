@@ -1,5 +1,6 @@
 //! One machine's installation: made ready, started, watched, ended.
 
+pub mod neighbours;
 pub mod pidfile;
 pub mod remains;
 pub mod setup;

@@ -3,7 +3,7 @@
 //! Everything here can be done again; what is there already is kept.
 
 use crate::cmd::service::{self, Printed};
-use crate::context::{Context, Contexts, LOCAL};
+use crate::context::{Context, Contexts};
 use crate::failure::{fail, fail_with};
 use crate::paths::Paths;
 use crate::up::units;
@@ -295,9 +295,9 @@ pub fn said(stderr: &[u8]) -> String {
     words.strip_prefix("cofferdam: ").unwrap_or(&words).chars().take(2000).collect()
 }
 
-/// The database with the first account, its key in the context `local`, and a bootstrap token for the node
-/// where it is not enrolled.
-pub fn first_start(paths: &Paths, control: User) -> anyhow::Result<()> {
+/// The database with the first account, and a bootstrap token for the node where it is not enrolled. The account's key,
+/// if it was made just now: there is no other copy of it.
+pub fn first_start(paths: &Paths, control: User) -> anyhow::Result<Option<String>> {
     let node = paths.data.join("node");
     let hostname = node_name();
     let enrolled = node.join("enrolled.json").exists();
@@ -306,13 +306,10 @@ pub fn first_start(paths: &Paths, control: User) -> anyhow::Result<()> {
         args.extend(["--bootstrap", hostname.as_str()]);
     }
     let printed = control_once(paths, control, &args)?;
-    if let Some(api_key) = printed.api_key {
-        keep_key(paths, api_key)?;
-    }
     if let Some(token) = printed.bootstrap_token {
         secret_file(&node.join("bootstrap-token"), &token)?;
     }
-    Ok(())
+    Ok(printed.api_key)
 }
 
 /// Another key, for a machine whose context was lost. Root may read the database anyway.
@@ -325,10 +322,11 @@ pub fn new_key(paths: &Paths, control: User) -> anyhow::Result<()> {
     keep_key(paths, api_key)
 }
 
-fn keep_key(paths: &Paths, api_key: String) -> anyhow::Result<()> {
-    let name: Name = LOCAL.parse()?;
+/// Writes the context of this machine's installation, and makes it the one in use.
+pub fn keep_key(paths: &Paths, api_key: String) -> anyhow::Result<()> {
+    let url = local_url(paths);
     let mut contexts = Contexts::load()?;
-    contexts.keep(name, Context { url: local_url(paths), api_key });
+    contexts.keep(contexts.local(&url), Context { url, api_key });
     contexts.save()?;
     Ok(())
 }
@@ -393,18 +391,19 @@ pub fn service_failed(name: &str, how: &str, log: Option<&Path>, stderr: &[u8]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::config::Checked;
 
     #[test]
     fn templates_hold_the_defaults() {
         let paths = Paths { etc: "/etc/x".into(), run: "/run/x".into(), data: "/srv/a \"b\"".into() };
-        let control: control::Config = toml::from_str(&control_template(&paths)).unwrap();
+        let control = control::Config::read(&control_template(&paths), Default::default()).unwrap();
         assert_eq!(
             control,
             control::Config { data: paths.data.join("control"), ..control::Config::default() }
         );
         let text = node_template(&paths, None);
         assert!(!text.contains("cgroup") && text.ends_with("\"20GiB\"\n"), "{text}");
-        let node = node::Config::from_toml(&text).unwrap();
+        let node = node::Config::read(&text, Default::default()).unwrap();
         let control = "unix:///run/x/control.sock".into();
         let (data, run) = (paths.data.clone(), paths.run.clone());
         let ours = node::Config { control, data, run, ..node::Config::default() };
@@ -413,9 +412,9 @@ mod tests {
 
     #[test]
     fn what_is_installed_differs_from_the_defaults_in_the_agents_unit_alone() {
-        let control: control::Config = toml::from_str(CONTROL_TOML).unwrap();
+        let control = control::Config::read(CONTROL_TOML, Default::default()).unwrap();
         assert_eq!(control, control::Config::default());
-        let node = node::Config::from_toml(NODE_TOML).unwrap();
+        let node = node::Config::read(NODE_TOML, Default::default()).unwrap();
         assert_eq!(node, node::Config { cgroup: units::AGENTS_CGROUP.into(), ..node::Config::default() });
     }
 }

@@ -90,7 +90,12 @@ fn command(command: &Command) -> Checked {
 /// A main process as it will run: its image's entrypoint and command are part of it.
 pub(crate) fn main(command: &Command) -> Checked {
     let named = command.argv.first().is_some_and(|program| !program.is_empty());
-    check(named, "main.argv", "a command names a program, and this image has none of its own")?;
+    check(named, "main.argv", "a command names a program, and this image has none of its own").map_err(
+        |problem| {
+            problem
+                .remedy("give the command, or no main process: then the agent is a place to start execs in")
+        },
+    )?;
     words("main.argv", &command.argv)
 }
 

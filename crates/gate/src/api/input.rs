@@ -184,7 +184,15 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path: String = crate::problems::from_inside(&error.path().to_string()).chars().take(80).collect();
+        // What is missing is known by its name alone: there is no path to it.
+        let message = error.inner().to_string();
+        let absent = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let path = match (error.path().to_string(), absent) {
+            (path, None) => path,
+            (path, Some(name)) if path == "." => name.to_owned(),
+            (path, Some(name)) => format!("{path}.{name}"),
+        };
+        let path: String = crate::problems::from_inside(&path).chars().take(80).collect();
         let field = if path == "." { "body".to_owned() } else { path };
         match error.inner().classify() {
             serde_json::error::Category::Data => Problem::invalid(

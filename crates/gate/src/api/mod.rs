@@ -68,8 +68,9 @@ pub(crate) fn router(shared: Arc<Shared>, port: u16) -> Router {
     let stats = Router::new().route("/stats", get(stats::get));
     let agent = running(Scope::Exec, execs)
         .merge(running(Scope::Files, files))
-        .merge(running(Scope::Logs, logs))
         .merge(running(Scope::Ports, ports))
+        // Node has them, of an agent that does not run.
+        .merge(guarded(&shared, Scope::Logs, Need::Nothing, logs))
         // Node answers these, also for an agent that is frozen.
         .merge(guarded(&shared, Scope::Exec, Need::Nothing, stats));
     Router::new()

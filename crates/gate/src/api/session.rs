@@ -140,7 +140,8 @@ fn scope_name(scope: Scope) -> &'static str {
     }
 }
 
-fn answers(condition: Condition) -> Result<(), Problem> {
+/// Whether its init can answer; in words, why not.
+pub fn answers(condition: Condition) -> Result<(), Problem> {
     match condition {
         Condition::Running => Ok(()),
         Condition::Paused => {

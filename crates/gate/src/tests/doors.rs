@@ -144,6 +144,10 @@ async fn an_agent_that_cannot_answer_says_so_at_once() {
     for (condition, word) in [(Condition::Paused, "Resume"), (Condition::Stopped, "Start")] {
         world.state(5, condition).await;
         for rest in ["execs", "files?path=/", "logs", "processes"] {
+            // Node has those of an agent that does not run.
+            if (rest, condition) == ("logs", Condition::Stopped) {
+                continue;
+            }
             let (status, problem) = problem(world.get(rest).send().await.unwrap()).await;
             assert_eq!((status, problem.code), (409, Code::WrongState), "{rest}");
             assert!(problem.remedy.unwrap().starts_with(word));

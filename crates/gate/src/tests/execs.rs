@@ -306,6 +306,10 @@ async fn waited_for() {
     assert_eq!((output.exec.exit, output.stdout.into_bytes().unwrap()), (None, b"hi\n".to_vec()));
     for (rest, body, field) in [
         ("execs?wait=2m", serde_json::json!({"argv": ["x"]}), "wait"),
+        ("execs?wait=1s", serde_json::json!({"argv": {}}), "argv"),
+        ("execs?wait=1s", serde_json::json!({}), "argv"),
+        ("execs?wait=1s", serde_json::json!({"argv": ["x"], "tty": {"rows": 1}}), "tty.cols"),
+        ("execs?wait=1s", serde_json::json!({"argv": ["x"], "more": 1}), "more"),
         ("execs?wait=soon", serde_json::json!({"argv": ["x"]}), "wait"),
         ("execs?wait=1s&wait=1s", serde_json::json!({"argv": ["x"]}), "wait"),
         ("execs?later=1s", serde_json::json!({"argv": ["x"]}), "later"),

@@ -71,3 +71,30 @@ async fn a_line_that_is_not_understood_ends_it_too() {
     world.to_gate.write_all(b"{\"type\":\"news\"}\n").await.unwrap();
     assert!(matches!(world.running.await.unwrap(), Err(crate::Error::Control(_))));
 }
+
+#[tokio::test]
+async fn logs_of_an_agent_that_ended_come_from_node() {
+    let mut world = World::new(nobody).await;
+    world.state(5, Condition::Stopped).await;
+    for (tail, expected) in [("", model::gate_api::MAX_LOGS), ("?follow=true&tail=7", 7)] {
+        let call = tokio::spawn(world.get(&format!("logs{tail}")).send());
+        let request = loop {
+            if let FromGate::LogsWanted { request, agent, most } = world.heard().await {
+                assert_eq!((agent, most), (world.agent, expected));
+                break request;
+            }
+        };
+        world.tell(&ToGate::Logs { request, logs: Some(b"why\n".to_vec().into()) }).await;
+        assert_eq!(call.await.unwrap().unwrap().text().await.unwrap(), "why\n");
+    }
+    let call = tokio::spawn(world.get("logs").send());
+    let request = loop {
+        if let FromGate::LogsWanted { request, .. } = world.heard().await {
+            break request;
+        }
+    };
+    world.tell(&ToGate::Logs { request, logs: None }).await;
+    assert_eq!(problem(call.await.unwrap().unwrap()).await.1.code, Code::Unavailable);
+    world.state(5, Condition::Paused).await;
+    assert_eq!(problem(world.get("logs").send().await.unwrap()).await.1.code, Code::WrongState);
+}

@@ -67,7 +67,7 @@ impl Ways {
                 addresses.iter().find_map(|a| Some((a.ip(), address::refused(a.ip())?)))
         {
             return Err(refused(format!(
-                "{name} is at {address}, an address that is {why}; an operator who wants that names {name}:{port} in registry.open of node.toml"
+                "{name} is at {address}, an address that is {why}; an operator who wants that names {name}:{port} in registry.open of node.toml, or in registry.plain if it speaks no TLS"
             )));
         }
         let broken = |error: &reqwest::Error| {
@@ -116,6 +116,14 @@ pub(super) fn no_way(url: &Url, error: &reqwest::Error) -> Failed {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
+    // rustls' words for an answer that is none of TLS, as a server of plain HTTP gives it.
+    if cause.to_string().contains("InvalidContentType") {
+        let port = url.port_or_known_default().unwrap_or_default();
+        let why = format!(
+            "{host}:{port} does not speak TLS; an operator who wants that names it in registry.plain of node.toml"
+        );
+        return Failed::new(FailedKind::Refused, why);
+    }
     let what = if error.is_timeout() {
         "does not answer in time".to_owned()
     } else {
@@ -124,4 +132,44 @@ pub(super) fn no_way(url: &Url, error: &reqwest::Error) -> Failed {
     let kind =
         if cause.to_string().contains("certificate") { FailedKind::Broken } else { FailedKind::Passing };
     Failed::new(kind, format!("{host} {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_registry_without_tls_is_told_from_one_that_is_away() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            client.read(&mut [0; 1024]).unwrap();
+            client.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let open = vec![Host { name: "127.0.0.1".into(), port: Some(port) }];
+        let mut ways = Ways::new(Rules { open, ..Rules::default() });
+        let url: Url = format!("https://127.0.0.1:{port}/v2/").parse().unwrap();
+        let mut ask = || {
+            runtime.block_on(async {
+                let client = ways.to(&url).await.map_err(|failed| failed.why).unwrap();
+                no_way(&url, &client.get(url.clone()).send().await.unwrap_err())
+            })
+        };
+        let failed = ask();
+        assert!(
+            failed.why.contains("registry.plain") && failed.kind == FailedKind::Refused,
+            "{}",
+            failed.why
+        );
+        server.join().unwrap();
+        let failed = ask();
+        assert!(
+            !failed.why.contains("registry.plain") && failed.kind == FailedKind::Passing,
+            "{}",
+            failed.why
+        );
+    }
 }

@@ -8,6 +8,7 @@ use crate::backoff::Backoff;
 use command_fds::{CommandFdExt, FdMapping};
 use model::AccountId;
 use model::gate_api::{FromGate, ToGate};
+use model::workspace::Captured;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -212,6 +213,19 @@ async fn read(
                         None => None,
                     };
                     let _ = answers.send(ToGate::Stats { request, stats }).await;
+                    drop(permit);
+                });
+            }
+            Ok(FromGate::LogsWanted { request, agent, most }) => {
+                let Ok(permit) = questions.clone().acquire_owned().await else { continue };
+                // Its own account's, and without a boundary.
+                let may = matches!(gates.boundary(account, agent), Some(None));
+                let (gates, answers) = (gates.clone(), answers.clone());
+                tokio::spawn(async move {
+                    let read =
+                        tokio::task::spawn_blocking(move || may.then(|| gates.logs(agent, most)).flatten());
+                    let logs = read.await.ok().flatten().map(Captured::from);
+                    let _ = answers.send(ToGate::Logs { request, logs }).await;
                     drop(permit);
                 });
             }

@@ -1,7 +1,8 @@
 use crate::Config;
+use model::config::Checked;
 
 fn keys(text: &str) -> Vec<String> {
-    match Config::from_toml(text) {
+    match Config::read(text, Default::default()) {
         Ok(_) => Vec::new(),
         Err(error) => {
             let said = error.to_string();
@@ -13,9 +14,9 @@ fn keys(text: &str) -> Vec<String> {
 
 #[test]
 fn nothing_is_needed() {
-    assert_eq!(Config::from_toml("").unwrap(), Config::default());
+    assert_eq!(Config::read("", Default::default()).unwrap(), Config::default());
     assert_eq!(Config::default().validate(), Ok(()));
-    let config = Config::from_toml("slots = 3\n[limits]\nmemory = \"2GiB\"").unwrap();
+    let config = Config::read("slots = 3\n[limits]\nmemory = \"2GiB\"", Default::default()).unwrap();
     assert_eq!((config.slots, config.limits.memory.0, config.limits.cpus), (3, 2 << 30, 512.0));
 }
 
@@ -56,7 +57,12 @@ fn every_fault_is_named_at_once() {
 #[test]
 fn ids_do_not_overlap_or_overflow() {
     assert_eq!(keys("gate_uid_first = 1879048200"), ["gate_uid_first"]);
-    assert_eq!(keys("uid_first = 4294900000\nuid_ranges = 2\nslots = 2"), ["uid_ranges"]);
+    // Kernels up to 6.1 make no terminals for such ids, and then no agent starts.
+    assert_eq!(keys("uid_first = 2147483648\nuid_ranges = 2\nslots = 2"), ["uid_first"]);
+    assert_eq!(
+        keys("uid_first = 2147400000\nuid_ranges = 2\nslots = 2\ngate_uid_first = 70000"),
+        ["uid_ranges"]
+    );
     assert_eq!(keys("uid_ranges = 10"), ["slots"]);
 }
 
@@ -76,4 +82,13 @@ fn a_cgroup_is_a_name_or_leads_to_a_unit() {
 #[test]
 fn text_that_is_not_toml() {
     assert_eq!(keys("slots = "), ["node.toml"]);
+    let said = Config::read("slots = 1\n\n[", Default::default()).unwrap_err().to_string();
+    assert!(said.contains("line 3") && !said.contains('\n'), "{said}");
+}
+
+#[test]
+fn an_installation_has_defaults_of_its_own() {
+    let table = |text: &str| text.parse::<toml::Table>().unwrap();
+    let config = Config::read("slots = 1", table("data = '/srv/two'\nslots = 7")).unwrap();
+    assert_eq!((config.data.as_path(), config.slots), (std::path::Path::new("/srv/two"), 1));
 }

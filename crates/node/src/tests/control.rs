@@ -197,6 +197,7 @@ impl World {
             jail: "/nonexistent".into(),
             program: "/nonexistent".into(),
             linger: std::time::Duration::from_millis(50),
+            sandbox: None,
         };
         let gates = Gates::open(settings, journal.clone(), reporter.clone()).unwrap();
         let (apply, applied) = mpsc::unbounded_channel();

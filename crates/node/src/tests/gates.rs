@@ -48,6 +48,7 @@ impl World {
             jail: script(&directory.path().join("jail"), JAIL),
             program: script(&directory.path().join("gate"), &gate),
             linger: std::time::Duration::from_millis(50),
+            sandbox: None,
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
         let gates = Gates::open(settings, journal.clone(), Arc::new(Reporter::default())).unwrap();
@@ -70,7 +71,7 @@ impl World {
                 known.extend(keyed(set));
                 known.retain(|id, _| !gone.contains(id));
             }
-            ToGate::Stats { .. } => panic!("{line}"),
+            ToGate::Stats { .. } | ToGate::Logs { .. } => panic!("{line}"),
         }
         let (account, agents) = self.told.clone().unwrap();
         (account, agents.into_values().collect())

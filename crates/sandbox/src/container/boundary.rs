@@ -220,6 +220,7 @@ impl Boundary {
             pids_limit: usage.pids_limit,
             disk: disk.used,
             disk_limit: disk.size,
+            oom_kills: self.group.oom_kills(),
         }
     }
 

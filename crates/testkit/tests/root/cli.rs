@@ -156,3 +156,41 @@ fn completions_are_read_by_their_shells() {
         }
     }
 }
+
+#[test]
+fn what_ended_an_agent_or_its_command_is_said() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    // Its logs are on its volume.
+    world.create("dead", &["--", "sh", "-c", "echo why; exit 3"]);
+    assert_eq!(world.cli(&["logs", "dead"]).ok().out, "why\n");
+    assert_eq!(world.cli(&["logs", "--tail", "3B", "-f", "dead"]).ok().out, "hy\n");
+    world.cli(&["start", "--no-wait", "dead"]).ok();
+    let settled = || world.cli(&["show", "dead", "-o", "json"]).json()["state"] == "stopped";
+    crate::faults::eventually("it ended again", settled);
+    assert_eq!(world.cli(&["logs", "dead"]).ok().out, "why\nwhy\n");
+
+    let hog = "x = bytearray(256 << 20); print(len(x))";
+    let ran = world.cli(&["run", "--memory", "64MiB", "--", "python3", "-c", hog]);
+    assert!(ran.code == 137 && ran.err.contains("want of memory") && ran.err.contains("--memory"), "{ran:?}");
+    let ran = world.cli(&["run", "--", "sh", "-c", "kill -KILL $$"]);
+    assert!(ran.code == 137 && !ran.err.contains("memory"), "{ran:?}");
+    let ran = world.cli(&["run", "--ttl", "2s", "--", "sleep", "60"]);
+    assert!(ran.code != 0 && ran.err.contains("time to live (2s)") && ran.err.contains("--ttl"), "{ran:?}");
+
+    world.create("closed", &[]);
+    world.sh("closed", "mkdir -p d/e; echo 1 > d/e/open; echo 2 > d/e/secret; chmod 0 d/e/secret").ok();
+    let there = world.dir().join("there");
+    for path in ["closed:d", "closed:d/e/secret"] {
+        let ran = world.cli(&["cp", path, there.to_str().unwrap()]);
+        assert!(ran.code == 4 && ran.err.contains("/home/agent/d/e/secret"), "{path}: {ran:?}");
+    }
+    let ids = world.cli(&["ls", "-q", "-o", "json"]).json();
+    assert_eq!(ids.as_array().map(Vec::len), Some(2), "{ids}");
+    let ran = world.cli(&["shell", "closed"]);
+    assert!(ran.err.contains("cofferdam exec closed") && !ran.err.contains("-t;"), "{ran:?}");
+    let who = world.cli(&["whoami", "-o", "json"]).json();
+    assert!(who["account"].as_str().is_some_and(|id| id.starts_with("acc_")), "{who}");
+}

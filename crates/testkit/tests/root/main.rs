@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bad_input;
+mod beside;
 mod blanks;
 mod cli;
 mod doors;

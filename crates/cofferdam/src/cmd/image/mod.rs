@@ -13,7 +13,7 @@ use crate::up::setup;
 use crate::{context, resolve};
 use anyhow::Context as _;
 use clap::Subcommand;
-use image::{BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
+use image::{BuildError, BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
 use model::api::{GrantImage, Image, RegisterImage};
 use model::{AccountId, Code, Name};
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub enum Command {
         /// Image, by name or id
         #[arg(value_parser = resolve::reference)]
         image: String,
-        /// Id of the account
+        /// Id of the account; `cofferdam whoami` shows it to whoever has a key of it
         account: AccountId,
     },
     /// Forget images that no agent has any more
@@ -98,7 +98,7 @@ impl Command {
             Self::Build(args) => {
                 let options = BuildOptions { suite: args.suite, packages: args.packages };
                 make("image build", args.name, global, move |store, worker, limits, progress| {
-                    Ok(image::build(&options, store, worker, limits, progress)?)
+                    image::build(&options, store, worker, limits, progress).map_err(not_built)
                 })
                 .await
             }
@@ -117,6 +117,18 @@ impl Command {
             Self::Grant { image, account } => grant(&image, account, global).await,
         }
     }
+}
+
+/// What was asked for and cannot be had is no fault of Cofferdam.
+fn not_built(error: BuildError) -> anyhow::Error {
+    let code = match error {
+        BuildError::NoPackage { .. } => Code::NotFound,
+        BuildError::PackageName { .. } | BuildError::SuiteName { .. } | BuildError::NoSources { .. } => {
+            Code::Validation
+        }
+        error => return error.into(),
+    };
+    fail(code, format!("{}.", failure::sentence(&error.to_string())))
 }
 
 /// What is the archive's fault is a fault of what was given, not of Cofferdam.

@@ -3,7 +3,7 @@
 use crate::cli::Global;
 use crate::cmd::service;
 use crate::credentials;
-use crate::failure::{fail, fail_with};
+use crate::failure::{self, fail, fail_with};
 use crate::output::{self, Format};
 use crate::paths::Paths;
 use anyhow::Context as _;
@@ -123,11 +123,7 @@ fn name_of(reference: &Reference) -> anyhow::Result<Name> {
 }
 
 fn not_pulled(error: PullError) -> anyhow::Error {
-    let sentence = |text: String| {
-        let mut chars = text.chars();
-        let first = chars.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
-        format!("{first}{}.", chars.as_str())
-    };
+    let sentence = |text: String| format!("{}.", failure::sentence(&text));
     match error {
         PullError::Denied(why) => fail_with(
             Code::Forbidden,
@@ -138,9 +134,11 @@ fn not_pulled(error: PullError) -> anyhow::Error {
             fail_with(Code::NotFound, sentence(why), "check the repository and the tag")
         }
         PullError::Refused(why) => fail(Code::Validation, sentence(why)),
-        PullError::Unavailable(why) => {
-            fail_with(Code::Unavailable, sentence(why), "pull again: what came is kept")
-        }
+        PullError::Unavailable(why) => fail_with(
+            Code::Unavailable,
+            sentence(why),
+            "check the registry's name and this machine's way to it; a pull goes on where one was cut",
+        ),
         PullError::Signature(error) => fail_with(
             Code::NotSigned,
             sentence(error.to_string()),
