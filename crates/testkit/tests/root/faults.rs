@@ -77,6 +77,8 @@ fn random_kills_leave_nothing_behind() {
         seed % below
     };
     world.create("spared", &[]);
+    // As long as a create takes, or about.
+    let within = testkit::patience(12).as_millis() as u64 / 100;
     let started = world.sh("spared", "cut -d' ' -f22 /proc/1/stat").ok().out;
     let kinds = ["control", "node", "gate", "zygote", "init"];
     let mut times = Vec::new();
@@ -90,7 +92,7 @@ fn random_kills_leave_nothing_behind() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("create");
-        std::thread::sleep(Duration::from_millis(random(120)));
+        std::thread::sleep(Duration::from_millis(random(within)));
         let kind = kinds[random(kinds.len() as u64) as usize];
         let victim = match kind {
             "init" => {

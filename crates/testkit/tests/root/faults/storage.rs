@@ -206,8 +206,9 @@ fn an_image_that_is_gone_or_damaged_is_named() {
         entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "erofs"));
     let file = found.next().expect("an image");
     let digest = file.file_stem().expect("a name").to_string_lossy().into_owned();
-    // Other worlds may share its blocks: the file is put aside whole, and others take its place.
-    let aside = world.dir().join("home/aside");
+    // Other worlds may share its blocks: the file is put aside whole, and others take its place. The agent that runs keeps it,
+    // by a loop device on some kernels, which is known by where the file is.
+    let aside = images.join("aside");
     fs::rename(&file, &aside).expect("the image goes");
     let size = fs::metadata(&aside).expect("the image").len();
     let damages: [(&str, &str, &dyn Fn()); 4] = [
