@@ -15,13 +15,16 @@ pub struct Lives {
     destroyed: Vec<Duration>,
 }
 
+/// Ours and theirs are measured in turn, so many of each: then neither is measured with the other's code in all caches.
+const TURN: usize = 10;
+
 /// Creates, runs `true`, and destroys, in turn with something else; beside an agent that is there all the time, as on any
 /// host in use.
-pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Lives {
+pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut(usize)) -> Lives {
     // The first asks for blanks, makes the volume's template and starts the gate.
     let neighbour = session.wait(session::create(&session.control, session.request()));
     let mut lives = Lives::default();
-    for _ in 0..rounds {
+    for round in 1..=rounds {
         session.ready();
         session.wait(async {
             let request = session.request();
@@ -36,7 +39,11 @@ pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Li
             session::destroy(&session.control, &agent).await;
             lives.destroyed.push(started.elapsed());
         });
-        between();
+        if round % TURN == 0 || round == rounds {
+            // No blank is made while a peer is measured.
+            session.ready();
+            between((round - 1) % TURN + 1);
+        }
     }
     session.wait(session::destroy(&session.control, &neighbour));
     lives
@@ -47,9 +54,11 @@ pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) 
     let how = session.blanks.name();
     eprintln!("create, {how}: {count} rounds");
     let (mut runc, mut bwrap) = (Vec::new(), Vec::new());
-    let lives = rounds(session, count, || {
-        runc.push(timed(&mut peers.runc_run(runc.len())));
-        bwrap.push(timed(&mut peers.bwrap()));
+    let lives = rounds(session, count, |each| {
+        for _ in 0..each {
+            runc.push(timed(&mut peers.runc_run(runc.len())));
+        }
+        bwrap.extend((0..each).map(|_| timed(&mut peers.bwrap())));
     });
     let Lives { first, created, executed, destroyed } = &lives;
     let (runc, bwrap) = (median(&runc), median(&bwrap));
@@ -78,14 +87,22 @@ pub fn execs(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {
     let container = peers.container();
     let (agent, workspace) = session.wait(session::open(&session.control, session.request()));
     let (mut ours, mut streamed, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    let measure = |samples: &mut Vec<Duration>, work: &mut dyn FnMut()| {
         let started = Instant::now();
-        session.wait(session::run(&workspace, &["true"]));
-        ours.push(started.elapsed());
-        let started = Instant::now();
-        session.wait(session::exec(&workspace, &["true"]));
-        streamed.push(started.elapsed());
-        theirs.push(timed(&mut container.exec(&["true"])));
+        work();
+        samples.push(started.elapsed());
+    };
+    for turn in (0..rounds).step_by(TURN) {
+        let each = TURN.min(rounds - turn);
+        for _ in 0..each {
+            measure(&mut ours, &mut || session.wait(session::run(&workspace, &["true"])));
+        }
+        for _ in 0..each {
+            measure(&mut streamed, &mut || {
+                session.wait(session::exec(&workspace, &["true"]));
+            });
+        }
+        theirs.extend((0..each).map(|_| timed(&mut container.exec(&["true"]))));
     }
     let theirs = median(&theirs);
     rows.add("exec true", "ms", median(&ours), Some(("runc exec", theirs)), Target::RatioAtMost(0.08));
