@@ -34,7 +34,8 @@ impl Drop for Holder {
 
 /// Starts one attempt, and waits until it got no more. `None`: it was ended for memory.
 fn attempt(world: &World, agent: &str, user: &str, name: &str) -> (Holder, Option<u64>) {
-    let program = ["exec", "-i", "-u", user, agent, "--", "python3", "-c", MASS, name];
+    let wait = testkit::patience(4).as_secs().to_string();
+    let program = ["exec", "-i", "-u", user, agent, "--", "python3", "-c", MASS, name, &wait];
     let mut child =
         world.command(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an exec");
     let mut held = None;

@@ -1,4 +1,5 @@
-"""Takes as much as it can get of one kind of kernel object, made from inside: `python3 - NAME`.
+"""Takes as much as it can get of one kind of kernel object, made from inside: `python3 - NAME SECONDS`, with how long to wait
+for one process.
 
 Prints `held: N` when it got no more, or hardly any more: at its limit of memory each object takes the kernel a search. Keeps
 what it has until standard input ends, and lets go. That the kernel kills it for memory on the way is an answer too.
@@ -57,7 +58,7 @@ def in_processes(make, most=200):
             os.write(write, b"%d\n" % len(made))
             signal.pause()
         os.close(write)
-        ready, _, _ = select.select([read], [], [], 4)
+        ready, _, _ = select.select([read], [], [], float(sys.argv[2]))
         if not ready:
             print("stopped: no more comes")
             break
