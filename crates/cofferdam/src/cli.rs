@@ -1,7 +1,8 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup, up,
+    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup,
+    up, verify,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -76,6 +77,7 @@ pub enum Command {
     Short(agent::Common),
     Top(processes::Args),
     Events(events::Args),
+    Verify(verify::Args),
     Completions(completions::Args),
     #[command(flatten)]
     Service(service::Command),

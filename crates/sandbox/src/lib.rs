@@ -15,6 +15,7 @@ mod files;
 mod host;
 mod image;
 mod inspect;
+mod netfilter;
 mod probe;
 mod procfs;
 mod sweep;
