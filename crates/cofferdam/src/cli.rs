@@ -2,7 +2,7 @@
 
 use crate::cmd::{
     agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup,
-    up, whoami,
+    up, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -78,6 +78,7 @@ pub enum Command {
     Short(agent::Common),
     Top(processes::Args),
     Events(events::Args),
+    Verify(verify::Args),
     Completions(completions::Args),
     #[command(flatten)]
     Service(service::Command),

@@ -2,6 +2,8 @@
 
 use crate::blanks::Ready;
 use crate::fleet::Fleet;
+use crate::verify::Signed;
+use model::AgentId;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +25,8 @@ enum Ask {
     Shutdown,
     /// How is it.
     Status,
+    /// What is an agent's boundary worth, seen from outside and tried from inside.
+    Verify { agent: AgentId },
 }
 
 #[derive(Debug, Serialize)]
@@ -30,6 +34,7 @@ enum Ask {
 enum Answer {
     Done { ok: bool },
     Status { agents: usize, blanks: Ready },
+    Verified(Box<Signed>),
     Error { error: String },
 }
 
@@ -105,7 +110,13 @@ async fn converse(stream: UnixStream, fleet: &Fleet, shutdown: &mpsc::Sender<Shu
             let ok = shutdown.send(Shutdown { parked, answered }).await.is_ok() && done.await.is_ok();
             Answer::Done { ok }
         }
-        Err(_) => Answer::Error { error: r#"expected {"op":"status"} or {"op":"shutdown"}"#.to_owned() },
+        Ok(Ask::Verify { agent }) => match fleet.verify(agent).await {
+            Ok(found) => Answer::Verified(Box::new(found)),
+            Err(error) => Answer::Error { error },
+        },
+        Err(_) => Answer::Error {
+            error: r#"expected {"op":"status"}, {"op":"shutdown"} or {"op":"verify","agent":ID}"#.to_owned(),
+        },
     };
     let mut line = serde_json::to_vec(&answer)?;
     line.push(b'\n');

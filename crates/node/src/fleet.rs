@@ -4,9 +4,11 @@ use crate::blanks::{Blanks, Ready};
 use crate::config::Config;
 use crate::gates::Gates;
 use crate::journal::Journal;
+use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::local::{Local, Phase};
 use crate::report::Reporter;
+use crate::verify::{self, Signed};
 use crate::worker::{self, Seen, Wish};
 use model::node_api::DesiredState;
 use model::{AgentId, VolumeId};
@@ -206,6 +208,23 @@ impl Fleet {
     /// Boundaries that are ready for new agents.
     pub(crate) fn blanks(&self) -> Ready {
         self.shared.blanks.ready()
+    }
+
+    /// Looks at an agent's boundary now, and tries to get out of it.
+    pub(crate) async fn verify(&self, agent: AgentId) -> Result<Signed, String> {
+        let wish = lock(&self.workers).get(&agent).map(|handle| handle.seen.borrow().clone());
+        let Some(Seen::Listed(wish)) = wish else {
+            return Err("control has not told this node of such an agent".to_owned());
+        };
+        // Never closed.
+        let _permit = self.shared.permits.acquire().await;
+        let shared = self.shared.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let found = verify::verify(&shared.sandbox, &wish.desired.spec)?;
+            let key = NodeKey::load_or_make(shared.journal.root()).map_err(|error| crate::chain(&error))?;
+            verify::sign(found, &key).map_err(|error| crate::chain(&error))
+        });
+        verified.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// Ends every boundary; each starts again when a node starts next. Returns when all are gone.

@@ -22,6 +22,7 @@ mod report;
 mod session;
 mod terminate;
 mod validate;
+mod verify;
 mod worker;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use gates::GateError;
 pub use images::{ImagesError, images_in_use, vouch};
 pub use journal::JournalError;
 pub use key::KeyError;
+pub use verify::{Signed, Verification};
 
 use crate::fleet::{Fleet, Shared};
 use crate::gates::Gates;

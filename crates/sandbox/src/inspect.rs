@@ -4,7 +4,7 @@
 use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
-use crate::{UidRange, procfs};
+use crate::{UidRange, netfilter, procfs};
 use jail::layout::{INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES};
 use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashSet};
@@ -50,6 +50,8 @@ pub(crate) fn inspect(
         let status = status.as_deref().map_err(|why| why.clone())?;
         procfs::status_value(status, key).map(str::to_owned).ok_or(format!("{key} is not in status"))
     };
+    let mounts = read("mountinfo");
+    let table = || mounts.as_deref().map_err(Clone::clone);
     let find = |control| match control {
         Control::UserNamespace => user_namespace(record),
         Control::PidNamespace => host_owned(pid, "pid"),
@@ -67,15 +69,15 @@ pub(crate) fn inspect(
         Control::Capabilities => capabilities(&word("CapBnd")?),
         Control::RootFilesystem => {
             let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            root_filesystem(&read("mountinfo")?, &host)
+            root_filesystem(table()?, &host)
         }
         Control::MemoryLimit => limit(Controller::Memory),
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
         Control::DiskLimit => disk_limit(pid, volume),
         Control::Landlock => landlock(record.landlock_abi),
-        Control::KernelInterfaces => kernel_interfaces(&read("mountinfo")?),
-        Control::Devices => devices(&read("mountinfo")?),
+        Control::KernelInterfaces => kernel_interfaces(table()?),
+        Control::Devices => devices(table()?),
         Control::InitProtection => init_protection(&word("CapPrm")?),
     };
     let mut evidence: Vec<Evidence> = Control::CONTAINER
@@ -94,6 +96,36 @@ pub(crate) fn inspect(
         }
     }
     evidence
+}
+
+/// The same with what takes longer than the start of an agent may: the rules in its network namespace.
+pub(crate) fn inspect_whole(
+    record: &BoundaryRecord,
+    group: &Group,
+    volume: &Path,
+    is_alive: impl Fn() -> bool,
+) -> Vec<Evidence> {
+    let rules = packet_rules(record.pid);
+    let mut evidence = inspect(record, group, volume, is_alive);
+    let network = evidence.iter_mut().find(|found| found.control == Control::NetworkNamespace);
+    if let Some(found) = network.filter(|found| found.state.holds()) {
+        match rules {
+            Ok(said) => found.detail = format!("{}, {said}", found.detail),
+            Err(detail) => *found = Evidence { state: State::Missing, detail, ..found.clone() },
+        }
+    }
+    evidence
+}
+
+/// There is no device, so there is nothing to have rules for; whoever made some could do so as the host's root alone.
+fn packet_rules(pid: u32) -> Finding {
+    match netfilter::tables(pid) {
+        Ok((0, old)) if old.is_empty() => Ok("no packet rules".to_owned()),
+        Ok((count, old)) => Err(format!(
+            "it has {count} tables of nftables and of iptables {old:?}: nobody of ours made them"
+        )),
+        Err(error) => Err(format!("cannot read its packet rules: {error}")),
+    }
 }
 
 fn expect(key: &str, is: &str, wanted: &str) -> Finding {

@@ -17,6 +17,7 @@ mod host;
 mod image;
 mod inspect;
 mod logs;
+mod netfilter;
 mod probe;
 mod procfs;
 mod sweep;

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,7 +69,8 @@ fn output(program: &Path, order: &Order, init: BorrowedFd<'_>, group: &Group) ->
     let (ours, theirs) = jail::wire::pair()?;
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut command = Command::new(program);
-    command.args(["probe", "--enter"]).env_clear().current_dir("/");
+    // Its command line can be read inside; where the program lies is nobody's business there.
+    command.arg0("cofferdam-jail").args(["probe", "--enter"]).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(write).stderr(Stdio::null());
     let mut child = spawn_with_fd(command, theirs, ZYGOTE_FD)?;
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(init).chain(cgroups.iter().map(AsFd::as_fd)).collect();

@@ -23,6 +23,7 @@ pub mod show;
 pub mod stats;
 pub mod up;
 pub mod verbs;
+pub mod verify;
 pub mod whoami;
 
 use crate::cli::{Cli, Command};
@@ -60,6 +61,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
+        Command::Verify(args) => args.run(global).await,
         Command::Up(_) | Command::Setup(_) | Command::Completions(_) | Command::Service(_) => Ok(0),
     }
 }

@@ -6,7 +6,7 @@ use crate::output::{self, Format};
 use crate::{context, resolve};
 use model::agent::RunAs;
 use model::api::Agent;
-use model::evidence::State;
+use model::evidence::{Evidence, State};
 
 /// Show an agent, and what was observed of its boundary
 ///
@@ -85,7 +85,12 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
         return output::line("\nNothing is observed of its boundary now.");
     }
     output::line("\nWhat was observed of its boundary:")?;
-    let rows = agent.evidence.iter().map(|evidence| {
+    evidence(&agent.evidence)
+}
+
+/// Each control, and what is known of it.
+pub fn evidence(evidence: &[Evidence]) -> anyhow::Result<()> {
+    let rows = evidence.iter().map(|evidence| {
         let name = serde_json::to_value(evidence.control).ok();
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ");
         let mark = match evidence.state {

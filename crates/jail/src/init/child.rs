@@ -214,7 +214,12 @@ fn set_capabilities(data: &[CapData; 2]) -> io::Result<()> {
 }
 
 /// Gives up what the user may not have, and proves it.
-pub(crate) fn become_user(user: User, ids: Identity) -> io::Result<()> {
+fn become_user(user: User, ids: Identity) -> io::Result<()> {
+    become_user_saving(user, ids, ids.gid)
+}
+
+/// The same with a saved gid of its own, for what no process of the agent may limit.
+pub(crate) fn become_user_saving(user: User, ids: Identity, saved: u32) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // Root keeps its bounded set without what is init's; the agent keeps nothing, not even in the bounding set.
     let kept =
@@ -240,7 +245,7 @@ pub(crate) fn become_user(user: User, ids: Identity) -> io::Result<()> {
     unsafe {
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, zero, zero, zero);
         check(libc::setgroups(1, &gid))?;
-        check(libc::setresgid(gid, gid, gid))?;
+        check(libc::setresgid(gid, gid, saved))?;
         check(libc::setresuid(uid, uid, uid))?;
     }
     let mut data = capabilities()?;
@@ -253,10 +258,10 @@ pub(crate) fn become_user(user: User, ids: Identity) -> io::Result<()> {
         data.inheritable = 0;
     }
     set_capabilities(&data)?;
-    verify(user, ids, &data)
+    verify(user, ids, saved, &data)
 }
 
-fn verify(user: User, ids: Identity, expected: &[CapData; 2]) -> io::Result<()> {
+fn verify(user: User, ids: Identity, saved: u32, expected: &[CapData; 2]) -> io::Result<()> {
     let (mut uids, mut gids, mut groups) = ([u32::MAX; 3], [u32::MAX; 3], [u32::MAX; 2]);
     // SAFETY: each pointer is to one id; getgroups writes at most the two that it is told of.
     let count = unsafe {
@@ -270,7 +275,7 @@ fn verify(user: User, ids: Identity, expected: &[CapData; 2]) -> io::Result<()> 
     let now = capabilities()?;
     let capabilities_right = now == *expected && (user == User::Root || now == none);
     let Identity { uid, gid } = ids;
-    if uids == [uid; 3] && gids == [gid; 3] && count == 1 && groups[0] == gid && capabilities_right {
+    if uids == [uid; 3] && gids == [gid, gid, saved] && count == 1 && groups[0] == gid && capabilities_right {
         Ok(())
     } else {
         Err(io::Error::from_raw_os_error(libc::EPERM))

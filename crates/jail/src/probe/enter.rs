@@ -201,10 +201,7 @@ fn inside(
     keep.push(INIT_CAPABILITY);
     process::bound_capabilities(&keep).step("bounding capabilities")?;
     process::set_capabilities(&keep).step("dropping capabilities")?;
-    child::become_user(order.user, order.ids).step("becoming the agent's user")?;
-    if order.user == User::Root {
-        process::set_saved_gid(SAVED_GID).step("taking a saved gid")?;
-    }
+    child::become_user_saving(order.user, order.ids, SAVED_GID).step("becoming the agent's user")?;
     // Changing ids has undone both.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding its memory")?;
     process::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).step("ending with its supervisor")?;

@@ -116,12 +116,6 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the saved gid alone.
-pub fn set_saved_gid(gid: u32) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, u32::MAX, u32::MAX, gid) }).map(drop)
-}
-
 /// Takes every capability out of the bounding set that is not in `keep`.
 pub fn bound_capabilities(keep: &[u8]) -> io::Result<()> {
     for capability in 0..64u8 {

@@ -1,6 +1,7 @@
 //! Who a namespace belongs to (ioctl_ns(2)), and a user namespace made for the proof that one can be.
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::thread::LinkNameSpaceType;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -44,22 +45,36 @@ pub(crate) fn owner_uid(namespace: BorrowedFd<'_>) -> io::Result<u32> {
     unsafe { ioctl(namespace, getter) }.map_err(io::Error::from)
 }
 
-/// Sets the host name in a process's UTS namespace: this thread goes there and comes back.
+/// Sets the host name in a process's UTS namespace.
 pub(crate) fn set_host_name(pid: u32, name: &str) -> io::Result<()> {
+    inside(pid, "uts", LinkNameSpaceType::HostNameAndNISDomainName, || {
+        Ok(rustix::system::sethostname(name.as_bytes())?)
+    })
+}
+
+/// Does something in a process's network namespace.
+pub(crate) fn inside_network<T>(pid: u32, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    inside(pid, "net", LinkNameSpaceType::Network, act)
+}
+
+/// This thread goes there and comes back.
+fn inside<T>(
+    pid: u32,
+    name: &str,
+    kind: LinkNameSpaceType,
+    act: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
     let [there, here] =
-        [format!("/proc/{pid}/ns/uts"), "/proc/thread-self/ns/uts".to_owned()].map(File::open);
+        [format!("/proc/{pid}/ns/{name}"), format!("/proc/thread-self/ns/{name}")].map(File::open);
     let (there, here) = (there?, here?);
-    let go = |namespace: &File| {
-        let kind = rustix::thread::LinkNameSpaceType::HostNameAndNISDomainName;
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
-    };
+    let go = |namespace: &File| rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind));
     go(&there)?;
-    let set = rustix::system::sethostname(name.as_bytes());
+    let done = act();
     if go(&here).is_err() {
         // Nothing that the kernel documents keeps a thread from coming back; it may not work on as somebody else's.
         std::process::abort();
     }
-    Ok(set?)
+    done
 }
 
 /// Makes a user namespace whose ids 0–65535 are `base`… of ours, and ends the process that made it.

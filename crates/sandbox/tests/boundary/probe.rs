@@ -33,7 +33,7 @@ fn no_attempt_gets_out() {
     }
     let open = tried.iter().filter(|tried| matches!(tried.outcome, Outcome::Broken | Outcome::Unclear));
     assert_eq!(not_held(&open.cloned().collect::<Vec<_>>()), [""; 0]);
-    let evidence = with_probe(boundary.inspect(), &tried);
+    let evidence = with_probe(boundary.inspect_whole(), &tried);
     assert_eq!(claim(Level::Container, &evidence), Claim::Container);
     let seen: Vec<Control> =
         evidence.iter().filter(|found| found.state != State::Probed).map(|found| found.control).collect();

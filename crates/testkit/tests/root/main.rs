@@ -13,4 +13,5 @@ mod intruder;
 mod mass;
 mod neighbours;
 mod story;
+mod verify;
 mod works;
