@@ -249,7 +249,7 @@ async fn stream_out(workspace: &Workspace, path: &str, user: Option<RunAs>) -> a
     if std::io::stdout().is_terminal() {
         return Err(fail(Code::Validation, "A tar would be written to the terminal."));
     }
-    let mut tar = workspace.tar_out(path, user).await?;
+    let mut tar = tar_out(workspace, path, user).await?;
     let mut stdout = std::io::stdout();
     while let Some(piece) = tar.next().await? {
         stdout.write_all(&piece)?;
@@ -266,7 +266,7 @@ async fn copy_out(
     progress: &Progress,
 ) -> anyhow::Result<Report> {
     let (into, rename) = place(path, &target)?;
-    let tar = workspace.tar_out(path, user).await?;
+    let tar = tar_out(workspace, path, user).await?;
     progress.bytes(tar.announced());
     let reader = reader_from(tar, progress.counter());
     let extracting = tokio::task::spawn_blocking(move || {
@@ -281,20 +281,7 @@ async fn copy_out(
     let copied = match extracting.await.context("copying failed")? {
         Ok(copied) => copied,
         // Once a tar is on its way, its end is the only thing that the agent can still refuse.
-        Err(client::Error::Extract(ExtractError::Read(_))) => {
-            return Err(match unreadable_inside(workspace, path, user).await {
-                Some(path) => fail_with(
-                    Code::Forbidden,
-                    format!("Cannot read {} in the agent: permission denied.", clean::text(&path)),
-                    "-u root reads everything",
-                ),
-                None => fail_with(
-                    Code::Unavailable,
-                    format!("The agent broke the copy of {} off.", clean::text(path)),
-                    "`cofferdam show` says whether it runs; then try again",
-                ),
-            });
-        }
+        Err(client::Error::Extract(ExtractError::Read(_))) => return Err(broken(workspace, path, user).await),
         Err(error) => return Err(error.into()),
     };
     let Extracted { files, directories, links, bytes, skipped } = copied;
@@ -309,6 +296,34 @@ fn unreadable_here(path: &Path, error: &std::io::Error) -> anyhow::Error {
         _ => Code::Internal,
     };
     fail(code, format!("Cannot read {}: {error}.", clean::path(path)))
+}
+
+/// Why a copy out of the agent broke off.
+async fn broken(workspace: &Workspace, path: &str, user: Option<RunAs>) -> anyhow::Error {
+    match unreadable_inside(workspace, path, user).await {
+        Some(path) => fail_with(
+            Code::Forbidden,
+            format!("Cannot read {} in the agent: permission denied.", clean::text(&path)),
+            "-u root reads everything",
+        ),
+        None => fail_with(
+            Code::Unavailable,
+            format!("The agent broke the copy of {} off.", clean::text(path)),
+            "`cofferdam show` says whether it runs; then try again",
+        ),
+    }
+}
+
+/// The beginning of a copy out of the agent; it may break off as early as that.
+async fn tar_out(
+    workspace: &Workspace,
+    path: &str,
+    user: Option<RunAs>,
+) -> anyhow::Result<client::ByteStream> {
+    match workspace.tar_out(path, user).await {
+        Err(client::Error::Lost { .. }) => Err(broken(workspace, path, user).await),
+        tar => Ok(tar?),
+    }
 }
 
 /// What is looked at for why a copy broke off, at most.

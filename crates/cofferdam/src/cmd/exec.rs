@@ -78,43 +78,47 @@ pub async fn attached(
 /// What to type where there is no terminal.
 pub const WITHOUT_TERMINAL: &str = "leave out -t; -i alone passes stdin on";
 
-/// Says on stderr what ended a command that did not end by itself, where the platform knows. `memory` is how to have more of
-/// it.
+/// Says what ended a command that did not end by itself, where the platform knows: beside its exit code, or in place of a
+/// connection that was lost over it. `memory` is how to have more of it.
 pub async fn explain(
     control: &Control,
     agent: &Agent,
     workspace: &Workspace,
-    ended: &anyhow::Result<End>,
+    ended: anyhow::Result<End>,
     memory: &str,
-) {
-    let code = match ended {
-        Ok(End::Exited(exit)) if exit.cause.is_none() => Some(exit.code),
-        Ok(_) => return,
+) -> anyhow::Result<End> {
+    let code = match &ended {
+        Ok(End::Exited(exit)) if exit.cause.is_none() && exit.code > 128 => Some(exit.code),
+        Ok(_) => return ended,
         Err(_) => None,
     };
-    if code.is_some_and(|code| code <= 128) {
-        return;
-    }
-    if code == Some(128 + SIGKILL) && workspace.stats().await.is_ok_and(|stats| stats.oom_kills > 0) {
-        eprintln!(
-            "cofferdam: the kernel ended it for want of memory: the agent may have {}; {memory}",
-            agent.resources.memory
-        );
-        return;
-    }
-    let now = match control.agent(&agent.id.to_string()).await {
-        Ok(now) => now,
-        Err(_) => return,
-    };
-    if now.reason == Some(ExitReason::OutOfMemory) {
-        eprintln!("cofferdam: the agent ran out of memory: it may have {}; {memory}", agent.resources.memory);
-    } else if let Some(ttl) = agent.ttl
-        && matches!(now.state, AgentState::Destroying | AgentState::Destroyed)
-        && OffsetDateTime::now_utc() - agent.created_at >= ttl.duration()
+    let limit = agent.resources.memory;
+    let why = if code == Some(128 + SIGKILL) && workspace.stats().await.is_ok_and(|stats| stats.oom_kills > 0)
     {
-        eprintln!(
-            "cofferdam: the agent's time to live ({ttl}) was over, and it was destroyed; --ttl gives it more"
-        );
+        Some((format!("the kernel ended it for want of memory: the agent may have {limit}"), memory))
+    } else {
+        let now = control.agent(&agent.id.to_string()).await.ok();
+        let over = agent.ttl.filter(|ttl| OffsetDateTime::now_utc() - agent.created_at >= ttl.duration());
+        now.and_then(|now| match (now.state, over) {
+            _ if now.reason == Some(ExitReason::OutOfMemory) => {
+                Some((format!("the agent ran out of memory: it may have {limit}"), memory))
+            }
+            (AgentState::Destroying | AgentState::Destroyed, Some(ttl)) => {
+                let why = format!("the agent's time to live ({ttl}) was over, and it was destroyed");
+                Some((why, "--ttl gives it more"))
+            }
+            _ => None,
+        })
+    };
+    match (ended, why) {
+        (Err(_), Some((why, more))) => {
+            Err(fail_with(Code::Timeout, format!("{}.", failure::sentence(&why)), more))
+        }
+        (ended, Some((why, more))) => {
+            eprintln!("cofferdam: {why}; {more}");
+            ended
+        }
+        (ended, None) => ended,
     }
 }
 
@@ -199,8 +203,8 @@ impl Args {
         }
         let mut signals = Signals::listen()?;
         let ended = attached(&workspace, &create, self.streams, &mut signals).await;
-        explain(&control, &agent, &workspace, &ended, "its --memory, when it is created, sets that").await;
-        Ok(ended?.exit_code())
+        let memory = "its --memory, when it is created, sets that";
+        Ok(explain(&control, &agent, &workspace, ended, memory).await?.exit_code())
     }
 }
 

@@ -120,8 +120,7 @@ async fn work(
     create.cwd = workdir;
     create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);
     let ended = exec::attached(&workspace, &create, streams, signals).await;
-    exec::explain(control, agent, &workspace, &ended, "--memory gives it more").await;
-    ended
+    exec::explain(control, agent, &workspace, ended, "--memory gives it more").await
 }
 
 /// Removes the agent and waits until it is gone, so that what follows finds nothing of it.

@@ -165,11 +165,12 @@ fn what_ended_an_agent_or_its_command_is_said() {
     let world = World::start();
     // Its logs are on its volume.
     world.create("dead", &["--", "sh", "-c", "echo why; exit 3"]);
+    let ended = || world.cli(&["show", "dead", "-o", "json"]).json()["state"] == "stopped";
+    crate::faults::eventually("it ended", ended);
     assert_eq!(world.cli(&["logs", "dead"]).ok().out, "why\n");
     assert_eq!(world.cli(&["logs", "--tail", "3B", "-f", "dead"]).ok().out, "hy\n");
     world.cli(&["start", "--no-wait", "dead"]).ok();
-    let settled = || world.cli(&["show", "dead", "-o", "json"]).json()["state"] == "stopped";
-    crate::faults::eventually("it ended again", settled);
+    crate::faults::eventually("it ended again", ended);
     assert_eq!(world.cli(&["logs", "dead"]).ok().out, "why\nwhy\n");
 
     let hog = "x = bytearray(256 << 20); print(len(x))";
