@@ -85,8 +85,11 @@ impl Contexts {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(error).with_context(attempt)
                 }
-                // Its directory is ours too, and may be another thing's.
-                _ => Ok(drop(std::fs::remove_dir(directory))),
+                _ => {
+                    // Unless something else is in there.
+                    let _ = std::fs::remove_dir(directory);
+                    Ok(())
+                }
             };
         }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(attempt)?;

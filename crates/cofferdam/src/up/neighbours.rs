@@ -24,6 +24,9 @@ pub struct Neighbour {
     pub paths: Paths,
 }
 
+/// Keys of our configuration, each with its value.
+pub type Shared = Vec<(&'static str, String)>;
+
 /// What one installation has to itself.
 #[derive(Debug, Clone, PartialEq)]
 struct Claims {
@@ -46,8 +49,8 @@ impl Claims {
         [("uid_first", agents, agents + ranges), ("gate_uid_first", gates, gates + u64::from(GATE_UIDS))]
     }
 
-    /// The keys of ours whose values are theirs as well, each with the value.
-    fn shared(&self, theirs: &Self) -> Vec<(&'static str, String)> {
+    /// The keys of ours whose values are theirs as well.
+    fn shared(&self, theirs: &Self) -> Shared {
         let mut shared = Vec::new();
         for (key, port) in self.ports() {
             if theirs.ports().iter().any(|(_, other)| meet(port, *other)) {
@@ -118,7 +121,7 @@ fn installation(process: &Path) -> Option<Paths> {
 }
 
 /// What this installation would share with another, as keys of its own configuration; nothing where it is alone.
-pub fn shared(paths: &Paths) -> anyhow::Result<Vec<(Neighbour, Vec<(&'static str, String)>)>> {
+pub fn shared(paths: &Paths) -> anyhow::Result<Vec<(Neighbour, Shared)>> {
     let ours = Claims::of(paths)?;
     let conflicts = all(paths).into_iter().filter_map(|neighbour| {
         // What cannot be read now was valid when it was started, and its owner has to mend it.

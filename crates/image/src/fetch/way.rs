@@ -145,7 +145,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = std::thread::spawn(move || {
             let (mut client, _) = listener.accept().unwrap();
-            client.read(&mut [0; 1024]).unwrap();
+            assert!(client.read(&mut [0; 1024]).unwrap() > 0);
             client.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
