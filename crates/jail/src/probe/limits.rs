@@ -10,14 +10,14 @@ fn raised(resource: u32) -> Seen {
     if let Err(error) = call!(SYS_prlimit64, 0, resource, NULL, &mut now) {
         return Seen::unclear(error.to_string());
     }
-    if now[1] == RLIM_INFINITY as u64 {
+    if now[1] == RLIM_INFINITY {
         return Seen::unsupported("this limit is left to the cgroup");
     }
     refused(call!(SYS_prlimit64, 0, resource, &[now[0], now[1] + 1], NULL))
 }
 
 pub fn attempts(prober: &mut Prober<'_>) {
-    prober.attempt("memory-raise-locked", |_| raised(RLIMIT_MEMLOCK as u32));
+    prober.attempt("memory-raise-locked", |_| raised(RLIMIT_MEMLOCK));
     prober.attempt("memory-lock", |_| {
         // As much as no agent may lock. Only pages that are there would be locked: MLOCK_ONFAULT.
         let size = 1usize << 40;
@@ -30,8 +30,8 @@ pub fn attempts(prober: &mut Prober<'_>) {
             Err(error) => Seen::unclear(error.to_string()),
         }
     });
-    prober.attempt("processes-raise-signals", |_| raised(RLIMIT_SIGPENDING as u32));
-    prober.attempt("processes-raise-files", |_| raised(RLIMIT_NOFILE as u32));
+    prober.attempt("processes-raise-signals", |_| raised(RLIMIT_SIGPENDING));
+    prober.attempt("processes-raise-files", |_| raised(RLIMIT_NOFILE));
     prober.attempt("cpu-real-time", |_| refused(call!(SYS_sched_setscheduler, 0, SCHED_FIFO, &[1u64])));
     prober.attempt("cpu-deadline", |_| {
         // `struct sched_attr`: SCHED_DEADLINE, 1 ms of every 100 ms.
