@@ -93,6 +93,17 @@ pub struct NewAgent {
     pub token: Option<Value>,
 }
 
+/// What is asked about before an agent is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Whose it will be.
+    pub account: AccountId,
+    /// Whether this name is free.
+    pub name: &'a Name,
+    /// What image this is: an id, or a name.
+    pub image: &'a str,
+}
+
 /// A node that this account may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
@@ -315,14 +326,11 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
 }
 
 impl Store {
-    /// Makes an agent from an image (by its id or its name), as `make` says, on a node that `place` picks. Its node learns
-    /// of it with the commit. On a replay nothing is made: the agent comes back as it was then.
+    /// Makes the agent that `make` makes of its image, on a node that `place` picks. Its node learns of it with the commit. On a replay nothing is made: the agent comes back as it was then.
     pub async fn create_agent<E: From<Error>>(
         &self,
         actor: Actor,
-        account: AccountId,
-        name: &Name,
-        image: &str,
+        Asked { account, name, image }: Asked<'_>,
         make: impl FnOnce(Image) -> Result<NewAgent, E>,
         place: Place,
         idempotency: Option<&Idempotency>,

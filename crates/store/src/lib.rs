@@ -25,7 +25,7 @@ mod tests;
 mod tokens;
 
 pub use accounts::NewAccount;
-pub use agents::{Agent, AgentFilter, Candidate, FIRST_EPOCH, NewAgent, Order, Place};
+pub use agents::{Agent, AgentFilter, Asked, Candidate, FIRST_EPOCH, NewAgent, Order, Place};
 pub use change::{Actor, Changed, OnCommit};
 pub use deadlines::{Cause, Due};
 pub use error::Error;

@@ -1,6 +1,6 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
-use crate::agents::{Agent, AgentFilter, Candidate, NewAgent, Order, Place};
+use crate::agents::{Agent, AgentFilter, Asked, Candidate, NewAgent, Order, Place};
 use crate::change::{Actor, OnCommit};
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
@@ -83,7 +83,8 @@ impl World {
     async fn create(&self, new: NewAgent, place: Place) -> Result<(Agent, Fresh), Error> {
         let (name, image) = (new.spec.name.clone(), new.spec.image.to_string());
         let make = |_| Ok(new);
-        self.store.create_agent(Actor::System, self.account, &name, &image, make, place, None).await
+        let asked = Asked { account: self.account, name: &name, image: &image };
+        self.store.create_agent(Actor::System, asked, make, place, None).await
     }
 
     async fn saw(&self, agent: &Agent, generation: u64, observed: Observed) -> Agent {

@@ -11,7 +11,7 @@ use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
+use store::{Agent, Asked, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
@@ -49,10 +49,9 @@ pub(crate) async fn create(
             begun = Some((app.notify.agent(spec.id), issued));
             Ok(NewAgent { spec, image_name: image.name, labels: request.labels.clone(), token })
         };
-        let (actor, account) = (caller.actor(), caller.account);
-        let (key, idempotency) = (request.image.as_str(), idempotency.as_ref());
-        let made =
-            app.store.create_agent(actor, account, &name, key, make, placement::place, idempotency).await;
+        let asked = Asked { account: caller.account, name: &name, image: &request.image };
+        let place = placement::place;
+        let made = app.store.create_agent(caller.actor(), asked, make, place, idempotency.as_ref()).await;
         let (mut agent, fresh) = match made {
             Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
             Err(Failure::Store(store::Error::NotFound { what: "image" })) => {

@@ -105,18 +105,16 @@ impl Spares {
 impl Init {
     /// Called when everything else is done.
     pub fn mind_spare(&mut self, now: Instant) {
-        match self.spares.until {
-            Some(until) if until > now && matches!(self.phase, Phase::Serving) => {
-                if self.spares.ready.is_none() {
-                    match Spare::fork() {
-                        None => self.spares.drop(),
-                        spare => self.spares.ready = spare,
-                    }
-                    self.childless = false;
-                }
+        let Some(until) = self.spares.until else { return };
+        if until <= now || !matches!(self.phase, Phase::Serving) {
+            return self.spares.drop();
+        }
+        if self.spares.ready.is_none() {
+            match Spare::fork() {
+                None => self.spares.drop(),
+                spare => self.spares.ready = spare,
             }
-            Some(_) => self.spares.drop(),
-            None => {}
+            self.childless = false;
         }
     }
 }
