@@ -320,13 +320,13 @@ impl Gates {
 
     /// What the main process of an agent that does not run wrote last.
     fn logs(&self, agent: AgentId, most: u64) -> Option<Vec<u8>> {
+        // One at a time: for everybody else it is a moment, and whoever asks again and again keeps no start from its volume.
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.journal.agent(agent).ok()??;
         // One that is just being started needs its volume itself.
         if !matches!(record.phase, Phase::Ended | Phase::Parked) {
             return None;
         }
-        // One at a time: for everybody else it is a moment, and whoever asks again and again keeps no start from its volume.
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.settings.sandbox.as_ref()?.logs(record.desired.spec.volume, most.min(MAX_LOGS));
         read.inspect_err(
             |error| tracing::warn!(%agent, error = %crate::chain(error), "its logs cannot be read"),

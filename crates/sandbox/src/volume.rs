@@ -254,6 +254,11 @@ impl Store {
     /// Mounts the volume at no place. The mount and its loop device last as long as the descriptor or
     /// anything that the mount was attached to.
     pub(crate) fn mount(&self, path: &Path) -> Result<OwnedFd, VolumeError> {
+        self.mount_within(path, RELEASE_TIME)
+    }
+
+    /// The same, and somebody else may have it for so long.
+    pub(crate) fn mount_within(&self, path: &Path, limit: Duration) -> Result<OwnedFd, VolumeError> {
         let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let file =
             OpenOptions::new().read(true).write(true).open(path).map_err(|error| match error.kind() {
@@ -262,7 +267,7 @@ impl Store {
             })?;
         // The loop device keeps this very open description, and with it the lock, until it is cleared: two
         // mounts of one ext4 would destroy it.
-        if !lock::exclusive(&file, RELEASE_TIME).map_err(VolumeError::file("lock", path))? {
+        if !lock::exclusive(&file, limit).map_err(VolumeError::file("lock", path))? {
             return Err(VolumeError::Busy { id });
         }
         let device = loop_device::attach(file.as_fd(), Access::ReadWrite)

@@ -1,6 +1,7 @@
 //! Holders of API keys that were looked up a moment ago: a program that calls often is not looked up each time.
 //!
-//! A key that is deleted here is forgotten at once. One that another process deletes is good for [`KEPT`] more.
+//! A key that is deleted here is forgotten at once. One that another process deletes is good for [`KEPT`] more, and for a
+//! workspace token within that time: nothing deletes keys but control.
 
 use crate::keys::Bearer;
 use std::collections::HashMap;

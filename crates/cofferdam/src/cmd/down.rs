@@ -69,7 +69,7 @@ impl Args {
             shared.iter().find(|(_, keys)| keys.iter().any(|(key, _)| wanted.contains(key)))
         };
         if self.purge
-            && let Some((neighbour, _)) = taken(&["data"])
+            && let Some((neighbour, _)) = taken(&["data", "COFFERDAM_DATA", "COFFERDAM_ETC", "COFFERDAM_RUN"])
         {
             return Err(fail_with(
                 Code::InUse,

@@ -30,13 +30,26 @@ pub type Shared = Vec<(&'static str, String)>;
 /// What one installation has to itself.
 #[derive(Debug, Clone, PartialEq)]
 struct Claims {
+    paths: Paths,
     control: control::Config,
     node: node::Config,
 }
 
 impl Claims {
     fn of(paths: &Paths) -> anyhow::Result<Self> {
-        Ok(Self { control: service::control_config(paths)?, node: service::node_config(paths)? })
+        let (control, node) = (service::control_config(paths)?, service::node_config(paths)?);
+        Ok(Self { paths: paths.clone(), control, node })
+    }
+
+    /// Directories, each with what says where it is. All of them are removed by a purge.
+    fn places(&self) -> [(&'static str, &Path); 5] {
+        [
+            ("data", &self.node.data),
+            ("data", &self.control.data),
+            ("COFFERDAM_DATA", &self.paths.data),
+            ("COFFERDAM_ETC", &self.paths.etc),
+            ("COFFERDAM_RUN", &self.paths.run),
+        ]
     }
 
     fn ports(&self) -> [(&'static str, SocketAddr); 2] {
@@ -47,6 +60,11 @@ impl Claims {
         let (agents, gates) = (u64::from(self.node.uid_first), u64::from(self.node.gate_uid_first));
         let ranges = u64::from(self.node.uid_ranges) * node::RANGE_SIZE;
         [("uid_first", agents, agents + ranges), ("gate_uid_first", gates, gates + u64::from(GATE_UIDS))]
+    }
+
+    /// All keys of ours: what is shared with one of whom nothing is known.
+    fn all(&self) -> Shared {
+        self.shared(self)
     }
 
     /// The keys of ours whose values are theirs as well.
@@ -66,8 +84,10 @@ impl Claims {
             }
         }
         let within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
-        if within(&self.node.data, &theirs.node.data) || within(&self.control.data, &theirs.control.data) {
-            shared.push(("data", self.node.data.display().to_string()));
+        for (key, place) in self.places() {
+            if theirs.places().iter().any(|(_, other)| within(place, other)) {
+                shared.push((key, place.display().to_string()));
+            }
         }
         shared
     }
@@ -124,8 +144,11 @@ fn installation(process: &Path) -> Option<Paths> {
 pub fn shared(paths: &Paths) -> anyhow::Result<Vec<(Neighbour, Shared)>> {
     let ours = Claims::of(paths)?;
     let conflicts = all(paths).into_iter().filter_map(|neighbour| {
-        // What cannot be read now was valid when it was started, and its owner has to mend it.
-        let shared = ours.shared(&Claims::of(&neighbour.paths).ok()?);
+        let shared = match Claims::of(&neighbour.paths) {
+            Ok(theirs) => ours.shared(&theirs),
+            // It was valid when that was started; until it is again, anything of ours could be theirs.
+            Err(_) => ours.all(),
+        };
         (!shared.is_empty()).then_some((neighbour, shared))
     });
     Ok(conflicts.collect())
@@ -135,13 +158,19 @@ pub fn shared(paths: &Paths) -> anyhow::Result<Vec<(Neighbour, Shared)>> {
 pub fn refuse(paths: &Paths) -> anyhow::Result<()> {
     let Some((neighbour, shared)) = shared(paths)?.into_iter().next() else { return Ok(()) };
     let what: Vec<String> = shared.iter().map(|(key, value)| format!("{key} ({value})")).collect();
-    let (ours, theirs): (Vec<_>, Vec<_>) =
-        shared.iter().map(|(key, _)| *key).partition(|key| *key == "listen");
+    let mut names: Vec<&str> = shared.iter().map(|(key, _)| *key).collect();
+    names.dedup();
+    let (ours, theirs): (Vec<_>, Vec<_>) = names.into_iter().partition(|key| *key == "listen");
     let mut keys = Vec::new();
+    let (variables, theirs): (Vec<_>, Vec<_>) =
+        theirs.into_iter().partition(|key| key.starts_with("COFFERDAM_"));
     for (keys_there, file) in [(ours, paths.control_toml()), (theirs, paths.node_toml())] {
         if !keys_there.is_empty() {
             keys.push(format!("{} in {}", keys_there.join(", "), file.display()));
         }
+    }
+    if !variables.is_empty() {
+        keys.push(format!("{} in the environment", variables.join(", ")));
     }
     Err(fail_with(
         Code::InUse,
@@ -163,7 +192,8 @@ mod tests {
     use super::*;
 
     fn claims(change: impl FnOnce(&mut Claims)) -> Claims {
-        let mut claims = Claims { control: Default::default(), node: Default::default() };
+        let paths = Paths::from_variables(|_| None).expect("defaults");
+        let mut claims = Claims { paths, control: Default::default(), node: Default::default() };
         change(&mut claims);
         claims
     }
@@ -180,12 +210,14 @@ mod tests {
         claims.node.uid_first = 0x6000_0000;
         claims.node.gate_uid_first = 0x5fff_0000;
         claims.node.data = "/srv/two".into();
+        claims.paths = Paths { etc: "/srv/two/etc".into(), run: "/run/two".into(), data: "/srv/two".into() };
     }
 
     #[test]
     fn installations_share_nothing() {
-        let all = ["listen", "guard", "cgroup", "uid_first", "gate_uid_first", "data"];
-        assert_eq!(keys(&claims(|_| {})), all);
+        let all = ["listen", "guard", "cgroup", "uid_first", "gate_uid_first", "data", "data"];
+        let places = ["COFFERDAM_DATA", "COFFERDAM_ETC", "COFFERDAM_RUN"];
+        assert_eq!(keys(&claims(|_| {})), [&all[..], &places].concat());
         assert_eq!(keys(&claims(apart)), [""; 0]);
         let but = |change: fn(&mut Claims)| {
             keys(&claims(|claims| {
@@ -200,6 +232,12 @@ mod tests {
         assert_eq!(but(|claims| claims.node.uid_first = 0x6001_0001), ["uid_first"]);
         assert_eq!(but(|claims| claims.node.gate_uid_first = 0x7000_0000), ["gate_uid_first"]);
         assert_eq!(but(|claims| claims.node.data = "/var/lib/cofferdam/two".into()), ["data"]);
+        // What the files say is not all that a purge removes.
+        assert_eq!(but(|claims| claims.paths.data = "/var/lib/cofferdam".into()), ["COFFERDAM_DATA"]);
+        assert_eq!(but(|claims| claims.paths.etc = "/etc".into()), ["COFFERDAM_ETC"]);
+        // Of one whose configuration cannot be read, everything may be.
+        let two = claims(apart);
+        assert_eq!(two.all().len(), keys(&claims(|_| {})).len());
     }
 
     #[test]
