@@ -15,16 +15,13 @@ pub struct Lives {
     destroyed: Vec<Duration>,
 }
 
-/// Ours and theirs are measured in turn, so many of each: then neither is measured with the other's code in all caches.
-const TURN: usize = 10;
-
 /// Creates, runs `true`, and destroys, in turn with something else; beside an agent that is there all the time, as on any
 /// host in use.
-pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut(usize)) -> Lives {
+pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut()) -> Lives {
     // The first asks for blanks, makes the volume's template and starts the gate.
     let neighbour = session.wait(session::create(&session.control, session.request()));
     let mut lives = Lives::default();
-    for round in 1..=rounds {
+    for _ in 0..rounds {
         session.ready();
         session.wait(async {
             let request = session.request();
@@ -39,11 +36,9 @@ pub fn rounds(session: &Session, rounds: usize, mut between: impl FnMut(usize)) 
             session::destroy(&session.control, &agent).await;
             lives.destroyed.push(started.elapsed());
         });
-        if round % TURN == 0 || round == rounds {
-            // No blank is made while a peer is measured.
-            session.ready();
-            between((round - 1) % TURN + 1);
-        }
+        // No blank is made while a peer is measured.
+        session.ready();
+        between();
     }
     session.wait(session::destroy(&session.control, &neighbour));
     lives
@@ -54,11 +49,9 @@ pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) 
     let how = session.blanks.name();
     eprintln!("create, {how}: {count} rounds");
     let (mut runc, mut bwrap) = (Vec::new(), Vec::new());
-    let lives = rounds(session, count, |each| {
-        for _ in 0..each {
-            runc.push(timed(&mut peers.runc_run(runc.len())));
-        }
-        bwrap.extend((0..each).map(|_| timed(&mut peers.bwrap())));
+    let lives = rounds(session, count, || {
+        runc.push(timed(&mut peers.runc_run(runc.len())));
+        bwrap.push(timed(&mut peers.bwrap()));
     });
     let Lives { first, created, executed, destroyed } = &lives;
     let (runc, bwrap) = (median(&runc), median(&bwrap));
@@ -80,6 +73,9 @@ pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) 
         rows.add(part, "ms", median(samples), None, Target::None);
     }
 }
+
+/// Execs are measured in turn, so many of ours and of theirs: whoever runs programs in an agent runs more than one.
+const TURN: usize = 10;
 
 /// `true` in a running agent.
 pub fn execs(session: &Session, peers: &Peers, rounds: usize, rows: &mut Rows) {

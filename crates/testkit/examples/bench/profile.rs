@@ -34,7 +34,7 @@ pub fn answer() {
     let mut found = Vec::new();
     for blanks in [Blanks::None, Blanks::Bare, Blanks::Ready] {
         let session = Session::start(blanks);
-        lone::rounds(&session, ROUNDS, |_| {});
+        lone::rounds(&session, ROUNDS, || {});
         let rows = steps(&session.world).into_iter();
         let named =
             |(name, micros)| json!({"name": format!("  {}, {name}", blanks.name()), "micros": micros});
