@@ -5,7 +5,7 @@
 //! and nothing of the agent can ask it for anything. Root inside may end or stop it, as it may any process there: then
 //! another one is forked.
 
-use super::child::{self, Program, Standard};
+use super::child::{self, Program, Stage, Standard};
 use super::{Init, Phase, spawn, sys};
 use crate::wire;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,11 +28,14 @@ impl Spare {
         let (socket, theirs) = wire::pair().ok()?;
         let wait = || {
             let Ok(socket) = child::keep_only(theirs) else { return };
-            if child::begin().is_ok()
-                && let Ok(Some((program, fds))) = wire::receive::<Program>(socket.as_fd())
-                && let [input, output, error, status] = &*fds
-            {
-                spawn::turn_into(&program, [input.as_fd(), output.as_fd(), error.as_fd()], status.as_fd());
+            let begun = child::begin();
+            let Ok(Some((program, fds))) = wire::receive::<Program>(socket.as_fd()) else { return };
+            let [input, output, error, status] = &*fds else { return };
+            match begun {
+                Ok(()) => {
+                    spawn::turn_into(&program, [input.as_fd(), output.as_fd(), error.as_fd()], status.as_fd())
+                }
+                Err(error) => spawn::report(status.as_fd(), Stage::Setup, &error),
             }
         };
         let pid = spawn::forked(wait).ok()?;

@@ -211,7 +211,8 @@ pub fn turn_into(program: &Program, standard: Standard<'_>, status: BorrowedFd<'
     report(status, stage, &error);
 }
 
-fn report(status: BorrowedFd<'_>, stage: Stage, error: &io::Error) {
+/// In a child: says why there is no program.
+pub fn report(status: BorrowedFd<'_>, stage: Stage, error: &io::Error) {
     let [a, b, c, d] = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
     let message = [stage as u8, a, b, c, d];
     // Before the descriptors were moved it is still where init had it, afterwards at its fixed place.
