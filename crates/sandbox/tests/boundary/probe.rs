@@ -6,6 +6,8 @@ use model::evidence::{Claim, Control, State, claim, with_probe};
 use model::probe::{ATTEMPTS, Outcome, Tried};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -137,6 +139,31 @@ fn a_probe_that_is_stopped_midway_leaves_an_agent_that_can_be_ended() {
     world.assert_clean();
 }
 
+/// Node collects what its supervisor, which was to end it, leaves inside.
+#[test]
+fn a_supervisor_that_is_killed_leaves_nobody() {
+    let Some(world) = World::new("a_supervisor_that_is_killed_leaves_nobody") else { return };
+    let sandbox = world.sandbox();
+    let spec = world.spec(None);
+    let boundary = world.launch(&sandbox, &spec);
+    let supervisor = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<u32>().ok())
+    };
+    let probed = std::thread::scope(|scope| {
+        let probing = scope.spawn(|| boundary.probe(&spec, PATIENCE));
+        super::until("a probe is there", || !probes(&world).is_empty());
+        boundary.freeze().unwrap();
+        super::kill_9(probes(&world).iter().find_map(supervisor).expect("its supervisor"));
+        probing.join().unwrap()
+    });
+    assert!(probed.is_err());
+    boundary.kill().unwrap();
+    boundary.cleanup().unwrap();
+    drop(sandbox);
+    world.assert_clean();
+}
+
 #[test]
 fn an_agent_at_its_limits_is_not_probed() {
     let Some(world) = World::new("an_agent_at_its_limits_is_not_probed") else { return };
@@ -161,6 +188,36 @@ fn an_agent_at_its_limits_is_not_probed() {
         boundary.kill().unwrap();
         boundary.cleanup().unwrap();
     }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+#[test]
+fn nothing_of_the_host_is_seen_through_a_probe() {
+    let Some(world) = World::new("nothing_of_the_host_is_seen_through_a_probe") else { return };
+    let sandbox = world.sandbox();
+    // Reads of each new process what anybody may. In a boundary no cgroup file system is mounted, and its cgroup is the root.
+    let mark = format!("cofferdam-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&mark).unwrap();
+    let _listening = UnixListener::bind_addr(&address).unwrap();
+    let script = format!(
+        "exec 2> /dev/null; echo > /tmp/seen; known=' '; while :; do for p in /proc/[0-9]*; do \
+         case \"$known\" in *\" $p \"*) continue;; esac; known=\"$known$p \"; \
+         while read -r l; do case \"$l\" in *:/) ;; *) echo \"cgroup $l\";; esac; done < $p/cgroup; \
+         while read -r l; do case \"$l\" in *' - cgroup'*) echo \"mount $l\";; esac; done < $p/mountinfo; \
+         while read -r l; do case \"$l\" in *{mark}*) echo \"socket $l\";; esac; done < $p/net/unix; \
+         done; done >> /tmp/seen"
+    );
+    let spec = world.spec(Some(&script));
+    let boundary = world.launch(&sandbox, &spec);
+    let seen = format!("/proc/{}/root/tmp/seen", boundary.record().pid);
+    super::until("it looks", || fs::exists(&seen).unwrap());
+    for _ in 0..10 {
+        boundary.probe(&spec, PATIENCE).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+    assert_eq!(fs::read_to_string(&seen).unwrap().trim(), "");
+    boundary.kill().unwrap();
+    boundary.cleanup().unwrap();
     drop(sandbox);
     world.assert_clean();
 }

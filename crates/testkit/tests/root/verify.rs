@@ -2,15 +2,10 @@
 
 use crate::faults::eventually;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Stdio;
 use testkit::World;
 
 const HOSTILE: &str = include_str!("inside/hostile.py");
-const PEEPER: &str = include_str!("inside/peeper.py");
 
 fn verify(world: &World, agent: &str) -> Value {
     world.cli(&["verify", agent, "-o", "json"]).json()
@@ -141,39 +136,6 @@ fn a_hostile_agent_cannot_make_a_probe_look_good() {
     if abi >= 6 {
         assert_eq!(got, "", "what the agent could do to the probe");
     }
-}
-
-/// Whatever is in an agent's pid namespace is looked at through its `/proc`: there must be nothing of the host's.
-#[test]
-fn an_agent_sees_nothing_of_the_host_through_a_probe() {
-    if !testkit::can_run() {
-        return;
-    }
-    let world = World::start();
-    world.create("peeper", &[]);
-    let name = format!("cofferdam-test-{}", std::process::id());
-    let address = SocketAddr::from_abstract_name(&name).expect("a name");
-    let _unix = UnixListener::bind_addr(&address).expect("a socket");
-    let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
-    let port = tcp.local_addr().expect("an address").port();
-    let marks = format!("{name},:{port:04X} ");
-    let args = ["exec", "-u", "root", "peeper", "--", "python3", "-c", PEEPER, &marks];
-    let mut command = world.command(&args);
-    let mut peeper = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a peeper");
-    let mut output = BufReader::new(peeper.stdout.take().expect("its output"));
-    let mut ready = String::new();
-    output.read_line(&mut ready).expect("its first line");
-    assert_eq!(ready, "ready\n");
-    for _ in 0..5 {
-        assert_eq!(verify(&world, "peeper")["not_probed"], Value::Null);
-    }
-    let told: u32 = world.sh("peeper", "cat /tmp/told").ok().out.trim().parse().expect("a number");
-    peeper.kill().expect("it is ours");
-    peeper.wait().expect("it is ours");
-    let mut seen = String::new();
-    output.read_to_string(&mut seen).expect("its output");
-    assert_eq!(seen, "");
-    assert!(told >= 10, "it has seen {told} processes");
 }
 
 /// What init puts in force around itself is proved of the newest init alone.
