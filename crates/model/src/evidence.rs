@@ -76,6 +76,10 @@ impl Control {
         Self::InitProtection,
     ];
 
+    /// What init puts in force around itself, and the probe around itself in its likeness: for an init of another make,
+    /// attempts against these prove nothing.
+    pub const BY_INIT: [Self; 4] = [Self::NoNewPrivs, Self::Seccomp, Self::Capabilities, Self::Landlock];
+
     /// Whether a claim may be made where the kernel does not have it: what comes on top of other controls.
     pub fn is_optional(self) -> bool {
         self == Self::Landlock
@@ -168,7 +172,8 @@ pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
 
 /// What was observed, with what a probe adds: a control that an attempt got past is missing, and one that stopped all
 /// that was tried is probed. What was missing before stays so, and so does what nothing could really be tried against.
-pub fn with_probe(observed: Vec<Evidence>, tried: &[Tried]) -> Vec<Evidence> {
+/// What is `unlike` the agent's own in a probe by a newer program is not probed by it.
+pub fn with_probe(observed: Vec<Evidence>, tried: &[Tried], unlike: &[Control]) -> Vec<Evidence> {
     let add = |found: Evidence| {
         let of_it =
             |tried: &&Tried| attempt(&tried.id).is_some_and(|attempt| attempt.control == found.control);
@@ -178,6 +183,10 @@ pub fn with_probe(observed: Vec<Evidence>, tried: &[Tried]) -> Vec<Evidence> {
             return Evidence { state: State::Missing, detail, ..found };
         }
         match (found.state, count(Outcome::Held), count(Outcome::Unclear)) {
+            (State::Observed, 1.., 0) if unlike.contains(&found.control) => {
+                let detail = format!("{}; runs an older init: restart it to have this probed", found.detail);
+                Evidence { detail, ..found }
+            }
             (State::Observed, held @ 1.., 0) => {
                 let detail = format!("{}; {held} attempts were stopped", found.detail);
                 Evidence { state: State::Probed, detail, ..found }

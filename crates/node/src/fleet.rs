@@ -2,12 +2,14 @@
 
 use crate::blanks::{Blanks, Ready};
 use crate::config::Config;
+use crate::control::Standing;
 use crate::gates::Gates;
 use crate::journal::Journal;
 use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::local::{Local, Phase};
 use crate::report::Reporter;
+use crate::session::ENROLLED;
 use crate::verify::{self, Signed};
 use crate::worker::{self, Seen, Wish};
 use model::node_api::DesiredState;
@@ -220,7 +222,10 @@ impl Fleet {
         let _permit = self.shared.permits.acquire().await;
         let shared = self.shared.clone();
         let verified = tokio::task::spawn_blocking(move || {
-            let found = verify::verify(&shared.sandbox, &wish.desired.spec)?;
+            let standing =
+                shared.journal.read_own::<Standing>(ENROLLED).map_err(|error| crate::chain(&error))?;
+            let node = standing.map(|standing| standing.node);
+            let found = verify::verify(&shared.sandbox, &wish.desired.spec, node)?;
             let key = NodeKey::load_or_make(shared.journal.root()).map_err(|error| crate::chain(&error))?;
             verify::sign(found, &key).map_err(|error| crate::chain(&error))
         });

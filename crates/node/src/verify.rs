@@ -4,18 +4,26 @@
 
 use crate::key::{KeyError, NodeKey};
 use model::agent::Level;
-use model::evidence::{Claim, Evidence, claim, with_probe};
+use model::evidence::{Claim, Control, Evidence, claim, with_probe};
 use model::probe::Tried;
-use model::{AgentId, AgentSpec};
+use model::{AgentId, AgentSpec, BoundaryId, NodeId};
 use sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use time::OffsetDateTime;
+
+/// How long the attempts of one user may take. They take about a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     /// Of which agent.
     pub agent: AgentId,
+    /// Of which of its lives: every start makes a boundary of its own.
+    pub boundary: BoundaryId,
+    /// On which machine.
+    pub node: Option<NodeId>,
     /// What level it is to have.
     pub level: Level,
     /// What may be said of it.
@@ -53,21 +61,28 @@ pub(crate) fn sign(found: Verification, key: &NodeKey) -> Result<Signed, KeyErro
     Ok(Signed { signed: key.sign_report(&found)?, key: key.public().to_owned(), found })
 }
 
-pub(crate) fn verify(sandbox: &Sandbox, spec: &AgentSpec) -> Result<Verification, String> {
+pub(crate) fn verify(
+    sandbox: &Sandbox,
+    spec: &AgentSpec,
+    node: Option<NodeId>,
+) -> Result<Verification, String> {
     let running = sandbox.find(spec.id).map(|record| sandbox.adopt(&record));
     let boundary = match running {
         Some(Ok(Some(boundary))) => boundary,
         Some(Err(error)) => return Err(crate::chain(&error)),
         Some(Ok(None)) | None => return Err("the agent does not run; start it first".to_owned()),
     };
-    let (attempts, not_probed) = match boundary.probe(spec) {
+    let (attempts, not_probed) = match boundary.probe(spec, PATIENCE) {
         Ok(attempts) => (attempts, None),
         // An agent can bring this about: it is no reason to say nothing of what the kernel says.
         Err(error) => (Vec::new(), Some(crate::chain(&error))),
     };
-    let evidence = with_probe(boundary.inspect_whole(), &attempts);
+    let unlike: &[Control] = if boundary.runs_our_init() { &[] } else { &Control::BY_INIT };
+    let evidence = with_probe(boundary.inspect_whole(), &attempts, unlike);
     Ok(Verification {
         agent: spec.id,
+        boundary: boundary.record().boundary,
+        node,
         level: spec.level,
         claim: claim(spec.level, &evidence),
         at: OffsetDateTime::now_utc(),
@@ -89,6 +104,8 @@ mod tests {
     fn a_report_is_signed_whole() {
         let found = Verification {
             agent: AgentId::new(),
+            boundary: BoundaryId::new(),
+            node: Some(NodeId::new()),
             level: Level::Container,
             claim: Claim::None,
             at: OffsetDateTime::UNIX_EPOCH,

@@ -4,10 +4,16 @@
 //! here; what somebody watches is left to them.
 
 use crate::procfs;
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How many watch a pid. One table, because children belong to the process and not to a part of it.
 static WATCHED: LazyLock<Mutex<HashMap<u32, usize>>> = LazyLock::new(Mutex::default);
@@ -39,26 +45,68 @@ impl Drop for Watch {
     }
 }
 
+/// Children of this process that have one of these names, and their state.
+fn named(names: &[&str]) -> Vec<(u32, bool)> {
+    let us = std::process::id();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = procfs::read(entry.path().join("stat")) else { continue };
+        match procfs::identity(&stat) {
+            Some((of, state, parent)) if parent == us && names.contains(&of) => {
+                found.push((pid, state == "Z"))
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Collects ended children that nobody watches, and counts them. They are told by their name: that of the stored init
 /// binary, and further on the way that of a blank, of init and of a probe. Children of other kinds belong to whoever started them.
 pub(crate) fn reap_orphans(init_digest: &str) -> usize {
     // The kernel keeps 15 characters of a name.
     let name = init_digest.get(..15).unwrap_or(init_digest);
-    let us = std::process::id();
+    let ended = named(&[name, "blank", "init", "probe"]).into_iter().filter(|(_, ended)| *ended);
     let mut reaped = 0;
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        let Ok(stat) = procfs::read(entry.path().join("stat")) else { continue };
-        let ended = procfs::identity(&stat).is_some_and(|(of, state, parent)| {
-            (of == name || matches!(of, "blank" | "init" | "probe")) && state == "Z" && parent == us
-        });
-        if !ended || watched().contains_key(&pid) {
-            continue;
-        }
+    for (pid, _) in ended.filter(|(pid, _)| !watched().contains_key(pid)) {
         if let Some(pid) = Pid::from_raw(pid as i32) {
             let collected = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
             reaped += usize::from(matches!(collected, Ok(Some(_))));
         }
     }
     reaped
+}
+
+/// Ends children of this name that nobody watches, and collects each that ends within the limit: one that stays in an agent's
+/// pid namespace, if only as a zombie, keeps the agent's init from ending.
+pub(crate) fn end_orphans(name: &str, limit: Duration) {
+    let end = Instant::now() + limit;
+    for (pid, _) in named(&[name]).into_iter().filter(|(pid, _)| !watched().contains_key(pid)) {
+        let Some(Ok(pidfd)) = Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        else {
+            continue;
+        };
+        // By now the number may be another's: somebody else may have collected the child.
+        if !named(&[name]).iter().any(|(child, _)| *child == pid) {
+            continue;
+        }
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        if let Ok(true) = wait(pidfd.as_fd(), end) {
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+}
+
+/// Waits until the descriptor can be read, or is at its end; `false` when time is up.
+pub(crate) fn wait(fd: BorrowedFd<'_>, end: Instant) -> io::Result<bool> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(count) => return Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -4,14 +4,13 @@
 //! process of the agent has a part in it. Whatever an agent does to it can only make it unfinished.
 
 use crate::cgroup::Group;
+use crate::children::{self, Watch, wait};
 use crate::container::BoundaryRecord;
 use crate::host::process::spawn_with_fd;
 use jail::layout::ZYGOTE_FD;
 use jail::probe::{self, Line, Order};
 use jail::spec::{Agent, Identity, User};
 use model::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -19,8 +18,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the attempts of one user may take. They take about a tenth of a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How much longer than the probe itself this process waits for it to end what is inside, and itself.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// The longest output: an id, a detail and the rest of a line for each attempt.
 const OUTPUT_MAX: usize = ATTEMPTS.len() * (2 * probe::DETAIL_MAX + 128);
@@ -50,13 +49,15 @@ pub(crate) fn run(
     init: BorrowedFd<'_>,
     group: &Group,
     agent: &Agent,
+    patience: Duration,
 ) -> Result<Vec<Tried>, ProbeError> {
     let mut tried = Vec::with_capacity(2 * ATTEMPTS.len());
     let root = Identity { uid: 0, gid: 0 };
     for (user, order, ids) in
         [(ProbeUser::Agent, User::Agent, agent.ids), (ProbeUser::Root, User::Root, root)]
     {
-        let order = Order { init: record.pid as i32, user: order, ids, landlock_abi: record.landlock_abi };
+        let (init_pid, landlock_abi) = (record.pid as i32, record.landlock_abi);
+        let order = Order { init: init_pid, user: order, ids, landlock_abi, patience };
         let output = output(program, &order, init, group).map_err(ProbeError::Start)?;
         tried.extend(read(user, &output)?);
     }
@@ -74,38 +75,29 @@ fn output(program: &Path, order: &Order, init: BorrowedFd<'_>, group: &Group) ->
     command.stdin(Stdio::null()).stdout(write).stderr(Stdio::null());
     let mut child = spawn_with_fd(command, theirs, ZYGOTE_FD)?;
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(init).chain(cgroups.iter().map(AsFd::as_fd)).collect();
-    let said = jail::wire::send(ours.as_fd(), order, &fds).and_then(|()| collect(&read, PATIENCE));
-    // It ends by itself, unless time is up; what is inside ends with it.
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        let finished = said.is_ok() && wait(pidfd.as_fd(), Instant::now() + PATIENCE)?;
-        if !finished {
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-        }
+    // Nobody else collects it.
+    let _watch = Watch::new(child.id());
+    let mut said = Vec::new();
+    let collected = jail::wire::send(ours.as_fd(), order, &fds)
+        .and_then(|()| collect(&read, Instant::now() + order.patience + MARGIN, &mut said));
+    // It ends what is inside when time is up, and then itself. One that does not cannot be helped.
+    let whole = matches!(collected, Ok(true));
+    if !whole {
+        let _ = child.kill();
     }
     child.wait()?;
-    said
-}
-
-/// Waits until the descriptor can be read, or is at its end; `false` when time is up.
-fn wait(fd: BorrowedFd<'_>, end: Instant) -> io::Result<bool> {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(count) => return Ok(count > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+    if !whole {
+        children::end_orphans("probe", MARGIN);
     }
+    collected.map(|_| said)
 }
 
-fn collect(pipe: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
-    let end = Instant::now() + limit;
-    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+/// Takes what is said; `false` when that did not come to its end in time.
+fn collect(pipe: &OwnedFd, end: Instant, said: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
     while said.len() <= OUTPUT_MAX && wait(pipe.as_fd(), end)? {
         match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => return Ok(said),
+            Ok(0) => return Ok(true),
             Ok(count) => said.extend_from_slice(&buffer[..count]),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -113,7 +105,7 @@ fn collect(pipe: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
     }
     // What it said until then tells how far it came; without its end it is not complete.
     said.extend_from_slice(b"out of time\n");
-    Ok(said)
+    Ok(false)
 }
 
 /// Takes a complete list of results, in its order, for one.

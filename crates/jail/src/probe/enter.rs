@@ -1,13 +1,17 @@
 //! Goes where an agent's processes are, and becomes one of them in everything that confines, by the code that confines init
 //! and its children.
 //!
-//! Two processes: one stays outside, answers what the filter asks and is what node ends when time is up; the other goes
+//! Two processes: one stays outside, answers what the filter asks, and ends the other when time is up; the other is
 //! inside. That one was executed outside, so that its memory belongs to the host's user namespace: whatever
 //! capabilities somebody has inside, they cannot trace it, read it or open its descriptors. Landlock's own domain keeps
 //! signals away from it where the kernel scopes them. Where it does not, a probe that somebody ends is a probe that was
 //! not made: node believes complete lists only.
+//!
+//! Between them there is a third for a moment. Whoever is in a pid namespace is looked at through its `/proc`: anybody may
+//! read the mount table, the connections and the cgroups of any process there. So a helper takes all other namespaces
+//! before it starts the one that is inside, and ends: nobody is there who has anything of the host's.
 
-use super::{DETAIL_MAX, Line, Outcome, Outside};
+use super::{Line, Outcome, Outside};
 use crate::init::{child, sys as questions};
 use crate::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
@@ -21,6 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
 
 /// A saved gid that no process of the agent has: it keeps the agent's root from changing the probe's limits, as it does
 /// for init.
@@ -39,6 +44,8 @@ pub struct Order {
     pub ids: Identity,
     /// The ABI of Landlock that is in force around the agent.
     pub landlock_abi: u32,
+    /// How long it may take.
+    pub patience: Duration,
 }
 
 pub fn run() -> io::Result<()> {
@@ -62,9 +69,8 @@ pub fn run() -> io::Result<()> {
 
 /// In place of an attempt: why there are none, or no more.
 fn say(error: &StepError) {
-    let mut detail =
-        format!("{}: {} {}", error.step, io::Error::from_raw_os_error(error.errno), error.detail);
-    detail.truncate(DETAIL_MAX);
+    let detail = format!("{}: {} {}", error.step, io::Error::from_raw_os_error(error.errno), error.detail);
+    let detail = super::cut(detail);
     let line = Line { id: "failed".to_owned(), outcome: Outcome::Unclear, detail };
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
     text.push(b'\n');
@@ -76,30 +82,61 @@ fn go(order: &Order, init: OwnedFd, cgroups: Vec<OwnedFd>) -> Result<(), StepErr
     // Before the namespaces are others.
     let (mut outside, listening) = describe(order).step("describing the outside")?;
     copy_limits(order.init).step("taking over init's limits")?;
-    process::enter_namespace(init.as_fd(), libc::CLONE_NEWPID).step("entering the pid namespace")?;
+    let end = Instant::now() + order.patience;
     let (ours, theirs) = wire::pair().step("making a socket")?;
-    match super::clone_outside().step("starting the process that goes inside")? {
+    match process::clone(0).step("starting a helper")? {
         Cloned::Child => {
             drop((ours, listening));
-            let code = match inside(order, &mut outside, init, cgroups, theirs) {
-                Ok(()) => 0,
-                Err(error) => {
-                    say(&error);
-                    1
-                }
-            };
-            process::exit_now(code)
+            leave(enter(order, &mut outside, init, cgroups, theirs))
         }
-        Cloned::Parent(pid, pidfd) => {
+        Cloned::Parent(_, helper) => {
             drop((theirs, init, cgroups));
-            // So that the end of the output is the end of whoever is inside.
-            process::close(libc::STDOUT_FILENO);
-            let answered = answer(ours.as_fd(), pidfd.as_fd()).step("answering the filter");
-            let _ = process::wait_for(pid);
+            let supervised = supervise(ours, helper.as_fd(), end);
             drop(listening);
-            answered
+            supervised.step("trying (is it paused, or short of processor time?)")
         }
     }
+}
+
+/// The end of a process that has nothing but a result.
+fn leave(done: Result<(), StepError>) -> ! {
+    let code = match done {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&error);
+            1
+        }
+    };
+    process::exit_now(code)
+}
+
+/// Sees the helper and whoever is inside to their ends, and brings those about when time is up. Nothing of the probe is left
+/// when it returns: what nobody waits for would keep the agent's pid namespace from ending.
+fn supervise(socket: OwnedFd, helper: BorrowedFd<'_>, end: Instant) -> io::Result<()> {
+    let helped = ready([helper, helper], end);
+    let _ = process::kill(helper);
+    let waited = process::wait_for(-1).and(helped);
+    // Its word on the other may be there although its time was up.
+    let inside = match ready([socket.as_fd(), socket.as_fd()], Instant::now()) {
+        Ok(_) => {
+            wire::receive::<()>(socket.as_fd()).unwrap_or(None).and_then(|(_, fds)| fds.into_iter().next())
+        }
+        Err(_) => None,
+    };
+    let answered = match (waited, &inside) {
+        (Ok(_), Some(inside)) => {
+            wire::send(socket.as_fd(), &(), &[]).and_then(|()| answer(socket.as_fd(), inside.as_fd(), end))
+        }
+        // The helper has said why there is none.
+        (waited, _) => waited.map(drop),
+    };
+    if let Some(inside) = inside {
+        let _ = process::kill(inside.as_fd());
+    }
+    // Whoever is inside without being known waits for a word, and goes.
+    drop(socket);
+    while process::wait_for(-1).is_ok() {}
+    answered
 }
 
 fn describe(order: &Order) -> io::Result<(Outside, UnixListener)> {
@@ -141,53 +178,87 @@ fn copy_limits(init: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets go on what the filter asks about, as init does as long as there are not too many, up to the end of the other process.
-fn answer(socket: BorrowedFd<'_>, inside: BorrowedFd<'_>) -> io::Result<()> {
-    let Some(((), fds)) = wire::receive::<()>(socket)? else { return Ok(()) };
-    let listener = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+/// Waits until the first has something to say, be it its end, or the second can be read; says which.
+fn ready(fds: [BorrowedFd<'_>; 2], end: Instant) -> io::Result<[bool; 2]> {
+    let mut polls = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     loop {
-        let watch = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut polls = [watch(inside.as_raw_fd()), watch(listener.as_raw_fd())];
+        let left = end.saturating_duration_since(Instant::now()).as_millis().min(i32::MAX as u128);
         // SAFETY: the pointer and the length are those of `polls`.
-        match check(unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) }.into()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match check(unsafe { libc::poll(polls.as_mut_ptr(), 2, left as i32) }.into()) {
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIME)),
+            Ok(_) => return Ok([polls[0].revents != 0, polls[1].revents & libc::POLLIN != 0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-        if polls[0].revents != 0 {
-            return Ok(());
-        }
-        if polls[1].revents & libc::POLLIN != 0
-            && let Some((question, _)) = questions::next_question(listener.as_fd())
-        {
-            questions::answer_question(listener.as_fd(), question, None);
         }
     }
 }
 
-/// Becomes a process of the agent, and tries.
-fn inside(
+/// Lets go on what the filter asks about, as init does as long as there are not too many, up to the end of the other process.
+fn answer(socket: BorrowedFd<'_>, inside: BorrowedFd<'_>, end: Instant) -> io::Result<()> {
+    if let [true, _] = ready([inside, socket], end)? {
+        return Ok(());
+    }
+    let Some(((), fds)) = wire::receive::<()>(socket)? else { return Ok(()) };
+    let listener = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+    loop {
+        match ready([inside, listener.as_fd()], end)? {
+            [true, _] => return Ok(()),
+            [false, false] => {}
+            [false, true] => {
+                if let Some((question, _)) = questions::next_question(listener.as_fd()) {
+                    questions::answer_question(listener.as_fd(), question, None);
+                }
+            }
+        }
+    }
+}
+
+/// Takes what the agent has, and starts the process that is inside: as the supervisor's child, which is to wait for it.
+fn enter(
     order: &Order,
     outside: &mut Outside,
     init: OwnedFd,
     cgroups: Vec<OwnedFd>,
     supervisor: OwnedFd,
 ) -> Result<(), StepError> {
+    end_with_supervisor()?;
     process::set_name(c"probe").step("taking a name")?;
     process::reset_signals().step("resetting signals")?;
-    process::new_session().step("making a session")?;
     process::set_umask(0o022);
     // What it uses is the agent's.
     for cgroup in &cgroups {
         sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
     }
     drop(cgroups);
+    // The pid namespace is for children; this process stays out of it.
     let namespaces = libc::CLONE_NEWNS
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWPID;
     process::enter_namespace(init.as_fd(), namespaces).step("entering the namespaces")?;
+    match process::clone(libc::CLONE_PARENT).step("starting the process inside")? {
+        Cloned::Child => leave(inside(order, outside, init, supervisor)),
+        Cloned::Parent(_, inside) => {
+            wire::send(supervisor.as_fd(), &(), &[inside.as_fd()]).step("handing over the process inside")
+        }
+    }
+}
+
+fn end_with_supervisor() -> Result<(), StepError> {
+    let done = process::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+    done.map(drop).step("ending with its supervisor")
+}
+
+/// Becomes a process of the agent, and tries.
+fn inside(order: &Order, outside: &mut Outside, init: OwnedFd, supervisor: OwnedFd) -> Result<(), StepError> {
+    end_with_supervisor()?;
+    // One that is not known to a supervisor would be nobody's to end.
+    if wire::receive::<()>(supervisor.as_fd()).step("waiting for the supervisor")?.is_none() {
+        return Ok(());
+    }
+    process::new_session().step("making a session")?;
 
     // In the order of a boundary's making.
     process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
@@ -195,8 +266,8 @@ fn inside(
     let listener = Filter::new(Profile::Agent).load_with_listener().step(step)?;
     wire::send(supervisor.as_fd(), &(), &[listener.as_fd()]).step(step)?;
     process::enter_namespace(init.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
-    drop((listener, supervisor, init));
-    process::become_user(0, 0).step("becoming root inside")?;
+    drop((listener, init));
+    process::become_user_saving(0, 0, SAVED_GID).step("becoming root inside")?;
     let mut keep = ROOT_CAPABILITIES.to_vec();
     keep.push(INIT_CAPABILITY);
     process::bound_capabilities(&keep).step("bounding capabilities")?;
@@ -204,6 +275,9 @@ fn inside(
     child::become_user_saving(order.user, order.ids, SAVED_GID).step("becoming the agent's user")?;
     // Changing ids has undone both.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding its memory")?;
-    process::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).step("ending with its supervisor")?;
+    end_with_supervisor()?;
+    // Fails if it ended in between.
+    wire::send(supervisor.as_fd(), &(), &[]).step("ending with its supervisor")?;
+    drop(supervisor);
     super::here(outside, |outside| landlock::restrict(outside.landlock_abi, None)).step("making attempts")
 }

@@ -20,7 +20,7 @@ mod word;
 
 pub use enter::Order;
 
-use crate::sys::process::{self, Cloned};
+use crate::sys::process;
 use crate::sys::{self, check};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -144,19 +144,25 @@ struct Prober<'a> {
     failed: Option<io::Error>,
 }
 
-impl Prober<'_> {
+impl<'a> Prober<'a> {
+    fn new(outside: &'a Outside, stage: Stage, output: BorrowedFd<'a>) -> io::Result<Self> {
+        // For the children: what the kernel does to whoever breaks its rules ends them all the same, what other processes
+        // send does not. Else they could answer for an attempt.
+        process::ignore_signal(libc::SIGSYS)?;
+        process::ignore_signal(libc::SIGSEGV)?;
+        Ok(Self { outside, stage, output, failed: None })
+    }
+
     /// Makes one attempt in a child.
     fn attempt(&mut self, id: &str, attempt: fn(&Outside) -> Seen) {
         if self.failed.is_some() {
             return;
         }
-        let Seen(outcome, mut detail) = self.in_child(attempt).unwrap_or_else(|error| {
+        let Seen(outcome, detail) = self.in_child(id, attempt).unwrap_or_else(|error| {
             // No process, no pipe: the limits of the agent leave no room.
             Seen::unclear(format!("could not be tried: {error}"))
         });
-        let end = (0..=DETAIL_MAX.min(detail.len())).rev().find(|end| detail.is_char_boundary(*end));
-        detail.truncate(end.unwrap_or(0));
-        let line = Line { id: id.to_owned(), outcome, detail };
+        let line = Line { id: id.to_owned(), outcome, detail: cut(detail) };
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');
         if let Err(error) = sys::write_all(self.output, &text) {
@@ -164,7 +170,7 @@ impl Prober<'_> {
         }
     }
 
-    fn in_child(&self, attempt: fn(&Outside) -> Seen) -> io::Result<Seen> {
+    fn in_child(&self, id: &str, attempt: fn(&Outside) -> Seen) -> io::Result<Seen> {
         let (read, write) = sys::pipe()?;
         let prober = std::process::id();
         match fork()? {
@@ -192,16 +198,34 @@ impl Prober<'_> {
                         let detail = String::from_utf8_lossy(&answer[1..]).into_owned();
                         Seen(outcome(answer[0]), detail)
                     }
-                    // The filter ends whoever speaks another architecture's calls.
-                    Some(_) if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS => {
-                        Seen::held("the process was ended by SIGSYS")
-                    }
-                    Some(_) => Seen::unclear(format!("the process ended with status {status:#x}")),
+                    Some(_) => ended(id, status),
                     None => Seen::unclear("no answer in time"),
                 })
             }
         }
     }
+}
+
+/// What it says that a child ended without an answer: something where its end is the kernel's answer.
+fn ended(id: &str, status: i32) -> Seen {
+    match libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)) {
+        // The filter ends whoever speaks another table's calls.
+        Some(libc::SIGSYS) if matches!(id, "seccomp-x32" | "seccomp-i386") => {
+            Seen::held("the process was ended by SIGSYS")
+        }
+        // Where the kernel does not speak them, the instruction is a fault.
+        Some(libc::SIGSEGV) if id == "seccomp-i386" => {
+            Seen::unsupported("this kernel has no such table switched on")
+        }
+        _ => Seen::unclear(format!("the process ended with status {status:#x}")),
+    }
+}
+
+/// A detail that is short enough.
+fn cut(mut detail: String) -> String {
+    let end = (0..=DETAIL_MAX.min(detail.len())).rev().find(|end| detail.is_char_boundary(*end));
+    detail.truncate(end.unwrap_or(0));
+    detail
 }
 
 fn outcome(byte: u8) -> Outcome {
@@ -259,7 +283,7 @@ fn hear(pipe: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
 
 /// Makes all attempts of a stage.
 fn attempts(stage: Stage, outside: &Outside, output: BorrowedFd<'_>) -> io::Result<()> {
-    let mut prober = Prober { outside, stage, output, failed: None };
+    let mut prober = Prober::new(outside, stage, output)?;
     match prober.stage {
         Stage::Bare => processes::init(&mut prober),
         Stage::Whole => {
@@ -302,7 +326,39 @@ fn here(outside: &mut Outside, restrict: impl FnOnce(&Outside) -> io::Result<()>
     Ok(())
 }
 
-/// Clones the process that goes inside, with `clone3`: for the one that is not under a filter yet.
-fn clone_outside() -> io::Result<Cloned> {
-    process::clone(0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What another process can do to an attempt where nothing keeps signals from it.
+    #[test]
+    fn a_signal_is_no_answer() {
+        let (_read, write) = sys::pipe().unwrap();
+        let outside = Outside::default();
+        let prober = Prober::new(&outside, Stage::Whole, write.as_fd()).unwrap();
+        let check = |id: &str, attempt: fn(&Outside) -> Seen, expected: Outcome| {
+            assert_eq!(prober.in_child(id, attempt).unwrap().0, expected, "{id}");
+        };
+        fn signalled(signal: i32) -> Seen {
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(libc::getpid(), signal) };
+            Seen::broken("")
+        }
+        for id in ["seccomp-mode", "seccomp-i386"] {
+            check(id, |_| signalled(libc::SIGSYS), Outcome::Broken);
+            check(id, |_| signalled(libc::SIGSEGV), Outcome::Broken);
+            check(id, |_| signalled(libc::SIGKILL), Outcome::Unclear);
+        }
+        let by_kernel = |id, signal, expected| assert_eq!(ended(id, signal).0, expected, "{id}");
+        by_kernel("seccomp-i386", libc::SIGSYS, Outcome::Held);
+        by_kernel("seccomp-x32", libc::SIGSYS, Outcome::Held);
+        by_kernel("seccomp-i386", libc::SIGSEGV, Outcome::Unsupported);
+        by_kernel("seccomp-mode", libc::SIGSYS, Outcome::Unclear);
+    }
+
+    #[test]
+    fn details_are_cut_between_characters() {
+        let long = format!("{}ä", "a".repeat(DETAIL_MAX - 1));
+        assert_eq!(cut(long), "a".repeat(DETAIL_MAX - 1));
+    }
 }

@@ -43,7 +43,7 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// The exit code of a child of this process, or `None` when a signal ended it.
+/// The exit code of a child of this process (-1: of any), or `None` when a signal ended it.
 pub fn wait_for(pid: i32) -> io::Result<Option<i32>> {
     let mut status = 0;
     loop {
@@ -107,10 +107,15 @@ pub fn set_ids(ids: [Option<u32>; 3], clear_groups: bool) -> io::Result<()> {
 
 /// Like [`set_ids`] with one uid and another gid for all three, and no other groups.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    become_user_saving(uid, gid, gid)
+}
+
+/// The same with another saved gid: nobody else's limits are changed by whoever has not that too (prlimit(2)).
+pub fn become_user_saving(uid: u32, gid: u32, saved: u32) -> io::Result<()> {
     // SAFETY: no pointers but an empty list of groups.
     unsafe {
         check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()))?;
-        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, saved))?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
     }
     Ok(())
@@ -185,6 +190,23 @@ pub fn reset_signals() -> io::Result<()> {
         check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()).into())?;
     }
     Ok(())
+}
+
+/// Ignores a signal that a process sends. What the kernel forces on a process for its own fault ends it all the same.
+pub fn ignore_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: SIG_IGN is valid for every signal but the two that answer EINVAL.
+    match unsafe { libc::signal(signal, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Ends a process at once.
+pub fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without a siginfo_t the kernel makes its own.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, nothing, 0) })
+        .map(drop)
 }
 
 /// setsid(2).

@@ -31,6 +31,7 @@ pub struct Boundary {
     volume: PathBuf,
     /// The jail of this node, for probes: an agent may run an older one.
     jail: PathBuf,
+    jail_digest: String,
     /// Set when we ended it, so that its end is no riddle.
     killed: AtomicBool,
     /// How init ended, once it was collected: the kernel tells it only once.
@@ -70,6 +71,7 @@ impl Boundary {
             run: agent_dir(&shared.config, record.agent),
             volume: shared.volumes.path(record.volume),
             jail: shared.init.path.clone(),
+            jail_digest: shared.init.digest.clone(),
             _watch: Watch::new(record.pid),
             record,
             pidfd,
@@ -235,17 +237,23 @@ impl Boundary {
     }
 
     /// Tries to get out of it, as the agent's user and as root inside, by everything that `model::probe` lists. Takes about
-    /// a third of a second, some of it of the agent's own processor time. A frozen agent cannot be probed.
-    pub fn probe(&self, spec: &AgentSpec) -> Result<Vec<Tried>, ProbeError> {
+    /// a third of a second, some of it of the agent's own processor time; `patience` is for each of the two. A frozen agent
+    /// cannot be probed.
+    pub fn probe(&self, spec: &AgentSpec, patience: Duration) -> Result<Vec<Tried>, ProbeError> {
         let gone = || ProbeError::Start(io::Error::other("its init is gone"));
         let pidfd = self.pidfd.as_ref().filter(|_| self.is_alive()).ok_or_else(gone)?;
         if self.is_frozen() {
             return Err(ProbeError::Start(io::Error::other("it is paused: resume it first")));
         }
         let agent = super::launch::agent(spec);
-        let tried = probe::run(&self.jail, &self.record, pidfd.as_fd(), &self.group, &agent)?;
+        let tried = probe::run(&self.jail, &self.record, pidfd.as_fd(), &self.group, &agent, patience)?;
         // Its pid named this very init the whole time.
         if self.is_alive() { Ok(tried) } else { Err(gone()) }
+    }
+
+    /// Whether its init is the program that this node starts inits and probes from.
+    pub fn runs_our_init(&self) -> bool {
+        self.record.init_digest == self.jail_digest
     }
 
     /// Removes its cgroups, runtime files and socket. Refused while init lives; doing it twice is fine.

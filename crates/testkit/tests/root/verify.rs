@@ -138,6 +138,35 @@ fn a_hostile_agent_cannot_make_a_probe_look_good() {
     }
 }
 
+/// What init puts in force around itself is proved of the newest init alone.
+#[test]
+fn an_older_init_is_not_proved_by_a_newer_one() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("older", &[]);
+    let agents = std::fs::read_dir(world.dir().join("run/agents")).expect("agents");
+    let path = agents.flatten().next().expect("one agent").path().join("boundary.json");
+    let record = std::fs::read_to_string(&path).expect("its record");
+    let mut older: Value = serde_json::from_str(&record).expect("a record");
+    older["init_digest"] = "0".repeat(64).into();
+    std::fs::write(&path, older.to_string()).expect("its record");
+    let report = verify(&world, "older");
+    std::fs::write(&path, record).expect("its record");
+    assert_eq!(report["not_probed"], Value::Null);
+    let evidence = report["evidence"].as_array().expect("evidence");
+    for control in ["no_new_privs", "seccomp", "capabilities", "landlock"] {
+        let found = evidence.iter().find(|found| found["control"] == control).expect("each control");
+        assert_ne!(found["state"], "probed", "{found}");
+    }
+    let pids = evidence.iter().find(|found| found["control"] == "pid_namespace").expect("each control");
+    assert_eq!(pids["state"], "probed");
+    for key in ["boundary", "node"] {
+        assert!(report[key].is_string(), "{}", report[key]);
+    }
+}
+
 /// The ABI of Landlock, from the evidence.
 fn landlock_abi(world: &World) -> u32 {
     let shown = world.cli(&["show", "hostile", "-o", "json"]).json();

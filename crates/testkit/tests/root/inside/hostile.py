@@ -48,7 +48,7 @@ def one(pid):
     pidfd = os.pidfd_open(pid)
     attempt(pid, "take its output", lambda: call(438, pidfd, 1, 0))
     os.close(pidfd)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
+    for number in (signal.SIGSYS, signal.SIGSEGV, signal.SIGSTOP, signal.SIGKILL):
         attempt(pid, f"signal {number}", lambda: os.kill(pid, number))
 
 
