@@ -1,7 +1,6 @@
 //! A process that was forked ahead: it waits to be told which program to become.
 //!
-//! Forking is a third of what it takes to start a program, and this way it is over when somebody asks. An agent that starts
-//! nothing for a while has none. As long as it waits it is like init: it has init's privileges, its memory cannot be read,
+//! This way the forking is over when somebody asks. An agent that starts nothing for a while has none. As long as it waits it is like init: it has init's privileges, its memory cannot be read,
 //! and nothing of the agent can ask it for anything. Root inside may end or stop it, as it may any process there: then
 //! another one is forked.
 

@@ -6,6 +6,7 @@ use model::{BoundaryId, ByteSize, Resources, VolumeId};
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -234,7 +235,8 @@ fn memory_is_counted_and_its_end_is_seen() {
     }
     drop(child.stdin.take());
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(137), "{status}");
+    // The kernel may pick the shell as well.
+    assert!(status.code() == Some(137) || status.signal() == Some(libc::SIGKILL), "{status}");
     assert!(group.oom_kills() > 0);
     group.remove().unwrap();
 }
