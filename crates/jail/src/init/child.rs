@@ -4,10 +4,9 @@
 use super::sys::check;
 use crate::layout::INIT_CAPABILITY;
 use crate::spec::{Identity, User};
-use serde::{Deserialize, Serialize};
 use std::ffi::{CString, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// CAP_SETPCAP: init needs it to drop the others from children, no child does.
 const CAP_SETPCAP: u8 = 8;
@@ -39,44 +38,41 @@ impl Stage {
     }
 }
 
-/// Everything a child needs, made by init. No text in it holds a NUL.
-#[derive(Debug, Serialize, Deserialize)]
+/// Everything a child needs, made before the fork.
+#[derive(Debug)]
 pub struct Program {
     /// Where to look, in this order: whole paths.
-    pub candidates: Vec<String>,
+    pub candidates: Vec<CString>,
     /// Arguments, the first one as asked for.
-    pub argv: Vec<String>,
+    pub argv: Vec<CString>,
     /// `NAME=value`.
-    pub env: Vec<String>,
+    pub env: Vec<CString>,
     /// Working directory.
-    pub cwd: String,
+    pub cwd: CString,
     /// Goes to `/` when `cwd` does not exist: only for a home that nobody asked for.
     pub cwd_optional: bool,
     /// Who it is.
     pub user: User,
     /// And which ids that is.
     pub ids: Identity,
-    /// Open files, soft and hard, as before init raised its own.
-    pub open_files: (u64, u64),
-    /// Whether the standard descriptors are a terminal, to become the session's.
+    /// Open files, as before init raised its own.
+    pub open_files: libc::rlimit,
+}
+
+/// The child's three standard descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct Standard<'a> {
+    /// 0.
+    pub input: BorrowedFd<'a>,
+    /// 1.
+    pub output: BorrowedFd<'a>,
+    /// 2.
+    pub error: BorrowedFd<'a>,
+    /// Whether they are a terminal, to become the session's.
     pub terminal: bool,
 }
 
-/// The child's three standard descriptors, in their order.
-pub type Standard<'a> = [BorrowedFd<'a>; 3];
-
-/// What every child does first: a group and a session of its own, and it may be killed for want of memory.
-pub fn begin() -> io::Result<()> {
-    std::fs::write("/proc/self/oom_score_adj", "0")?;
-    // SAFETY: neither takes a pointer.
-    unsafe {
-        check(libc::setsid())?;
-        libc::umask(0o022);
-    }
-    Ok(())
-}
-
-/// Becomes the program, after [`begin`]. Returns only on failure, having said nothing yet.
+/// Becomes the program. Returns only on failure, having said nothing yet.
 pub fn become_program(
     program: &Program,
     standard: Standard<'_>,
@@ -88,52 +84,33 @@ pub fn become_program(
     if let Err(error) = become_user(program.user, program.ids) {
         return (Stage::User, error);
     }
-    match prepare(program).and_then(|prepared| change_directory(program).map(|()| prepared)) {
-        Ok(prepared) => (Stage::Exec, execute(&prepared)),
-        Err(error) => (Stage::Directory, error),
+    if let Err(error) = change_directory(program) {
+        return (Stage::Directory, error);
     }
+    (Stage::Exec, execute(program))
 }
 
-fn set_up(program: &Program, [input, output, error]: Standard<'_>, status: BorrowedFd<'_>) -> io::Result<()> {
-    let (soft, hard) = program.open_files;
-    // SAFETY: none takes a pointer but setrlimit, which reads one struct; TIOCSCTTY's argument is a plain 0. No dup2
-    // overwrites a source: the descriptors are all above 3, or they are 3 to 6 in the order in which they are used up.
-    // This process uses none of those that are closed.
+fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", "0")?;
+    // SAFETY: none takes a pointer, but TIOCSCTTY's argument is a plain 0. The descriptors are init's, all above 4
+    // (below are the fixed ones), so that no dup2 overwrites a source; this process uses none of the closed ones.
     unsafe {
-        if program.terminal {
-            check(libc::ioctl(input.as_raw_fd(), libc::TIOCSCTTY, 0))?;
+        check(libc::setsid())?;
+        if standard.terminal {
+            check(libc::ioctl(standard.input.as_raw_fd(), libc::TIOCSCTTY, 0))?;
         }
-        check(libc::dup2(input.as_raw_fd(), 0))?;
-        check(libc::dup2(output.as_raw_fd(), 1))?;
-        check(libc::dup2(error.as_raw_fd(), 2))?;
-        if status.as_raw_fd() != STATUS_FD {
-            check(libc::dup3(status.as_raw_fd(), STATUS_FD, libc::O_CLOEXEC))?;
-        }
+        check(libc::dup2(standard.input.as_raw_fd(), 0))?;
+        check(libc::dup2(standard.output.as_raw_fd(), 1))?;
+        check(libc::dup2(standard.error.as_raw_fd(), 2))?;
+        check(libc::dup3(status.as_raw_fd(), STATUS_FD, libc::O_CLOEXEC))?;
         check(libc::close_range(STATUS_FD as libc::c_uint + 1, libc::c_uint::MAX, 0))?;
-        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+        libc::umask(0o022);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &program.open_files))?;
     }
     default_signal(libc::SIGPIPE);
     unblock_signals();
     Ok(())
 }
-
-/// Closes everything but the standard descriptors and this one, which is moved to a number that no descriptor gets that
-/// comes later.
-pub fn keep_only(fd: OwnedFd) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers; the new descriptor is owned by nobody else, and this process uses none of those that are closed.
-    unsafe {
-        let kept = check(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY))?;
-        check(libc::close_range(3, kept as libc::c_uint - 1, 0))?;
-        check(libc::close_range(kept as libc::c_uint + 1, libc::c_uint::MAX, 0))?;
-        // Closed by now.
-        std::mem::forget(fd);
-        Ok(OwnedFd::from_raw_fd(kept))
-    }
-}
-
-/// Above what a child ever has open.
-const OUT_OF_THE_WAY: libc::c_int = 64;
 
 /// Where the status pipe is in the child.
 pub const STATUS_FD: libc::c_int = 3;
@@ -168,15 +145,17 @@ fn unblock_signals() {
 /// For a worker: keeps one descriptor besides the standard ones, becomes the user, lets all signals through. They are
 /// at their default apart from SIGPIPE, which stays ignored.
 pub fn become_worker(user: User, ids: Identity, keep: BorrowedFd<'_>) -> io::Result<()> {
-    begin()?;
+    std::fs::write("/proc/self/oom_score_adj", "0")?;
     let keep = keep.as_raw_fd() as libc::c_uint;
     unblock_signals();
-    // SAFETY: takes no pointers; the worker uses no descriptor but `keep` and the standard ones.
+    // SAFETY: takes no pointers that outlive the call; the worker uses no descriptor but `keep` and the standard ones.
     unsafe {
+        check(libc::setsid())?;
         if keep > 3 {
             check(libc::close_range(3, keep - 1, 0))?;
         }
         check(libc::close_range(keep + 1, libc::c_uint::MAX, 0))?;
+        libc::umask(0o022);
     }
     become_user(user, ids)
 }
@@ -282,30 +261,17 @@ fn verify(user: User, ids: Identity, saved: u32, expected: &[CapData; 2]) -> io:
     }
 }
 
-/// The program, as the kernel wants it.
-struct Prepared {
-    candidates: Vec<CString>,
-    argv: Vec<CString>,
-    env: Vec<CString>,
-}
-
-fn c_strings(texts: &[String]) -> io::Result<Vec<CString>> {
-    texts.iter().map(|text| CString::new(text.as_str()).map_err(io::Error::from)).collect()
-}
-
-fn prepare(Program { candidates, argv, env, .. }: &Program) -> io::Result<Prepared> {
-    Ok(Prepared { candidates: c_strings(candidates)?, argv: c_strings(argv)?, env: c_strings(env)? })
-}
-
 fn change_directory(program: &Program) -> io::Result<()> {
-    match std::env::set_current_dir(&program.cwd) {
-        Err(_) if program.cwd_optional => std::env::set_current_dir("/"),
-        result => result,
+    // SAFETY: the path is a C string that outlives the call.
+    match check(unsafe { libc::chdir(program.cwd.as_ptr()) }) {
+        // SAFETY: as above.
+        Err(_) if program.cwd_optional => check(unsafe { libc::chdir(c"/".as_ptr()) }).map(|_| ()),
+        result => result.map(|_| ()),
     }
 }
 
 /// Tries each candidate as `execvp` does, except that a text file without `#!` is not given to a shell.
-fn execute(program: &Prepared) -> io::Error {
+fn execute(program: &Program) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
         strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
     };

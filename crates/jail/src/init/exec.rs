@@ -132,8 +132,7 @@ impl Init {
             stdin: request.stdin,
             joined: false,
         };
-        let spare = self.spares.take();
-        let started = spawn::start(&self.config, &plan, self.open_files, spare)?;
+        let started = spawn::start(&self.config, &plan, self.open_files)?;
         let timeout = request.timeout_ms.map(Duration::from_millis);
         let mut error = Stream { ended: started.error.is_none(), ..Stream::default() };
         error.fd = started.error;

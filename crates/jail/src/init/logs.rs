@@ -108,8 +108,7 @@ impl Init {
             stdin: false,
             joined: true,
         };
-        let spare = self.spares.take();
-        match spawn::start(&self.config, &plan, self.open_files, spare) {
+        match spawn::start(&self.config, &plan, self.open_files) {
             Ok(started) => {
                 self.childless = false;
                 let key = Key::NONE;

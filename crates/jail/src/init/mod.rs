@@ -19,7 +19,6 @@ mod reap;
 mod record;
 mod ring;
 mod slab;
-mod spare;
 mod spawn;
 mod streams;
 pub(crate) mod sys;
@@ -38,7 +37,6 @@ use reap::Worker;
 use record::Record;
 use serde::Serialize;
 use slab::{Key, Slab};
-use spare::Spares;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,7 +135,6 @@ struct Init {
     main: Option<Main>,
     logs: Logs,
     execs: Slab<Exec>,
-    spares: Spares,
     serial: u64,
     conns: Slab<Conn>,
     /// Connections that have something to say at the end of this round: see [`Init::stir`].
@@ -175,7 +172,8 @@ pub fn run() -> ! {
 }
 
 /// Waits for node to say what this boundary is for.
-fn read_config(file: File) -> io::Result<InitConfig> {
+fn read_config() -> io::Result<InitConfig> {
+    let file = File::from(sys::inherited(CONFIG_FD)?);
     let mut text = Vec::new();
     file.take(MAX_CONFIG + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CONFIG {
@@ -217,14 +215,7 @@ impl Init {
         sys::tune_allocator();
         child::reset_signals();
         step("protecting init", sys::protect())?;
-        // A blank has time now for what its first program would have to wait for.
-        let config = step("taking the configuration", sys::inherited(CONFIG_FD))?;
-        let mut spares =
-            if sys::readable_bytes(config.as_fd()) == 0 { Spares::first() } else { Spares::default() };
-        let config = step("reading the configuration", read_config(config.into()))?;
-        if spares.pid().is_some() {
-            spares.expect();
-        }
+        let config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
         let log = |fd| sys::inherited(fd).map(File::from);
         let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));
@@ -260,13 +251,12 @@ impl Init {
             main: None,
             logs,
             execs: Slab::new(),
-            childless: spares.pid().is_none(),
-            spares,
             serial: 0,
             conns: Slab::new(),
             stirred: Vec::new(),
             workers: Vec::new(),
             more_to_reap: false,
+            childless: true,
             scratch: Vec::new(),
         })
     }
@@ -294,9 +284,7 @@ impl Init {
             for key in std::mem::take(&mut self.stirred) {
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.drive(key, 0)));
             }
-            let now = Instant::now();
-            self.deadlines(now);
-            self.mind_spare(now);
+            self.deadlines(Instant::now());
             if self.listener_paused.is_some_and(|again| again <= Instant::now()) {
                 self.resume_listener();
             }
@@ -313,10 +301,7 @@ impl Init {
             Phase::Leaving { until } => Some(until),
         };
         let execs = self.execs.iter().filter_map(|(_, exec)| exec.deadline()).min();
-        let next = [phase, execs, self.next_late(), self.listener_paused, self.spares.deadline()]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let next = [phase, execs, self.next_late(), self.listener_paused].into_iter().flatten().min()?;
         // Rounded up, so that the deadline has passed when the wait ends.
         let wait = next.saturating_duration_since(now).as_millis() + 1;
         Some(i32::try_from(wait).unwrap_or(i32::MAX))

@@ -18,15 +18,15 @@ const COMMAND: u64 = 4096;
 const TICK_MS: u64 = 10;
 
 /// [`channel::Request::Processes`].
-pub fn list(link: &mut Link, spare: Option<i32>) -> Result<(), ChannelError> {
+pub fn list(link: &mut Link) -> Result<(), ChannelError> {
     let entries = fs::read_dir("/proc").map_err(|error| of_io("could not read /proc", &error))?;
     let mut processes = Vec::new();
     for entry in entries.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        // Init, its spare and this worker are no processes of the agent's; what ended meanwhile is not there.
-        if pid == 1 || Some(pid) == spare || u32::try_from(pid) == Ok(std::process::id()) {
+        // Init and this worker are no processes of the agent's; what ended meanwhile is not there.
+        if pid == 1 || u32::try_from(pid) == Ok(std::process::id()) {
             continue;
         }
         let Some(process) = process(pid) else { continue };

@@ -73,9 +73,7 @@ impl Init {
             let worker = self.workers.swap_remove(index);
             return self.worker_ended(worker.conn, pid);
         }
-        if !self.spares.ended(pid) {
-            self.exec_exited(pid, status);
-        }
+        self.exec_exited(pid, status);
     }
 
     fn main_exited(&mut self, status: Status) {
@@ -107,7 +105,6 @@ impl Init {
             _ => kill_at,
         };
         self.phase = Phase::Stopping { kill_at };
-        self.spares.drop();
         let _ = sys::kill(-1, libc::SIGTERM);
         // A stopped process would not notice.
         let _ = sys::kill(-1, libc::SIGCONT);

@@ -2,15 +2,15 @@
 
 use super::child::{self, Program, Stage, Standard};
 use super::errors::{of_io, refuse};
-use super::spare::Spare;
 use super::sys::{self, Forked};
 use crate::layout::HOME;
 use crate::spec::{Identity, InitConfig, User};
 use channel::{ChannelError, ErrorKind, Size};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// Where programs are looked up unless the environment says otherwise.
@@ -50,12 +50,8 @@ pub struct Started {
     pub error: Option<OwnedFd>,
 }
 
-fn plain(what: &str, text: impl Into<String>) -> Result<String, ChannelError> {
-    let text = text.into();
-    match text.contains('\0') {
-        false => Ok(text),
-        true => Err(refuse(ErrorKind::Invalid, format!("{what} holds a NUL byte; remove it"))),
-    }
+fn c_string(what: &str, text: impl Into<Vec<u8>>) -> Result<CString, ChannelError> {
+    CString::new(text).map_err(|_| refuse(ErrorKind::Invalid, format!("{what} holds a NUL byte; remove it")))
 }
 
 fn environment(config: &InitConfig, plan: &Plan<'_>) -> Result<BTreeMap<String, String>, ChannelError> {
@@ -91,13 +87,13 @@ fn program(config: &InitConfig, plan: &Plan<'_>, open_files: libc::rlimit) -> Re
     };
     let env = environment(config, plan)?;
     let candidates = if name.contains('/') {
-        vec![plain("argv", name.as_str())?]
+        vec![c_string("argv", name.as_str())?]
     } else {
         let path = env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         let directory =
             |directory: &str| if directory.is_empty() { ".".to_owned() } else { directory.to_owned() };
         path.split(':')
-            .map(|part| plain("PATH or argv", format!("{}/{name}", directory(part))))
+            .map(|part| c_string("PATH or argv", format!("{}/{name}", directory(part))))
             .collect::<Result<_, _>>()?
     };
     let home = env.get("HOME").map_or("/", String::as_str);
@@ -107,17 +103,16 @@ fn program(config: &InitConfig, plan: &Plan<'_>, open_files: libc::rlimit) -> Re
     }
     Ok(Program {
         candidates,
-        argv: plan.argv.iter().map(|text| plain("argv", text.as_str())).collect::<Result<_, _>>()?,
-        cwd: plain("the working directory", plan.cwd.unwrap_or(own))?,
+        argv: plan.argv.iter().map(|text| c_string("argv", text.as_str())).collect::<Result<_, _>>()?,
+        cwd: c_string("the working directory", plan.cwd.unwrap_or(own))?,
         cwd_optional: plan.cwd.is_none(),
         env: env
             .iter()
-            .map(|(k, v)| plain("the environment", format!("{k}={v}")))
+            .map(|(k, v)| c_string("the environment", format!("{k}={v}")))
             .collect::<Result<_, _>>()?,
         user: plan.user,
         ids: config.ids(plan.user),
-        open_files: (open_files.rlim_cur, open_files.rlim_max),
-        terminal: plan.tty.is_some(),
+        open_files,
     })
 }
 
@@ -169,54 +164,47 @@ fn wire(plan: &Plan<'_>, ids: Identity) -> io::Result<Wiring> {
     Ok(Wiring { input, output, error, child: [child_input, child_output, child_error] })
 }
 
-/// Starts the process: a spare one becomes it, or one that is forked now.
+/// Forks the process.
 pub fn start(
     config: &InitConfig,
     plan: &Plan<'_>,
     open_files: libc::rlimit,
-    spare: Option<Spare>,
 ) -> Result<Started, ChannelError> {
     let program = program(config, plan, open_files)?;
     let no_descriptors = |error| of_io("could not make pipes or a terminal for the process", &error);
     let wiring = wire(plan, program.ids).map_err(no_descriptors)?;
     let (status, child_status) = sys::pipe().map_err(no_descriptors)?;
     sys::set_nonblocking(status.as_fd(), true).map_err(no_descriptors)?;
-    let standard = [wiring.child[0].as_fd(), wiring.child[1].as_fd(), wiring.child[2].as_fd()];
-    let pid = match spare.and_then(|spare| spare.hand_over(&program, standard, child_status.as_fd())) {
-        Some(pid) => pid,
-        None => forked(|| match child::begin() {
-            Ok(()) => turn_into(&program, standard, child_status.as_fd()),
-            Err(error) => report(child_status.as_fd(), Stage::Setup, &error),
-        })?,
-    };
-    let Wiring { input, output, error, .. } = wiring;
-    Ok(Started { pid, status, input, output, error })
-}
-
-/// Forks a child that does this, and then ends. Returns its pid.
-pub fn forked(work: impl FnOnce()) -> Result<i32, ChannelError> {
     match sys::fork().map_err(|error| no_process(&error))? {
         Forked::Child => {
+            let [input, output, error] = &wiring.child;
+            let standard = Standard {
+                input: input.as_fd(),
+                output: output.as_fd(),
+                error: error.as_fd(),
+                terminal: plan.tty.is_some(),
+            };
             // A panic must not unwind into init's loop: the child would go on as a second init.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let attempt = std::panic::AssertUnwindSafe(|| {
+                child::become_program(&program, standard, child_status.as_fd())
+            });
+            if let Ok((stage, error)) = std::panic::catch_unwind(attempt) {
+                report(&child_status, stage, &error);
+            }
             sys::exit_now(127)
         }
-        Forked::Parent(pid) => Ok(pid),
+        Forked::Parent(pid) => {
+            let Wiring { input, output, error, .. } = wiring;
+            Ok(Started { pid, status, input, output, error })
+        }
     }
 }
 
-/// In a child: becomes the program, or says why not.
-pub fn turn_into(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) {
-    let (stage, error) = child::become_program(program, standard, status);
-    report(status, stage, &error);
-}
-
-/// In a child: says why there is no program.
-pub fn report(status: BorrowedFd<'_>, stage: Stage, error: &io::Error) {
+fn report(status: &OwnedFd, stage: Stage, error: &io::Error) {
     let [a, b, c, d] = error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes();
     let message = [stage as u8, a, b, c, d];
     // Before the descriptors were moved it is still where init had it, afterwards at its fixed place.
-    if !matches!(sys::write(status, &message), Ok(Some(_)))
+    if !matches!(sys::write(status.as_fd(), &message), Ok(Some(_)))
         && let Ok(moved) = sys::inherited(child::STATUS_FD)
     {
         let _ = sys::write(moved.as_fd(), &message);

@@ -7,6 +7,7 @@ use super::conn::Conn;
 use super::errors::{of_io, refuse};
 use super::reap::Worker;
 use super::slab::Key;
+use super::sys::{self, Forked};
 use super::{Init, Phase, child, files, procs, say, spawn, tar};
 use crate::spec::{Identity, User};
 use channel::{ChannelError, Decoder, ErrorKind, Kind, Reply, Request};
@@ -34,14 +35,22 @@ impl Init {
         }
         let user = self.user(asked_user(request));
         let ids = self.config.ids(user);
-        let spare = self.spares.pid();
-        let pid = spawn::forked(|| run(conn, request, user, ids, spare))?;
-        self.childless = false;
-        self.workers.push(Worker { pid, conn: key });
-        // These two see the end of their client themselves, and clean up.
-        let kill = !matches!(request, Request::Write { .. } | Request::TarIn { .. });
-        conn.hand_over(pid, kill);
-        Ok(())
+        match sys::fork().map_err(|error| spawn::no_process(&error))? {
+            Forked::Child => {
+                // A panic must not unwind into init's loop: the child would go on as a second init.
+                let work = std::panic::AssertUnwindSafe(|| run(conn, request, user, ids));
+                let code = i32::from(std::panic::catch_unwind(work).is_err());
+                sys::exit_now(code)
+            }
+            Forked::Parent(pid) => {
+                self.childless = false;
+                self.workers.push(Worker { pid, conn: key });
+                // These two see the end of their client themselves, and clean up.
+                let kill = !matches!(request, Request::Write { .. } | Request::TarIn { .. });
+                conn.hand_over(pid, kill);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -68,7 +77,7 @@ pub struct Link {
     decoder: Decoder,
 }
 
-fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity, spare: Option<i32>) {
+fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity) {
     let Ok(socket) = conn.socket.try_clone() else { return };
     let unsent = conn.unsent().to_vec();
     let mut link = Link { socket, decoder: std::mem::take(&mut conn.decoder) };
@@ -77,7 +86,7 @@ fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity, spare: Opt
         link.socket.write_all(&unsent)
     });
     let result = match ready {
-        Ok(()) => work(&mut link, request, spare),
+        Ok(()) => work(&mut link, request),
         Err(error) => Err(of_io("could not become the user of the request", &error)),
     };
     // If nobody listens any more, nobody is to be told.
@@ -86,7 +95,7 @@ fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity, spare: Opt
     }
 }
 
-fn work(link: &mut Link, request: &Request, spare: Option<i32>) -> Result<(), ChannelError> {
+fn work(link: &mut Link, request: &Request) -> Result<(), ChannelError> {
     match request {
         Request::Stat { path, .. } => files::stat(link, path),
         Request::List { path, .. } => files::list(link, path),
@@ -97,7 +106,7 @@ fn work(link: &mut Link, request: &Request, spare: Option<i32>) -> Result<(), Ch
         Request::Remove { path, recursive, .. } => files::remove(link, path, *recursive),
         Request::TarOut { path, .. } => tar::pack(link, path),
         Request::TarIn { path, .. } => tar::unpack(link, path),
-        Request::Processes => procs::list(link, spare),
+        Request::Processes => procs::list(link),
         _ => Err(refuse(ErrorKind::Internal, "no worker does this")),
     }
 }

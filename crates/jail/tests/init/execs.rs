@@ -76,35 +76,6 @@ fn init_cannot_be_touched_by_root_inside() {
 }
 
 #[test]
-fn what_waits_for_the_next_program_may_be_stopped_or_ended() {
-    if skipped() {
-        return;
-    }
-    let agent = Agent::start();
-    // It is there soon after the first program: the other process with init's command line.
-    let find = "p=; until [ -n \"$p\" ]; do for d in /proc/[0-9]*; do \
-                [ $d = /proc/1 ] || [ \"$(tr -d '\\0' <$d/cmdline)\" != init ] || p=${d#/proc/}; done; done 2>/dev/null";
-    let as_root = |script: &str| {
-        let request = attached(&["bash", "-c", script]);
-        let mut client =
-            agent.ask(&Request::Exec(Box::new(ExecRequest { user: Some(User::Root), ..request })));
-        client.hello();
-        client.reply();
-        client.until_exit()
-    };
-    let (secrets, _, exit) = agent.sh(&format!("{find}; cat /proc/$p/environ /proc/$p/mem; ls /proc/$p/fd"));
-    assert!(secrets.is_empty() && exit.code != 0, "{secrets}");
-    let (stopped, err, _) = as_root(&format!("{find}; kill -STOP $p; echo $p"));
-    let (next, _, exit) = agent.sh("echo $$");
-    assert_eq!((next, exit), (stopped, OK), "{err}");
-    let (ended, err, _) = as_root(&format!("{find}; kill -KILL $p; echo $p"));
-    let (next, _, exit) = agent.sh("echo $$");
-    assert!(next != ended && !ended.is_empty() && exit == OK, "{next} {ended} {err}");
-    let Reply::Processes { processes, .. } = agent.reply(&Request::Processes) else { panic!("no processes") };
-    assert!(processes.is_empty(), "it is no process of the agent's: {processes:?}");
-}
-
-#[test]
 fn stdin_is_passed_on_to_its_end() {
     if skipped() {
         return;

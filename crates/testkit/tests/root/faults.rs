@@ -134,14 +134,6 @@ fn random_kills_leave_nothing_behind() {
     nothing_but(&world, 0);
 }
 
-/// Whether a process, in a line that begins with its pid, is the first of its pid namespace.
-fn is_first(line: &str) -> bool {
-    let pid = line.split(' ').next().unwrap_or_default();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    pids.split_ascii_whitespace().nth(1) == Some("1")
-}
-
 /// Waits until what there is, is what so many running agents and the blanks that are ready have: not one process, loop
 /// device, file or range of user ids more.
 fn nothing_but(world: &World, agents: usize) {
@@ -160,9 +152,8 @@ fn nothing_but(world: &World, agents: usize) {
         let (runs, blanks) = (count("run/agents"), count("run/blanks"));
         // An image's, on kernels that need one, is the zygote's for as long as that lives.
         let volumes = found.loops.iter().filter(|device| !device.contains("/data/images/")).count();
-        // A blank without an image has no init yet, and an init may have a process that waits for the next program.
-        let first =
-            |line: &&String| (line.ends_with(" init ") || line.ends_with(" blank ")) && is_first(line);
+        // A blank without an image has no init yet.
+        let first = |line: &&String| line.ends_with(" init ") || line.ends_with(" blank ");
         let inits = found.processes.iter().filter(first).count();
         if found.mounts.is_empty()
             && [leases, runs, world.inits().len()] == [agents; 3]
