@@ -100,11 +100,17 @@ pub(crate) fn end_orphans(name: &str, limit: Duration) {
 
 /// Waits until the descriptor can be read, or is at its end; `false` when time is up.
 pub(crate) fn wait(fd: BorrowedFd<'_>, end: Instant) -> io::Result<bool> {
+    wait_for_any([fd], end).map(|[ready]| ready)
+}
+
+/// Waits until one of the descriptors can be read, or is at its end, and says which; none when time is up.
+pub(crate) fn wait_for_any<const N: usize>(fds: [BorrowedFd<'_>; N], end: Instant) -> io::Result<[bool; N]> {
+    let mut polled = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(count) => return Ok(count > 0),
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(_) => return Ok(polled.map(|fd| !fd.revents().is_empty())),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -4,18 +4,19 @@
 //! process of the agent has a part in it. Whatever an agent does to it can only make it unfinished.
 
 use crate::cgroup::Group;
-use crate::children::{self, Watch, wait};
+use crate::children::{self, Watch, wait_for_any};
 use crate::container::BoundaryRecord;
 use crate::host::process::spawn_with_fd;
 use jail::layout::ZYGOTE_FD;
 use jail::probe::{self, Line, Order};
 use jail::spec::{Agent, Identity, User};
 use model::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How much longer than the probe itself this process waits for it to end what is inside, and itself.
@@ -78,24 +79,35 @@ fn output(program: &Path, order: &Order, init: BorrowedFd<'_>, group: &Group) ->
     // Nobody else collects it.
     let _watch = Watch::new(child.id());
     let mut said = Vec::new();
-    let collected = jail::wire::send(ours.as_fd(), order, &fds)
-        .and_then(|()| collect(&read, Instant::now() + order.patience + MARGIN, &mut said));
+    let collected = open_child(&child).and_then(|pidfd| {
+        jail::wire::send(ours.as_fd(), order, &fds)?;
+        collect(&read, pidfd.as_fd(), Instant::now() + order.patience + MARGIN, &mut said)
+    });
     // It ends what is inside when time is up, and then itself. One that does not cannot be helped.
-    let whole = matches!(collected, Ok(true));
-    if !whole {
+    if !matches!(collected, Ok(true)) {
         let _ = child.kill();
     }
-    child.wait()?;
-    if !whole {
+    if !child.wait()?.success() {
         children::end_orphans("probe", MARGIN);
     }
     collected.map(|_| said)
 }
 
-/// Takes what is said; `false` when that did not come to its end in time.
-fn collect(pipe: &OwnedFd, end: Instant, said: &mut Vec<u8>) -> io::Result<bool> {
+fn open_child(child: &Child) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(child.id() as i32).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Takes what is said until its end or that of the process; `false` when neither came in time. An attempt that was frozen
+/// with the agent, just after its start, keeps the pipe open for as long as that lasts.
+fn collect(pipe: &OwnedFd, process: BorrowedFd<'_>, end: Instant, said: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 4096];
-    while said.len() <= OUTPUT_MAX && wait(pipe.as_fd(), end)? {
+    while said.len() <= OUTPUT_MAX {
+        match wait_for_any([pipe.as_fd(), process], end)? {
+            [true, _] => {}
+            [false, true] => return Ok(true),
+            [false, false] => break,
+        }
         match rustix::io::read(pipe, &mut buffer) {
             Ok(0) => return Ok(true),
             Ok(count) => said.extend_from_slice(&buffer[..count]),

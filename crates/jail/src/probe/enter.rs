@@ -110,8 +110,8 @@ fn leave(done: Result<(), StepError>) -> ! {
     process::exit_now(code)
 }
 
-/// Sees the helper and whoever is inside to their ends, and brings those about when time is up. Nothing of the probe is left
-/// when it returns: what nobody waits for would keep the agent's pid namespace from ending.
+/// Sees the helper and whoever is inside to their ends, and brings those about when time is up: what nobody waits for would
+/// keep the agent's pid namespace from ending.
 fn supervise(socket: OwnedFd, helper: BorrowedFd<'_>, end: Instant) -> io::Result<()> {
     let helped = ready([helper, helper], end);
     let _ = process::kill(helper);
@@ -130,12 +130,12 @@ fn supervise(socket: OwnedFd, helper: BorrowedFd<'_>, end: Instant) -> io::Resul
         // The helper has said why there is none.
         (waited, _) => waited.map(drop),
     };
+    // Whoever is inside without being known waits for a word, and goes; frozen, it cannot, and is left to node.
+    drop(socket);
     if let Some(inside) = inside {
         let _ = process::kill(inside.as_fd());
+        while process::wait_for(-1).is_ok() {}
     }
-    // Whoever is inside without being known waits for a word, and goes.
-    drop(socket);
-    while process::wait_for(-1).is_ok() {}
     answered
 }
 

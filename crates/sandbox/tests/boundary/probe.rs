@@ -116,7 +116,6 @@ fn a_probe_that_is_stopped_midway_leaves_an_agent_that_can_be_ended() {
     let spec = world.spec(None);
     let boundary = world.launch(&sandbox, &spec);
     let patience = Duration::from_secs(2);
-    let began = Instant::now();
     let probed = std::thread::scope(|scope| {
         let probing = scope.spawn(|| boundary.probe(&spec, patience));
         super::until("a probe is there", || !probes(&world).is_empty());
@@ -126,7 +125,6 @@ fn a_probe_that_is_stopped_midway_leaves_an_agent_that_can_be_ended() {
     });
     let error = chain(&probed.unwrap_err());
     assert!(error.contains("is it paused"), "{error}");
-    assert!(began.elapsed() < 2 * patience, "{:?}", began.elapsed());
     boundary.thaw().unwrap();
     assert!(boundary.is_alive());
     // As any other time.
