@@ -1,7 +1,7 @@
 //! The control API, `/v1`: what requests and answers carry.
 
 use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
-use crate::evidence::{Claim, Evidence};
+use crate::evidence::{Claim, Control, Evidence, Observation, State};
 use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
@@ -138,6 +138,43 @@ pub struct Agent {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub state_since: OffsetDateTime,
+}
+
+/// `GET /v1/agents/ID/evidence`: what is demanded of the agent's boundary, and what was observed of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AgentEvidence {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name.
+    pub name: Name,
+    /// How it is isolated.
+    pub level: Level,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// What may be said of its isolation now; `none` unless it runs.
+    pub claim: Claim,
+    /// What its evidence allowed to be said when it was observed.
+    pub claim_then: Claim,
+    /// When it was observed last, and by what. Absent before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
+    /// Each control of its level.
+    pub controls: Vec<ControlEvidence>,
+}
+
+/// One control, as it should be and as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ControlEvidence {
+    /// Which.
+    pub control: Control,
+    /// Whether there is no claim without it, also on a kernel that lacks it.
+    pub mandatory: bool,
+    /// What the level demands.
+    pub expected: String,
+    /// Whether it is in force, and how that is known.
+    pub state: State,
+    /// What the kernel said.
+    pub observed: String,
 }
 
 /// `POST /v1/agents/ID/token`.

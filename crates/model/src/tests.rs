@@ -1,5 +1,5 @@
 use crate::agent::{AgentState, Desired, Observed, Verb, apply_observed, apply_verb};
-use crate::evidence::{Claim, Control, Evidence, State, claim, with_probe};
+use crate::evidence::{Claim, Control, Drift, Evidence, State, claim, drift, missing, with_probe};
 use crate::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
 use crate::{AgentId, ByteSize, Name, Resources, Span};
 use proptest::prelude::*;
@@ -202,6 +202,56 @@ fn a_full_set_is_a_container() {
         let mut both = all.clone();
         both.push(Evidence { state: State::Missing, ..gone });
         assert_eq!(claim(level, &both), Claim::None);
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let level = crate::agent::Level::Container;
+    assert_eq!(missing(level, &all_of(State::Probed)), []);
+    let names =
+        |evidence: &[Evidence]| missing(level, evidence).iter().map(|it| it.control).collect::<Vec<_>>();
+    assert_eq!(names(&[]), Control::CONTAINER);
+    let mut all = all_of(State::Observed);
+    all[8].state = State::Missing;
+    all.remove(3);
+    assert_eq!(names(&all), [Control::NetworkNamespace, Control::Seccomp]);
+}
+
+#[test]
+fn drift_is_what_a_claim_could_differ_by() {
+    let all = all_of(State::Observed);
+    assert_eq!(drift(&all, &all), []);
+    assert_eq!(drift(&all, &all_of(State::Probed)), []);
+    assert_eq!(drift(&[], &all), [], "the first look");
+    let mut fallen = all.clone();
+    fallen[2].state = State::Missing;
+    let fell = Drift {
+        control: Control::MountNamespace,
+        before: State::Observed,
+        after: State::Missing,
+        detail: String::new(),
+    };
+    assert_eq!(drift(&all, &fallen), [fell.clone()]);
+    let back = Drift { before: State::Missing, after: State::Observed, ..fell.clone() };
+    assert_eq!(drift(&fallen, &all), [back]);
+    fallen.remove(2);
+    let unseen = drift(&all, &fallen);
+    assert_eq!((unseen.len(), unseen[0].control, unseen[0].after), (1, fell.control, State::Missing));
+    // A control that a newer node knows, and that is not in force.
+    let newer = Evidence { state: State::Missing, ..all[2].clone() };
+    let news = drift(&fallen, &[fallen.clone(), vec![newer]].concat());
+    assert_eq!((news.len(), news[0].after), (1, State::Missing));
+}
+
+/// The documents say what is demanded in the words of the API.
+#[test]
+fn every_control_is_documented() {
+    let document = include_str!("../../../docs/threat-model.md");
+    for control in Control::CONTAINER {
+        let name = serde_json::to_value(control).unwrap().as_str().unwrap().replace('_', " ");
+        let row = format!("| {name} | {} |", control.expected());
+        assert!(document.contains(&row), "docs/threat-model.md lacks or contradicts: {row}");
     }
 }
 

@@ -18,6 +18,7 @@ mod lease;
 mod local;
 mod machine;
 mod plan;
+mod recheck;
 mod report;
 mod session;
 mod terminate;

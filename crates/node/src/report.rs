@@ -2,6 +2,7 @@
 
 use crate::backoff::Backoff;
 use crate::control::{CallError, Caller};
+use crate::recheck::TOLD_EVERY;
 use model::AgentId;
 use model::node_api::{ObservedAgent, ObservedState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,18 @@ struct Entry {
     /// Used since the last report.
     touched: bool,
     reported: Option<Instant>,
+    /// The time of the observation that was reported last.
+    told: Option<OffsetDateTime>,
+}
+
+impl Entry {
+    /// Whether control is to hear of this now. That the same was seen again can wait.
+    fn is_news(&self, state: &ObservedAgent) -> bool {
+        let same =
+            ObservedAgent { observation: self.state.observation.clone(), ..state.clone() } == self.state;
+        let at = |state: &ObservedAgent| state.observation.as_ref().map(|observation| observation.at);
+        !same || at(state).is_some_and(|at| self.told.is_none_or(|told| at - told >= TOLD_EVERY))
+    }
 }
 
 impl Reporter {
@@ -52,12 +65,14 @@ impl Reporter {
             Some(entry) => {
                 state.last_activity = state.last_activity.max(entry.state.last_activity);
                 entry.state.last_activity = state.last_activity;
-                entry.due |= state != entry.state;
+                entry.due |= entry.is_news(&state);
                 entry.state = state;
                 entry.due
             }
             None => {
-                entries.agents.insert(id, Entry { due: true, touched: false, reported: None, state });
+                entries
+                    .agents
+                    .insert(id, Entry { due: true, touched: false, reported: None, told: None, state });
                 true
             }
         };
@@ -141,6 +156,7 @@ impl Reporter {
                 break;
             }
             (entry.due, entry.touched, entry.reported) = (false, false, Some(now));
+            entry.told = entry.state.observation.as_ref().map(|observation| observation.at);
             news.remove(&id);
             report.agents.push(entry.state.clone());
         }
@@ -205,6 +221,13 @@ pub(crate) enum Due {
 /// One agent's report that control refuses must not keep the others from it.
 async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> {
     match caller.report(report).await {
+        Err(error) if error.is_refusal() => {}
+        other => return other,
+    }
+    // One of an earlier version refuses what it does not know: the circumstances of evidence.
+    let mut report = report.clone();
+    report.agents.iter_mut().for_each(|state| state.observation = None);
+    match caller.report(&report).await {
         Err(error) if error.is_refusal() && report.agents.len() > 1 => {}
         other => return other.or_else(give_up),
     }

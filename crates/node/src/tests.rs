@@ -7,6 +7,7 @@ mod gates;
 mod journal;
 mod lease;
 mod plan;
+mod recheck;
 mod report;
 mod validate;
 

@@ -3,6 +3,8 @@
 
 #[path = "boundary/probe.rs"]
 mod probe;
+#[path = "boundary/sabotage.rs"]
+mod sabotage;
 
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Claim, Control, claim};
@@ -34,10 +36,13 @@ fn jail() -> Option<PathBuf> {
 
 impl World {
     fn new(test: &str) -> Option<Self> {
-        let jail = jail();
+        Self::with_jail(test, jail())
+    }
+
+    fn with_jail(test: &str, jail: Option<PathBuf>) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || jail.is_none() {
-            assert!(std::env::var_os("CI").is_none(), "{test} needs root and cofferdam-jail");
-            eprintln!("skipped: {test} needs root and cofferdam-jail");
+            assert!(std::env::var_os("CI").is_none(), "{test} needs root and its jail");
+            eprintln!("skipped: {test} needs root and its jail");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

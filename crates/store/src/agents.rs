@@ -10,7 +10,7 @@ use crate::rows::{Columns, millis, to_json};
 use crate::{Error, Fresh, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::api::Image;
-use model::evidence::Evidence;
+use model::evidence::{Evidence, Observation};
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,8 +43,11 @@ pub struct Agent {
     pub token_epoch: u64,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
-    /// What was seen of its boundary.
+    /// What was last seen of its boundary; it stays when that is gone.
     pub evidence: Vec<Evidence>,
+    /// When that was, and by what.
+    #[serde(default)]
+    pub observation: Option<Observation>,
     /// Where its workspace API answers.
     pub workspace_url: Option<String>,
     /// When its workspace API was last used.
@@ -158,6 +161,7 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
         token_epoch: row.number("token_epoch")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
+        observation: row.json_opt("observation")?,
         workspace_url: row.try_get("workspace_url")?,
         last_activity: row.at_opt("last_activity")?,
         created_at: row.at("created_at")?,
@@ -194,8 +198,8 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                    evidence = $6, workspace_url = $7, state_since = $8
-                 WHERE id = $9 AND generation = $10 AND state = $11",
+                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9
+                 WHERE id = $10 AND generation = $11 AND state = $12",
             )
             .bind(after.desired.as_str())
             .bind(after.state.as_str())
@@ -205,6 +209,7 @@ impl Change {
             .bind(to_json(&after.evidence))
             .bind(after.workspace_url.clone())
             .bind(at)
+            .bind(after.observation.as_ref().map(to_json))
             .bind(id.to_string())
             .bind(before.generation as i64)
             .bind(before.state.as_str())
@@ -265,6 +270,7 @@ impl Change {
             token_epoch: FIRST_EPOCH,
             reason: None,
             evidence: Vec::new(),
+            observation: None,
             // The account's gate on a node is the same for all of them; the node's own word follows.
             workspace_url: node.way.clone(),
             last_activity: None,

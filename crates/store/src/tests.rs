@@ -140,6 +140,7 @@ fn seen(agent: &Agent, generation: u64, observed: Observed) -> ObservedAgent {
         observed,
         reason: Some(ExitReason::Exited { code: 1 }),
         evidence: Vec::new(),
+        observation: None,
         workspace_url: None,
         last_activity: None,
     }

@@ -6,7 +6,7 @@ use crate::output::{self, Format};
 use crate::{context, resolve};
 use model::agent::RunAs;
 use model::api::Agent;
-use model::evidence::{Evidence, State};
+use model::evidence::{Control, Evidence, State};
 
 /// Show an agent, and what was observed of its boundary
 ///
@@ -90,16 +90,24 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
 
 /// Each control, and what is known of it.
 pub fn evidence(evidence: &[Evidence]) -> anyhow::Result<()> {
-    let rows = evidence.iter().map(|evidence| {
-        let name = serde_json::to_value(evidence.control).ok();
-        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ");
-        let mark = match evidence.state {
-            State::Probed => "✓ probed",
-            State::Observed => "✓",
-            State::Unsupported => "- not here",
-            State::Missing => "✗ missing",
-        };
-        [mark.to_owned(), name, evidence.detail.clone()]
-    });
+    let rows = evidence
+        .iter()
+        .map(|evidence| [mark(evidence.state).to_owned(), name(evidence.control), evidence.detail.clone()]);
     output::table(["", "CONTROL", "WHAT THE KERNEL SAYS"], rows)
+}
+
+/// A control in words.
+pub fn name(control: Control) -> String {
+    let name = serde_json::to_value(control).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ")
+}
+
+/// What is known of a control, at a glance.
+pub fn mark(state: State) -> &'static str {
+    match state {
+        State::Probed => "✓ probed",
+        State::Observed => "✓",
+        State::Unsupported => "- not here",
+        State::Missing => "✗ missing",
+    }
 }

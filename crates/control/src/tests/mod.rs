@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod evidence;
 mod images;
 mod inputs;
 mod nodes;

@@ -247,6 +247,7 @@ pub(super) fn seen(world: &World, id: AgentId, generation: u64, observed: Observ
         observed,
         reason: None,
         evidence: Vec::new(),
+        observation: None,
         workspace_url: Some("http://127.0.0.1:7701".to_owned()),
         last_activity: Some(world.clock.now()),
     }

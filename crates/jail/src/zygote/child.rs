@@ -13,7 +13,7 @@ use crate::layout::{
 use crate::spec::{Launch, Limits, Prepare, PrepareFds};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
-use crate::{landlock, wire};
+use crate::{landlock, sabotage, wire};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -98,15 +98,12 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
         sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
     }
     laps.lap("join cgroups");
-    process::unshare(
-        libc::CLONE_NEWNS
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP,
-    )
-    .step("making namespaces")?;
-    root::leave_images()?;
+    #[cfg(feature = "sabotage")]
+    sabotage::lift_limits()?;
+    process::unshare(namespaces()).step("making namespaces")?;
+    if !sabotage::leaves_out("mount_namespace") {
+        root::leave_images()?;
+    }
     laps.lap("namespaces");
     process::set_host_name(NO_NAME, "").step("setting the host name")?;
 
@@ -118,7 +115,10 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     let proc = kernelfs::new_proc()?;
     let userns = UserNamespace::create(proc.as_fd(), wanted.base_uid, &wanted.limits)?;
     laps.lap("user namespace");
-    network::prepare(proc.as_fd())?;
+    // Where that is left out, it would be the host's network.
+    if !sabotage::leaves_out("network_namespace") {
+        network::prepare(proc.as_fd())?;
+    }
     laps.lap("network");
     // The helper writes to /proc/sys, which is read-only once it is attached.
     let userns = userns.finish()?;
@@ -126,6 +126,18 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     act_as(ROOT)?;
     let (base_uid, terminals) = (wanted.base_uid, wanted.limits.terminals);
     Ok(Prepared { base_uid, terminals, fds, proc, userns })
+}
+
+/// What a boundary has of its own, beside the pid namespace that it was cloned into and the user namespace that comes last.
+fn namespaces() -> i32 {
+    let kinds = [
+        ("mount_namespace", libc::CLONE_NEWNS),
+        ("network_namespace", libc::CLONE_NEWNET),
+        ("ipc_namespace", libc::CLONE_NEWIPC),
+        ("uts_namespace", libc::CLONE_NEWUTS),
+        ("cgroup_namespace", libc::CLONE_NEWCGROUP),
+    ];
+    kinds.into_iter().filter(|(name, _)| !sabotage::leaves_out(name)).fold(0, |all, (_, kind)| all | kind)
 }
 
 /// Makes it whole: what is left is to start init, which is returned.
@@ -138,6 +150,8 @@ fn complete(
     laps: &mut Laps,
 ) -> Result<OwnedFd, StepError> {
     let Prepared { base_uid, terminals, fds, proc, userns } = prepared;
+    #[cfg(feature = "sabotage")]
+    let volume = if sabotage::leaves_out("disk_limit") { sabotage::boundless_volume()? } else { volume };
     // As root on the disk, before ids are mapped.
     volume::prepare(volume.as_fd(), launch.keep_scratch, launch.owner)?;
     laps.lap("volume's directories");
@@ -154,15 +168,26 @@ fn complete(
     laps.lap("/proc");
     kernelfs::attach_sys(root.as_fd(), base_uid)?;
     laps.lap("/sys");
+    #[cfg(feature = "sabotage")]
+    if sabotage::leaves_out("root_filesystem") {
+        sabotage::show_the_host(&root)?;
+    }
     volume::set_spare_aside(volume.as_fd())?;
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
     laps.lap("enter the root");
 
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
-    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    let listener = shared.filter.load_with_listener().step("loading the seccomp filter")?;
+    if !sabotage::leaves_out("no_new_privs") {
+        process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
+    }
+    let listener = match sabotage::leaves_out("seccomp") {
+        false => shared.filter.load_with_listener().step("loading the seccomp filter")?,
+        true => sys::open(c"/dev/null", libc::O_RDWR).step("having no filter")?,
+    };
     laps.lap("seccomp");
-    process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
+    if !sabotage::leaves_out("user_namespace") {
+        process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
+    }
     // All that could lead back to the host, while the numbers are still theirs.
     drop((volume, image, proc, userns, root));
     let init = place_descriptors(fds, logs, listener)?;
@@ -225,8 +250,17 @@ fn place_descriptors(
 fn restrict(shared: &Shared, init: BorrowedFd<'_>) -> Result<(), StepError> {
     process::become_user(0, 0).step("becoming root inside")?;
     let mut keep = ROOT_CAPABILITIES.to_vec();
-    keep.push(INIT_CAPABILITY);
-    process::bound_capabilities(&keep).step("bounding capabilities")?;
+    if !sabotage::leaves_out("init_protection") {
+        keep.push(INIT_CAPABILITY);
+    }
+    let landlock = || landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock");
+    if sabotage::leaves_out("no_new_privs") {
+        // Without it Landlock takes a capability that is dropped below.
+        landlock()?;
+    }
+    if !sabotage::leaves_out("capabilities") {
+        process::bound_capabilities(&keep).step("bounding capabilities")?;
+    }
     process::set_capabilities(&keep).step("dropping capabilities")?;
-    landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock")
+    if sabotage::leaves_out("no_new_privs") { Ok(()) } else { landlock() }
 }

@@ -1,6 +1,7 @@
 use crate::report::{ACTIVITY_EVERY, Due, Reporter};
 use model::AgentId;
 use model::agent::Observed;
+use model::evidence::Observation;
 use model::node_api::{ObservedAgent, ObservedState};
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant};
@@ -12,6 +13,7 @@ fn seen(id: AgentId, generation: u64) -> ObservedAgent {
         observed: Observed::Running,
         reason: None,
         evidence: Vec::new(),
+        observation: None,
         workspace_url: None,
         last_activity: None,
     }
@@ -66,6 +68,28 @@ fn activity_alone_is_reported_now_and_then() {
     reporter.set(seen(agent, 2));
     let report = now(reporter.take(start + ACTIVITY_EVERY));
     assert_eq!((report.agents[0].generation, report.agents[0].last_activity), (2, Some(used)));
+}
+
+#[test]
+fn that_the_same_was_seen_again_can_wait() {
+    let (reporter, agent, start) = (Reporter::default(), AgentId::new(), Instant::now());
+    let at = |seconds| {
+        let at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let text = String::new;
+        let observation = Observation { at, kernel: text(), version: text(), init: text() };
+        ObservedAgent { observation: Some(observation), ..seen(agent, 1) }
+    };
+    reporter.set(at(0));
+    assert_eq!(now(reporter.take(start)).agents, [at(0)]);
+    reporter.set(at(60));
+    assert_eq!(later(reporter.take(start)), None);
+    reporter.set(at(300));
+    assert_eq!(now(reporter.take(start)).agents, [at(300)]);
+    // What is told for another reason counts as well.
+    reporter.set(ObservedAgent { generation: 2, ..at(360) });
+    assert_eq!(now(reporter.take(start)).agents[0].generation, 2);
+    reporter.set(ObservedAgent { generation: 2, ..at(600) });
+    assert_eq!(later(reporter.take(start)), None);
 }
 
 #[test]

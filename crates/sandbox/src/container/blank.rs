@@ -14,6 +14,7 @@ use crate::zygote::{Begun, Launched, Prepared, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
 use jail::spec::{Identity, Launch, PrepareFds};
+use model::evidence::Evidence;
 use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -122,10 +123,17 @@ impl Blank {
     }
 
     /// The agent's from now on.
-    pub(super) fn into_boundary(mut self, shared: &Shared, record: BoundaryRecord) -> Boundary {
+    pub(super) fn into_boundary(
+        mut self,
+        shared: &Shared,
+        record: BoundaryRecord,
+        proof: Vec<Evidence>,
+    ) -> Boundary {
         self.traces.kept = true;
         let pidfd = self.traces.pidfd.take();
-        Boundary::new(shared, record, pidfd)
+        let mut boundary = Boundary::new(shared, record, pidfd);
+        boundary.proof = proof;
+        boundary
     }
 }
 

@@ -6,6 +6,7 @@ mod beside;
 mod blanks;
 mod cli;
 mod doors;
+mod evidence;
 mod exhaustion;
 mod faults;
 mod images;
