@@ -29,11 +29,12 @@ pub struct CreateAgent {
     /// Unique in the account; made up when absent.
     #[serde(default)]
     pub name: Option<Name>,
-    /// Name or id of an image.
-    pub image: String,
-    /// How it is isolated.
+    /// Name or id of an image: needed at level `container`, and refused below, where agents see the machine's own system.
     #[serde(default)]
-    pub level: Level,
+    pub image: Option<String>,
+    /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
+    #[serde(default)]
+    pub level: Option<Level>,
     /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
     /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
@@ -98,12 +99,15 @@ pub struct Agent {
     pub claim: Claim,
     /// What was observed of its boundary.
     pub evidence: Vec<Evidence>,
-    /// The image.
-    pub image: ImageId,
+    /// The image, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
     /// The image's name when the agent was made.
-    pub image_name: Name,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_name: Option<Name>,
     /// The image's content, for life.
-    pub image_digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
     /// The node that it was placed on.

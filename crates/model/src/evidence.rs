@@ -6,12 +6,14 @@ use crate::agent::Level;
 use crate::probe::{Outcome, Tried, attempt};
 use serde::{Deserialize, Serialize};
 
-/// One thing that is enforced around a level-2 agent.
+/// One thing that is enforced around an agent.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
+    /// Below level 2: the OS user that it runs as, which is neither root nor a user of the platform's.
+    OsUser,
     /// A user namespace of its own, its ids mapped to a range that no other agent has.
     UserNamespace,
     /// A pid namespace of its own.
@@ -34,6 +36,10 @@ pub enum Control {
     Capabilities,
     /// The root is an overlay over a read-only image; no mount of the host is visible.
     RootFilesystem,
+    /// Below level 2: the machine's system is read-only, and other people's files are not in sight.
+    ReadOnlySystem,
+    /// `/tmp` is its own.
+    PrivateTmp,
     /// Memory is limited, TCP buffers included.
     MemoryLimit,
     /// Processor time is limited.
@@ -75,6 +81,52 @@ impl Control {
         Self::Devices,
         Self::InitProtection,
     ];
+
+    /// All controls of level 1.
+    pub const PROCESS: [Self; 20] = [
+        Self::OsUser,
+        Self::PidNamespace,
+        Self::MountNamespace,
+        Self::NetworkNamespace,
+        Self::IpcNamespace,
+        Self::UtsNamespace,
+        Self::CgroupNamespace,
+        Self::NoNewPrivs,
+        Self::Seccomp,
+        Self::Capabilities,
+        Self::ReadOnlySystem,
+        Self::PrivateTmp,
+        Self::MemoryLimit,
+        Self::CpuLimit,
+        Self::PidsLimit,
+        Self::DiskLimit,
+        Self::Landlock,
+        Self::KernelInterfaces,
+        Self::Devices,
+        Self::InitProtection,
+    ];
+
+    /// All controls of level 0: guardrails, and no boundary.
+    pub const WORKSPACE: [Self; 9] = [
+        Self::OsUser,
+        Self::NoNewPrivs,
+        Self::Capabilities,
+        Self::ReadOnlySystem,
+        Self::MemoryLimit,
+        Self::CpuLimit,
+        Self::PidsLimit,
+        Self::DiskLimit,
+        Self::Landlock,
+    ];
+
+    /// All controls of a level: the closed list that a claim needs evidence for.
+    pub fn of(level: Level) -> &'static [Self] {
+        match level {
+            Level::Workspace => &Self::WORKSPACE,
+            Level::Process => &Self::PROCESS,
+            Level::Container => &Self::CONTAINER,
+        }
+    }
 
     /// What init puts in force around itself, and the probe around itself in its likeness: for an init of another make,
     /// attempts against these prove nothing.
@@ -142,6 +194,12 @@ pub enum Claim {
     /// Nothing was proved.
     #[serde(rename = "none")]
     None,
+    /// Every control of level 0 was observed.
+    #[serde(rename = "isolated workspace (no boundary)")]
+    Workspace,
+    /// Every control of level 1 was observed.
+    #[serde(rename = "isolated workspace with guardrails (OS user)")]
+    Process,
     /// Every control of level 2 was observed.
     #[serde(rename = "sandboxed (container)")]
     Container,
@@ -151,6 +209,8 @@ impl std::fmt::Display for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::None => "none",
+            Self::Workspace => "isolated workspace (no boundary)",
+            Self::Process => "isolated workspace with guardrails (OS user)",
             Self::Container => "sandboxed (container)",
         })
     }
@@ -164,9 +224,13 @@ pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
         of_it.peek().is_some() && of_it.all(|found| holds(found.state))
     };
+    if !Control::of(level).iter().copied().all(seen) {
+        return Claim::None;
+    }
     match level {
-        Level::Container if Control::CONTAINER.into_iter().all(seen) => Claim::Container,
-        Level::Container => Claim::None,
+        Level::Workspace => Claim::Workspace,
+        Level::Process => Claim::Process,
+        Level::Container => Claim::Container,
     }
 }
 

@@ -142,13 +142,14 @@ proptest! {
     /// state that is worse, nor a probe that found more.
     #[test]
     fn less_evidence_never_raises_a_claim(
-        states in proptest::collection::vec(0u8..8, 19),
+        level in proptest::sample::select(&crate::agent::Level::ALL[..]),
+        states in proptest::collection::vec(0u8..8, 20),
         drop in any::<u32>(),
         outcomes in proptest::collection::vec(0u8..8, ATTEMPTS.len()),
     ) {
-        let level = crate::agent::Level::Container;
-        let full: Vec<Evidence> = Control::CONTAINER
-            .into_iter()
+        let full: Vec<Evidence> = Control::of(level)
+            .iter()
+            .copied()
             .zip(&states)
             // Mostly good, or there would never be a claim.
             .map(|(control, state)| Evidence { control, state: STATES[usize::from(*state).min(3)], detail: String::new() })
@@ -185,24 +186,35 @@ fn all_of(state: State) -> Vec<Evidence> {
 }
 
 #[test]
-fn a_full_set_is_a_container() {
-    let level = crate::agent::Level::Container;
-    let all = all_of(State::Observed);
-    assert_eq!(claim(level, &all), Claim::Container);
-    for index in 0..all.len() {
-        let mut less = all.clone();
-        let gone = less.remove(index);
-        assert_eq!(claim(level, &less), Claim::None, "without {:?}", gone.control);
-        // Only what comes on top of other controls may be a kernel's to lack.
-        let lacking = Evidence { state: State::Unsupported, ..gone.clone() };
-        less.push(lacking);
-        let expected = if gone.control.is_optional() { Claim::Container } else { Claim::None };
-        assert_eq!(claim(level, &less), expected, "with {:?} unsupported", gone.control);
-        // Contradicting evidence counts against it.
-        let mut both = all.clone();
-        both.push(Evidence { state: State::Missing, ..gone });
-        assert_eq!(claim(level, &both), Claim::None);
+fn a_full_set_is_what_the_level_claims() {
+    use crate::agent::Level;
+    let claims = [Claim::Workspace, Claim::Process, Claim::Container];
+    for (level, full) in Level::ALL.into_iter().zip(claims) {
+        let set = |state| {
+            let of_it = Control::of(level).iter();
+            of_it.map(|&control| Evidence { control, state, detail: String::new() }).collect::<Vec<_>>()
+        };
+        let all = set(State::Observed);
+        assert_eq!(claim(level, &all), full);
+        for index in 0..all.len() {
+            let mut less = all.clone();
+            let gone = less.remove(index);
+            assert_eq!(claim(level, &less), Claim::None, "without {:?}", gone.control);
+            // Only what comes on top of other controls may be a kernel's to lack.
+            let lacking = Evidence { state: State::Unsupported, ..gone.clone() };
+            less.push(lacking);
+            let expected = if gone.control.is_optional() { full } else { Claim::None };
+            assert_eq!(claim(level, &less), expected, "with {:?} unsupported", gone.control);
+            // Contradicting evidence counts against it.
+            let mut both = all.clone();
+            both.push(Evidence { state: State::Missing, ..gone });
+            assert_eq!(claim(level, &both), Claim::None);
+        }
     }
+    // What is claimed of a weaker level says nothing of a sandbox.
+    assert!(
+        !Claim::Process.to_string().contains("sandbox") && !Claim::Workspace.to_string().contains("sandbox")
+    );
 }
 
 #[test]
