@@ -35,6 +35,9 @@ pub struct CreateAgent {
     /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
     #[serde(default)]
     pub level: Option<Level>,
+    /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.
+    #[serde(default)]
+    pub unrestricted: bool,
     /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
     /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
@@ -95,6 +98,12 @@ pub struct Agent {
     pub reason: Option<ExitReason>,
     /// How it is isolated.
     pub level: Level,
+    /// Whether no policy limits it.
+    #[serde(default)]
+    pub unrestricted: bool,
+    /// What everybody who sees it is to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What may be said of its isolation now; `none` unless it runs and was inspected.
     pub claim: Claim,
     /// What was observed of its boundary.

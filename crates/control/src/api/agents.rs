@@ -36,6 +36,8 @@ fn wire(agent: store::Agent) -> Agent {
         state,
         reason: agent.reason.filter(|_| ended),
         level: spec.level,
+        unrestricted: spec.unrestricted,
+        warnings: model::mode::warnings(spec.level, spec.unrestricted),
         claim: proved,
         evidence: agent.evidence,
         image: spec.image,

@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod images;
 mod inputs;
+mod levels;
 mod nodes;
 mod placement;
 mod serving;
