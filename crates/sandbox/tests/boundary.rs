@@ -67,8 +67,8 @@ impl World {
             name: "tester".parse().unwrap(),
             account: AccountId::new(),
             level: Level::Container,
-            image: ImageId::new(),
-            image_digest: self.image.clone(),
+            image: Some(ImageId::new()),
+            image_digest: Some(self.image.clone()),
             volume: VolumeId::new(),
             run_as: RunAs::Agent,
             main: script.map(|script| Command {
@@ -374,12 +374,12 @@ fn failed_launches_leave_nothing() {
     check(&spec, lease(), &channel, "does not exist");
     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
     check(
-        &AgentSpec { image_digest: "0".repeat(64), ..spec.clone() },
+        &AgentSpec { image_digest: Some("0".repeat(64)), ..spec.clone() },
         lease(),
         &channel,
         "is not on this node",
     );
-    check(&AgentSpec { image_digest: "../x".into(), ..spec.clone() }, lease(), &channel, "not the SHA-256");
+    check(&AgentSpec { image_digest: Some("../x".into()), ..spec.clone() }, lease(), &channel, "not the SHA-256");
     check(&spec, lease(), Path::new("/nonexistent/channel"), "cannot listen");
     check(&spec, UidRange { base: 0 }, &channel, "step");
     let mut wrong = spec.clone();

@@ -14,6 +14,7 @@ use crate::zygote::{Begun, Launched, Prepared, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
 use jail::spec::{Identity, Launch, PrepareFds};
+use model::agent::Level;
 use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -35,8 +36,12 @@ pub(super) const CHANNEL: &str = "channel";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// The image.
-    pub image_digest: String,
+    /// How it is isolated.
+    #[serde(default = "super::container")]
+    pub level: Level,
+    /// The image, from [`Level::Container`] up.
+    #[serde(default)]
+    pub image_digest: Option<String>,
     /// Size of the volume.
     pub disk: ByteSize,
     /// Memory, which the sizes of `/tmp` and `/dev/shm` follow.
@@ -52,6 +57,7 @@ impl Shape {
     pub fn of(spec: &AgentSpec) -> Self {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
+            level: spec.level,
             image_digest: spec.image_digest.clone(),
             disk: spec.resources.disk,
             memory: spec.resources.memory,
@@ -284,7 +290,7 @@ fn launch_request(request: u64, shape: &Shape) -> Launch {
     let memory = shape.memory.0;
     Launch {
         request,
-        image: shape.image_digest.clone(),
+        image: shape.image_digest.clone().unwrap_or_default(),
         keep_scratch: shape.keep_scratch,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
         // Both are charged to the agent's memory: small, so that files there do not end the agent.

@@ -89,6 +89,7 @@ fn claim(
         boot_id: procfs::boot_id().map_err(LaunchError::DiedAtOnce)?,
         base_uid: blank.lease.base,
         init_digest: shared.init.digest.clone(),
+        level: spec.level,
         image_digest: spec.image_digest.clone(),
         volume: spec.volume,
         channel: channel.to_owned(),

@@ -13,6 +13,7 @@ pub(crate) use launch::launch;
 use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
+use model::agent::Level;
 use model::{AgentId, BoundaryId, VolumeId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -46,14 +47,26 @@ pub struct BoundaryRecord {
     pub base_uid: u32,
     /// SHA-256 of the init binary that it runs.
     pub init_digest: String,
-    /// The image it runs from.
-    pub image_digest: String,
+    /// How it is isolated. Records of nodes that knew one level have none.
+    #[serde(default = "container", skip_serializing_if = "is_container")]
+    pub level: Level,
+    /// The image it runs from, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
     /// Where its channel listens.
     pub channel: PathBuf,
     /// The Landlock ABI in force around it; 0 = none.
     pub landlock_abi: u32,
+}
+
+fn container() -> Level {
+    Level::Container
+}
+
+fn is_container(level: &Level) -> bool {
+    *level == Level::Container
 }
 
 pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
