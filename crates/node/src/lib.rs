@@ -43,6 +43,7 @@ use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
+use model::agent::Level;
 use model::config::{Checked, ConfigError};
 use sandbox::Sandbox;
 use std::collections::BTreeSet;
@@ -125,7 +126,7 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
     let records = journal.load()?;
     let (leases, strangers) = take_stock(&config, &sandbox, &records);
-    let reporter = Arc::new(Reporter::default());
+    let reporter = Arc::new(Reporter::new(vec![Level::Container]));
     let settings = gates::Settings {
         directory: config.run.join("gates"),
         guard: config.guard,

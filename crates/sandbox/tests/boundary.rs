@@ -379,7 +379,12 @@ fn failed_launches_leave_nothing() {
         &channel,
         "is not on this node",
     );
-    check(&AgentSpec { image_digest: Some("../x".into()), ..spec.clone() }, lease(), &channel, "not the SHA-256");
+    check(
+        &AgentSpec { image_digest: Some("../x".into()), ..spec.clone() },
+        lease(),
+        &channel,
+        "not the SHA-256",
+    );
     check(&spec, lease(), Path::new("/nonexistent/channel"), "cannot listen");
     check(&spec, UidRange { base: 0 }, &channel, "step");
     let mut wrong = spec.clone();
