@@ -50,7 +50,8 @@ struct Entry {
 impl Reporter {
     /// Of a node that makes these levels.
     pub(crate) fn new(levels: Vec<Level>) -> Self {
-        Self { levels, ..Self::default() }
+        let entries = Mutex::new(Entries { node_due: true, ..Entries::default() });
+        Self { levels, entries, ..Self::default() }
     }
 
     /// This is how the agent is now.

@@ -79,6 +79,7 @@ impl World {
             }),
             env: BTreeMap::new(),
             image_config: Default::default(),
+            unrestricted: false,
             resources: Resources {
                 cpus: 1.0,
                 memory: ByteSize(64 << 20),
