@@ -240,6 +240,7 @@ fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
         init_store: config.data.join("init"),
         cgroup: config.cgroup.clone(),
         jail,
+        hidden: vec![config.data.clone()],
     }
 }
 

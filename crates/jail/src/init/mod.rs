@@ -27,9 +27,11 @@ mod tar;
 mod tests;
 mod worker;
 
-use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD};
+use crate::layout::{
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD,
+};
 use crate::spec::{Ended, InitConfig, User};
-use channel::Kind;
+use channel::{ChannelError, ErrorKind, Kind};
 use conn::Conn;
 use exec::Exec;
 use logs::{Logs, Main};
@@ -44,9 +46,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use sys::Poll;
-
-/// A saved gid that no process of the agent has (KERNEL.md, "Init, adoption").
-const SAVED_GID: libc::gid_t = 65_534;
 
 /// How long clients may take to hear the rest when the agent is over.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -182,11 +181,17 @@ fn read_config() -> io::Result<InitConfig> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet.
+/// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet. An OS user has them
+/// read-only inside, and init was given them for writing.
 fn write_names(host: &str) -> io::Result<()> {
     let hosts = format!("127.0.0.1 localhost {host}\n::1 localhost ip6-localhost ip6-loopback\n");
-    for (path, text) in [("/etc/hostname", format!("{host}\n")), ("/etc/hosts", hosts)] {
-        match replace(path, &text) {
+    let own = [("/etc/hostname", HOSTNAME_FD, format!("{host}\n")), ("/etc/hosts", HOSTS_FD, hosts)];
+    for (path, number, text) in own {
+        let written = match sys::is_os_user() {
+            true => sys::inherited(number).and_then(|file| File::from(file).write_all(text.as_bytes())),
+            false => replace(path, &text),
+        };
+        match written {
             // An agent whose disk is full must come up, or nobody could ever make room on it.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
             other => other?,
@@ -338,11 +343,15 @@ impl Init {
         self.reap();
     }
 
-    fn user(&self, asked: Option<channel::User>) -> User {
+    fn user(&self, asked: Option<channel::User>) -> Result<User, ChannelError> {
         match asked {
-            Some(channel::User::Agent) => User::Agent,
-            Some(channel::User::Root) => User::Root,
-            None => self.config.run_as,
+            Some(channel::User::Agent) => Ok(User::Agent),
+            Some(channel::User::Root) if sys::is_os_user() => {
+                let why = "nobody is root in this agent: it is an OS user of its machine; leave the user out";
+                Err(errors::refuse(ErrorKind::Refused, why))
+            }
+            Some(channel::User::Root) => Ok(User::Root),
+            None => Ok(self.config.run_as),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::error::LaunchError;
 use crate::zygote::{Begun, Launched, Prepared, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
-use jail::spec::{Identity, Launch, PrepareFds};
+use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
 use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -174,13 +174,13 @@ impl Drop for Traces {
     }
 }
 
-/// Makes one ahead.
+/// Makes one ahead. One that is no boundary to the network cannot be: whose its ids are is an account's business.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
     let (disk, resources) = match form {
         Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
         Form::Whole(shape) => (shape.disk, shape.resources()),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk))?;
+    let mut blank = begin(shared, &resources, lease, Some(disk), false)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
@@ -194,6 +194,7 @@ pub(super) fn begin(
     resources: &Resources,
     lease: UidRange,
     disk: Option<ByteSize>,
+    host_network: bool,
 ) -> Result<Blank, LaunchError> {
     resources.validate()?;
     let id = BoundaryId::new();
@@ -218,7 +219,7 @@ pub(super) fn begin(
     let fds = PrepareFds { init: init.into(), channel, exit_record, config, cgroups };
     laps.lap("channel, record, pipe");
     let Prepared { begun, pid, pidfd, laps: within } =
-        shared.zygote.prepare(lease.base, fds)?.map_err(refused)?;
+        shared.zygote.prepare(lease.base, host_network, fds)?.map_err(refused)?;
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
@@ -237,7 +238,7 @@ pub(super) fn begin(
     })
 }
 
-/// Gives it its image, on the volume that it has mounted, or else on this one. Returns the ABI of Landlock around it.
+/// Gives it its image or the machine's system, on the volume that it has mounted, or else on this one. Returns the ABI of Landlock around it.
 pub(super) fn complete(
     shared: &Shared,
     blank: &mut Blank,
@@ -288,10 +289,17 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
 
 fn launch_request(request: u64, shape: &Shape) -> Launch {
     let memory = shape.memory.0;
+    let root = match shape.level {
+        // The zygote refuses what is no digest.
+        Level::Container => Root::Image {
+            digest: shape.image_digest.clone().unwrap_or_default(),
+            keep_scratch: shape.keep_scratch,
+        },
+        level => Root::System { rail: level == Level::Workspace },
+    };
     Launch {
         request,
-        image: shape.image_digest.clone().unwrap_or_default(),
-        keep_scratch: shape.keep_scratch,
+        root,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),

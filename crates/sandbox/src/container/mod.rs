@@ -1,4 +1,4 @@
-//! Level 2: launching a boundary, taking it over, pausing, ending and clearing it away.
+//! Levels 0 to 2: launching a boundary, taking it over, pausing, ending and clearing it away.
 
 mod blank;
 mod boundary;
@@ -43,7 +43,7 @@ pub struct BoundaryRecord {
     pub start_time: u64,
     /// The boot of the machine it was launched in.
     pub boot_id: String,
-    /// Root inside, as the host counts.
+    /// The first id of its range: root inside, where there is one.
     pub base_uid: u32,
     /// SHA-256 of the init binary that it runs.
     pub init_digest: String,
@@ -93,7 +93,7 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
         .map_err(|error| StartError::Subreaper(error.into()))?;
     let cgroups = cgroup::Tree::open(&config.cgroup)?;
     // The stored copy: replacing the installed binary changes nothing for this node until it restarts.
-    let zygote = zygote::Keeper::start(&init.path, &config.images)?;
+    let zygote = zygote::Keeper::start(&init.path, &config.images, config.hidden())?;
     Ok(Shared { config, cgroups, volumes, zygote, init })
 }
 
