@@ -232,7 +232,8 @@ fn take_stock(
     (leases, strangers)
 }
 
-fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
+/// Where the sandbox has its things.
+pub fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
     sandbox::Config {
         run: config.run.clone(),
         images: config.data.join("images"),
