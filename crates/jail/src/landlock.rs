@@ -1,6 +1,7 @@
 //! The rail on top of everything else: Landlock (landlock(7), `linux/landlock.h`), by its raw system calls.
 //!
-//! Beneath `/` everything is allowed but making device nodes; ioctls on devices are allowed beneath `/dev` alone. What it
+//! Beneath `/` everything is allowed but making device nodes; ioctls on devices are allowed beneath `/dev` alone. With a
+//! rail, changes are allowed beneath some directories and nowhere else. What it
 //! adds beyond that comes with every Landlock domain: no change of mounts, no signal and no abstract unix socket to
 //! anybody outside of the domain.
 
@@ -15,6 +16,7 @@ const RULE_PATH_BENEATH: i32 = 1;
 
 const FS_EXECUTE: u64 = 1;
 const FS_READ_FILE: u64 = 1 << 2;
+const FS_READ_DIR: u64 = 1 << 3;
 const FS_MAKE_CHAR: u64 = 1 << 6;
 const FS_MAKE_BLOCK: u64 = 1 << 11;
 const FS_IOCTL_DEV: u64 = 1 << 15;
@@ -68,9 +70,9 @@ fn allow(ruleset: &OwnedFd, beneath: BorrowedFd<'_>, allowed_access: u64) -> io:
 }
 
 /// Puts this process, and all that come out of it, into a domain of its own, as the running ABI allows. `program`, a
-/// file that is not beneath `/`, may be executed all the same. Needs no_new_privs. With an ABI of 0 nothing happens;
+/// file that is not beneath `/`, may be executed all the same. With `writable` nothing else can be changed. Needs no_new_privs. With an ABI of 0 nothing happens;
 /// whoever reports it must say so.
-pub fn restrict(abi: u32, program: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub fn restrict(abi: u32, program: Option<BorrowedFd<'_>>, writable: Option<&[&CStr]>) -> io::Result<()> {
     if abi == 0 || sabotage::leaves_out("landlock (unsaid)") {
         return Ok(());
     }
@@ -86,7 +88,12 @@ pub fn restrict(abi: u32, program: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let ruleset =
         descriptor(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size, 0) })?;
     let directory = |path: &CStr| sys::open(path, libc::O_PATH | libc::O_DIRECTORY);
-    allow(&ruleset, directory(c"/")?.as_fd(), rights & !(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV))?;
+    let all = rights & !(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV);
+    let reading = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR;
+    allow(&ruleset, directory(c"/")?.as_fd(), if writable.is_some() { reading } else { all })?;
+    for path in writable.unwrap_or_default() {
+        allow(&ruleset, directory(path)?.as_fd(), all)?;
+    }
     if rights & FS_IOCTL_DEV != 0 {
         allow(&ruleset, directory(c"/dev")?.as_fd(), FS_IOCTL_DEV)?;
     }

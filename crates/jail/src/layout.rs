@@ -1,4 +1,4 @@
-//! Where things are behind a level-2 boundary: the descriptors that init is started with, the ids, the paths.
+//! Where things are behind a boundary: the descriptors that init is started with, the ids, the paths.
 
 use std::ffi::CStr;
 
@@ -40,6 +40,30 @@ pub const LOG_B_FD: i32 = 7;
 
 /// Init: the listener of the seccomp filter, which asks it about netlink sockets and locks of files.
 pub const SECCOMP_FD: i32 = 8;
+
+/// Init of an agent without an image: the file that is `/etc/hostname` inside, for writing.
+pub const HOSTNAME_FD: i32 = 9;
+/// Init of an agent without an image: the file that is `/etc/hosts` inside, for writing.
+pub const HOSTS_FD: i32 = 10;
+/// Closed by init once it has protected itself: the zygote says that a boundary is there only then, and whoever looks at it
+/// finds all that there will be.
+pub const READY_FD: i32 = 11;
+
+/// A gid inside that no process of the agent has, as init's saved one.
+pub const SAVED_GID: u32 = 65_534;
+
+/// What an agent behind a rail may change things beneath: [`HOME`], and what is made for it alone.
+pub const WRITABLE: [&CStr; 4] = [c"/home/agent", c"/tmp", c"/var/tmp", c"/dev"];
+
+/// Directories of the machine that an agent without an image sees. What is not listed is other people's.
+pub const SYSTEM: [&str; 11] =
+    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu"];
+
+/// What is hidden of these on every machine, besides what node is told.
+pub const HIDDEN: &str = "/etc/cofferdam";
+
+/// Files of `/etc` that are the agent's own where the machine has them.
+pub const OWN_ETC: [&CStr; 5] = [c"resolv.conf", c"hostname", c"hosts", c"passwd", c"group"];
 
 /// Where the kernel's resolver asks for names: an address of TEST-NET-1 (RFC 5737) that only the dry network answers.
 pub const NAMESERVER: &str = "192.0.2.53";

@@ -11,7 +11,7 @@ fn main() {
         jail::init::run();
     }
     let code = match args.next().as_deref().and_then(OsStr::to_str) {
-        Some("zygote") => jail::zygote::run(),
+        Some("zygote") => jail::zygote::run(args),
         Some("probe") => jail::probe::run(args),
         Some("confine") => jail::confine::run(args),
         _ => {

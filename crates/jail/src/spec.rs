@@ -7,7 +7,7 @@
 //! Nothing here is a path of the host: what the zygote works on arrives as descriptors.
 
 use crate::laps::Lap;
-use crate::layout::AGENT_ID;
+use crate::layout::{AGENT_ID, HOME};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -46,6 +46,9 @@ pub struct Prepare {
     pub base_uid: u32,
     /// What cgroups do not bound.
     pub limits: Limits,
+    /// Stays in the host's network namespace: for [`Root::System`] with a rail, which is no boundary.
+    #[serde(default)]
+    pub host_network: bool,
 }
 
 /// What a prepared boundary still needs.
@@ -54,10 +57,8 @@ pub struct Prepare {
 pub struct Launch {
     /// That of its [`Prepare`].
     pub request: u64,
-    /// An image that was added before.
-    pub image: String,
-    /// Whether the scratch layer over the image survives from the last start. The home always does.
-    pub keep_scratch: bool,
+    /// What the agent sees around its home.
+    pub root: Root,
     /// Whose the home is when it is made.
     #[serde(default)]
     pub owner: Identity,
@@ -65,6 +66,24 @@ pub struct Launch {
     pub tmp_bytes: u64,
     /// Size of the tmpfs on `/dev/shm`, charged likewise.
     pub shm_bytes: u64,
+}
+
+/// What an agent sees around its home, and with it who it is outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Root {
+    /// An image, in a user namespace of its own.
+    Image {
+        /// One that was added before.
+        digest: String,
+        /// Whether the scratch layer over the image survives from the last start. The home always does.
+        keep_scratch: bool,
+    },
+    /// The machine's own system, read-only, as an OS user of the leased range without any capability.
+    System {
+        /// Landlock lets it write to places of its own alone.
+        rail: bool,
+    },
 }
 
 /// Limits of one agent that are no cgroup's business.
@@ -212,6 +231,27 @@ pub struct InitConfig {
     pub cwd: Option<String>,
     /// The main process. Without one, init lives until it is told to end.
     pub main: Option<ExecSpec>,
+    /// What calls for files are held to; without it nothing but the user's rights.
+    #[serde(default)]
+    pub files: Option<FileRules>,
+}
+
+/// Guardrails of calls for files and trees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRules {
+    /// Paths lead beneath this directory alone, whatever links there are.
+    pub root: String,
+    /// So many bytes go either way in one call at most.
+    pub bytes: u64,
+    /// One call takes no longer than this.
+    pub seconds: u32,
+}
+
+impl Default for FileRules {
+    fn default() -> Self {
+        Self { root: HOME.to_owned(), bytes: 64 << 20, seconds: 60 }
+    }
 }
 
 /// A user inside the boundary.
@@ -229,7 +269,7 @@ pub enum User {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// User id, below [`crate::layout::ID_COUNT`].
+    /// User id, below [`crate::layout::ID_COUNT`]; for an agent without a user namespace, in its range.
     pub uid: u32,
     /// Group id, likewise.
     pub gid: u32,

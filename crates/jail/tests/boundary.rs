@@ -2,7 +2,7 @@
 //! work. Needs root, a kernel with all the parts, `mkfs.erofs`, `mkfs.ext4`, `losetup` and a static busybox.
 #![allow(unsafe_code, reason = "the test collects a child that the zygote made for it")]
 
-use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request};
+use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request, Root};
 use jail::sys::mount::Filesystem;
 use jail::{layout, wire};
 use std::ffi::CStr;
@@ -123,7 +123,7 @@ impl World {
             // Takes what is written just as well.
             cgroups: vec![open("cgroup").into()],
         };
-        let prepare = Prepare { request: 7, base_uid: BASE, limits: Limits::default() };
+        let prepare = Prepare { request: 7, base_uid: BASE, limits: Limits::default(), host_network: false };
         let fds = fds.into_vec();
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.say(&Request::Prepare(Box::new(prepare)), &borrowed);
@@ -136,8 +136,7 @@ impl World {
     fn complete(&mut self, keep_scratch: bool) -> (Reply, Vec<OwnedFd>) {
         let launch = Launch {
             request: 7,
-            image: DIGEST.into(),
-            keep_scratch,
+            root: Root::Image { digest: DIGEST.into(), keep_scratch },
             owner: Default::default(),
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,

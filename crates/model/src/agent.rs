@@ -289,13 +289,52 @@ pub enum RunAs {
     Root,
 }
 
-/// How strong the boundary is meant to be. Only `container` can be made today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+/// How strong the boundary is meant to be. The order is that of strength.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
+    /// Level 0: a folder of its own and path rules, as one OS user per account. No boundary.
+    Workspace,
+    /// Level 1: an OS user of its own on the machine's read-only system.
+    Process,
     /// Level 2: namespaces.
-    #[default]
     Container,
+}
+
+impl Level {
+    /// All levels that can be made, the weakest first.
+    pub const ALL: [Self; 3] = [Self::Workspace, Self::Process, Self::Container];
+
+    /// The name on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workspace => "workspace",
+            Self::Process => "process",
+            Self::Container => "container",
+        }
+    }
+
+    /// Its number on the ladder.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Workspace => 0,
+            Self::Process => 1,
+            Self::Container => 2,
+        }
+    }
+
+    /// Whether an agent has an image's files around it. Others see the machine's own system.
+    pub fn has_image(self) -> bool {
+        self >= Self::Container
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A process to start: the agent's main process, or an exec.
@@ -329,10 +368,12 @@ pub struct AgentSpec {
     pub account: crate::id::AccountId,
     /// How it is isolated.
     pub level: Level,
-    /// The image's row in control.
-    pub image: ImageId,
-    /// The image's content: lowercase hex of the SHA-256 of the EROFS file.
-    pub image_digest: String,
+    /// The image's row in control. There is one from [`Level::Container`] up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    /// The image's content: lowercase hex of the SHA-256 of the EROFS file. There is one where there is an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
     /// Who its processes are.
@@ -344,6 +385,9 @@ pub struct AgentSpec {
     /// What else the image, and whoever made the agent, say of programs in it.
     #[serde(default)]
     pub image_config: ImageConfig,
+    /// Whether its owner wants no policy to limit it.
+    #[serde(default)]
+    pub unrestricted: bool,
     /// Limits.
     pub resources: Resources,
     /// Whether the scratch layer over the image survives a stop. The home always does.

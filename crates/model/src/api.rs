@@ -29,11 +29,15 @@ pub struct CreateAgent {
     /// Unique in the account; made up when absent.
     #[serde(default)]
     pub name: Option<Name>,
-    /// Name or id of an image.
-    pub image: String,
-    /// How it is isolated.
+    /// Name or id of an image: needed at level `container`, and refused below, where agents see the machine's own system.
     #[serde(default)]
-    pub level: Level,
+    pub image: Option<String>,
+    /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
+    #[serde(default)]
+    pub level: Option<Level>,
+    /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.
+    #[serde(default)]
+    pub unrestricted: bool,
     /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
     /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
@@ -94,16 +98,25 @@ pub struct Agent {
     pub reason: Option<ExitReason>,
     /// How it is isolated.
     pub level: Level,
+    /// Whether no policy limits it.
+    #[serde(default)]
+    pub unrestricted: bool,
+    /// What everybody who sees it is to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What may be said of its isolation now; `none` unless it runs and was inspected.
     pub claim: Claim,
     /// What was observed of its boundary.
     pub evidence: Vec<Evidence>,
-    /// The image.
-    pub image: ImageId,
+    /// The image, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
     /// The image's name when the agent was made.
-    pub image_name: Name,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_name: Option<Name>,
     /// The image's content, for life.
-    pub image_digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
     /// The node that it was placed on.

@@ -7,12 +7,14 @@ use crate::probe::{Outcome, Tried, attempt};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-/// One thing that is enforced around a level-2 agent.
+/// One thing that is enforced around an agent.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
+    /// Below level 2: the OS user that it runs as, which is neither root nor a user of the platform's.
+    OsUser,
     /// A user namespace of its own, its ids mapped to a range that no other agent has.
     UserNamespace,
     /// A pid namespace of its own.
@@ -35,6 +37,10 @@ pub enum Control {
     Capabilities,
     /// The root is an overlay over a read-only image; no mount of the host is visible.
     RootFilesystem,
+    /// Below level 2: the machine's system is read-only, and other people's files are not in sight.
+    ReadOnlySystem,
+    /// `/tmp` is its own.
+    PrivateTmp,
     /// Memory is limited, TCP buffers included.
     MemoryLimit,
     /// Processor time is limited.
@@ -77,16 +83,55 @@ impl Control {
         Self::InitProtection,
     ];
 
-    /// What init puts in force around itself, and the probe around itself in its likeness: for an init of another make,
-    /// attempts against these prove nothing.
-    pub const BY_INIT: [Self; 4] = [Self::NoNewPrivs, Self::Seccomp, Self::Capabilities, Self::Landlock];
+    /// All controls of level 1.
+    pub const PROCESS: [Self; 20] = [
+        Self::OsUser,
+        Self::PidNamespace,
+        Self::MountNamespace,
+        Self::NetworkNamespace,
+        Self::IpcNamespace,
+        Self::UtsNamespace,
+        Self::CgroupNamespace,
+        Self::NoNewPrivs,
+        Self::Seccomp,
+        Self::Capabilities,
+        Self::ReadOnlySystem,
+        Self::PrivateTmp,
+        Self::MemoryLimit,
+        Self::CpuLimit,
+        Self::PidsLimit,
+        Self::DiskLimit,
+        Self::Landlock,
+        Self::KernelInterfaces,
+        Self::Devices,
+        Self::InitProtection,
+    ];
 
-    /// All controls of a level.
+    /// All controls of level 0: guardrails, and no boundary.
+    pub const WORKSPACE: [Self; 9] = [
+        Self::OsUser,
+        Self::NoNewPrivs,
+        Self::Capabilities,
+        Self::ReadOnlySystem,
+        Self::MemoryLimit,
+        Self::CpuLimit,
+        Self::PidsLimit,
+        Self::DiskLimit,
+        Self::Landlock,
+    ];
+
+    /// All controls of a level: the closed list that a claim needs evidence for.
     pub fn of(level: Level) -> &'static [Self] {
         match level {
+            Level::Workspace => &Self::WORKSPACE,
+            Level::Process => &Self::PROCESS,
             Level::Container => &Self::CONTAINER,
         }
     }
+
+    /// What init puts in force around itself, and the probe around itself in its likeness: for an init of another make,
+    /// attempts against these prove nothing.
+    pub const BY_INIT: [Self; 4] = [Self::NoNewPrivs, Self::Seccomp, Self::Capabilities, Self::Landlock];
 
     /// Whether a claim may be made where the kernel does not have it: what comes on top of other controls.
     pub fn is_optional(self) -> bool {
@@ -94,7 +139,7 @@ impl Control {
     }
 
     /// What is demanded of it, in a sentence. The API shows it, and `docs/threat-model.md` lists it.
-    pub fn expected(self) -> &'static str {
+    pub fn expected(self, level: Level) -> &'static str {
         match self {
             Self::UserNamespace => {
                 "A user namespace of its own, made under its own first uid, whose 65,536 ids are a range that no other agent has."
@@ -109,6 +154,7 @@ impl Control {
             Self::CgroupNamespace => "A cgroup namespace that is nobody else's and belongs to the host.",
             Self::NoNewPrivs => "no_new_privs is set: no program gives a privilege.",
             Self::Seccomp => "A seccomp filter is loaded, which refuses every call that it does not list.",
+            Self::Capabilities if !level.has_image() => "No capability is permitted, and none can be had.",
             Self::Capabilities => {
                 "The bounding set holds no capability but those that are harmless in a user namespace, and init's own."
             }
@@ -126,6 +172,16 @@ impl Control {
                 "/proc/sys and /sys are read-only, names in /proc that are the machine's are covered, and no file system of the kernel's is mounted that reaches the host."
             }
             Self::Devices => "/dev is read-only with six harmless nodes; devices work nowhere else.",
+            Self::OsUser => {
+                "An OS user of its own: its ids are nobody else's, and neither root's nor the platform's."
+            }
+            Self::ReadOnlySystem => {
+                "Nothing of the machine's system can be written to, and what is the platform's is covered."
+            }
+            Self::PrivateTmp => "/tmp and /var/tmp are its own.",
+            Self::InitProtection if !level.has_image() => {
+                "Init has a saved group that no process of the agent has, so that none can trace, read or limit it."
+            }
             Self::InitProtection => {
                 "Init has a capability that no process of the agent has, so that none can trace, read or limit it."
             }
@@ -189,6 +245,12 @@ pub enum Claim {
     /// Nothing was proved.
     #[serde(rename = "none")]
     None,
+    /// Every control of level 0 was observed.
+    #[serde(rename = "isolated workspace (no boundary)")]
+    Workspace,
+    /// Every control of level 1 was observed.
+    #[serde(rename = "isolated workspace with guardrails (OS user)")]
+    Process,
     /// Every control of level 2 was observed.
     #[serde(rename = "sandboxed (container)")]
     Container,
@@ -198,6 +260,8 @@ impl std::fmt::Display for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::None => "none",
+            Self::Workspace => "isolated workspace (no boundary)",
+            Self::Process => "isolated workspace with guardrails (OS user)",
             Self::Container => "sandboxed (container)",
         })
     }
@@ -220,9 +284,13 @@ pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
 
 /// The claim that the evidence allows.
 pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
+    if !missing(level, evidence).is_empty() {
+        return Claim::None;
+    }
     match level {
-        Level::Container if missing(level, evidence).is_empty() => Claim::Container,
-        Level::Container => Claim::None,
+        Level::Workspace => Claim::Workspace,
+        Level::Process => Claim::Process,
+        Level::Container => Claim::Container,
     }
 }
 

@@ -7,6 +7,7 @@ mod catalogue;
 
 pub use catalogue::ATTEMPTS;
 
+use crate::agent::Level;
 use crate::evidence::Control;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,11 @@ pub struct Tried {
     pub outcome: Outcome,
     /// What the kernel answered.
     pub detail: String,
+}
+
+/// The attempts that count at a level: those against what it claims. In their order.
+pub fn attempts_of(level: Level) -> impl Iterator<Item = &'static Attempt> {
+    ATTEMPTS.iter().filter(move |attempt| Control::of(level).contains(&attempt.control))
 }
 
 /// The attempt of a name.

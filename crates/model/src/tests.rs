@@ -1,6 +1,7 @@
+use crate::agent::Level;
 use crate::agent::{AgentState, Desired, Observed, Verb, apply_observed, apply_verb};
 use crate::evidence::{Claim, Control, Drift, Evidence, State, claim, drift, missing, with_probe};
-use crate::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
+use crate::probe::{ATTEMPTS, Attempt, Outcome, ProbeUser, Tried, attempts_of};
 use crate::{AgentId, ByteSize, Name, Resources, Span};
 use proptest::prelude::*;
 
@@ -142,13 +143,14 @@ proptest! {
     /// state that is worse, nor a probe that found more.
     #[test]
     fn less_evidence_never_raises_a_claim(
-        states in proptest::collection::vec(0u8..8, 19),
+        level in proptest::sample::select(&crate::agent::Level::ALL[..]),
+        states in proptest::collection::vec(0u8..8, 20),
         drop in any::<u32>(),
         outcomes in proptest::collection::vec(0u8..8, ATTEMPTS.len()),
     ) {
-        let level = crate::agent::Level::Container;
-        let full: Vec<Evidence> = Control::CONTAINER
-            .into_iter()
+        let full: Vec<Evidence> = Control::of(level)
+            .iter()
+            .copied()
             .zip(&states)
             // Mostly good, or there would never be a claim.
             .map(|(control, state)| Evidence { control, state: STATES[usize::from(*state).min(3)], detail: String::new() })
@@ -180,39 +182,46 @@ proptest! {
 const STATES: [State; 4] = [State::Missing, State::Unsupported, State::Probed, State::Observed];
 const OUTCOMES: [Outcome; 4] = [Outcome::Broken, Outcome::Unclear, Outcome::Unsupported, Outcome::Held];
 
-fn all_of(state: State) -> Vec<Evidence> {
-    Control::CONTAINER.into_iter().map(|control| Evidence { control, state, detail: String::new() }).collect()
+fn all_of(level: Level, state: State) -> Vec<Evidence> {
+    let of_it = Control::of(level).iter();
+    of_it.map(|&control| Evidence { control, state, detail: String::new() }).collect()
 }
 
 #[test]
-fn a_full_set_is_a_container() {
-    let level = crate::agent::Level::Container;
-    let all = all_of(State::Observed);
-    assert_eq!(claim(level, &all), Claim::Container);
-    for index in 0..all.len() {
-        let mut less = all.clone();
-        let gone = less.remove(index);
-        assert_eq!(claim(level, &less), Claim::None, "without {:?}", gone.control);
-        // Only what comes on top of other controls may be a kernel's to lack.
-        let lacking = Evidence { state: State::Unsupported, ..gone.clone() };
-        less.push(lacking);
-        let expected = if gone.control.is_optional() { Claim::Container } else { Claim::None };
-        assert_eq!(claim(level, &less), expected, "with {:?} unsupported", gone.control);
-        // Contradicting evidence counts against it.
-        let mut both = all.clone();
-        both.push(Evidence { state: State::Missing, ..gone });
-        assert_eq!(claim(level, &both), Claim::None);
+fn a_full_set_is_what_the_level_claims() {
+    let claims = [Claim::Workspace, Claim::Process, Claim::Container];
+    for (level, full) in Level::ALL.into_iter().zip(claims) {
+        let all = all_of(level, State::Observed);
+        assert_eq!(claim(level, &all), full);
+        for index in 0..all.len() {
+            let mut less = all.clone();
+            let gone = less.remove(index);
+            assert_eq!(claim(level, &less), Claim::None, "without {:?}", gone.control);
+            // Only what comes on top of other controls may be a kernel's to lack.
+            let lacking = Evidence { state: State::Unsupported, ..gone.clone() };
+            less.push(lacking);
+            let expected = if gone.control.is_optional() { full } else { Claim::None };
+            assert_eq!(claim(level, &less), expected, "with {:?} unsupported", gone.control);
+            // Contradicting evidence counts against it.
+            let mut both = all.clone();
+            both.push(Evidence { state: State::Missing, ..gone });
+            assert_eq!(claim(level, &both), Claim::None);
+        }
     }
+    // What is claimed of a weaker level says nothing of a sandbox.
+    assert!(
+        !Claim::Process.to_string().contains("sandbox") && !Claim::Workspace.to_string().contains("sandbox")
+    );
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    let level = crate::agent::Level::Container;
-    assert_eq!(missing(level, &all_of(State::Probed)), []);
+    let level = Level::Container;
+    assert_eq!(missing(level, &all_of(level, State::Probed)), []);
     let names =
         |evidence: &[Evidence]| missing(level, evidence).iter().map(|it| it.control).collect::<Vec<_>>();
     assert_eq!(names(&[]), Control::CONTAINER);
-    let mut all = all_of(State::Observed);
+    let mut all = all_of(level, State::Observed);
     all[8].state = State::Missing;
     all.remove(3);
     assert_eq!(names(&all), [Control::NetworkNamespace, Control::Seccomp]);
@@ -220,9 +229,10 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn drift_is_what_a_claim_could_differ_by() {
-    let all = all_of(State::Observed);
+    let level = Level::Container;
+    let all = all_of(level, State::Observed);
     assert_eq!(drift(&all, &all), []);
-    assert_eq!(drift(&all, &all_of(State::Probed)), []);
+    assert_eq!(drift(&all, &all_of(level, State::Probed)), []);
     assert_eq!(drift(&[], &all), [], "the first look");
     let mut fallen = all.clone();
     fallen[2].state = State::Missing;
@@ -244,22 +254,36 @@ fn drift_is_what_a_claim_could_differ_by() {
     assert_eq!((news.len(), news[0].after), (1, State::Missing));
 }
 
-/// The documents say what is demanded in the words of the API.
+/// The documents say what is demanded in the words of the API, one row for each control and no others.
 #[test]
 fn every_control_is_documented() {
-    let document = include_str!("../../../docs/threat-model.md");
-    for control in Control::CONTAINER {
-        let name = serde_json::to_value(control).unwrap().as_str().unwrap().replace('_', " ");
-        let row = format!("| {name} | {} |", control.expected());
-        assert!(document.contains(&row), "docs/threat-model.md lacks or contradicts: {row}");
+    let documents = [
+        include_str!("../../../docs/levels/workspace.md"),
+        include_str!("../../../docs/levels/process.md"),
+        include_str!("../../../docs/levels/container.md"),
+    ];
+    for (level, document) in Level::ALL.into_iter().zip(documents) {
+        let row = |control: &Control| {
+            let name = serde_json::to_value(control).unwrap().as_str().unwrap().replace('_', " ");
+            format!("| {name} | {} |\n", control.expected(level))
+        };
+        let rows: String = Control::of(level).iter().map(row).collect();
+        let table = format!("## Controls\n\n| control | what is demanded |\n| --- | --- |\n{rows}");
+        assert!(document.contains(&table), "the document of {level:?} lacks or contradicts:\n{table}");
     }
 }
 
 #[test]
 fn a_probe_shows_controls_or_takes_the_claim() {
-    let level = crate::agent::Level::Container;
+    for level in [Level::Process, Level::Container] {
+        a_probe_counts_at(level);
+    }
+}
+
+fn a_probe_counts_at(level: Level) {
+    let attempts: Vec<&Attempt> = attempts_of(level).collect();
     let tried = |outcome| {
-        let tried = ATTEMPTS.iter().map(|attempt| Tried {
+        let tried = attempts.iter().map(|attempt| Tried {
             id: attempt.id.to_owned(),
             user: ProbeUser::Agent,
             outcome,
@@ -267,28 +291,29 @@ fn a_probe_shows_controls_or_takes_the_claim() {
         });
         tried.collect::<Vec<_>>()
     };
-    let held = with_probe(all_of(State::Observed), &tried(Outcome::Held), &[]);
+    let held = with_probe(all_of(level, State::Observed), &tried(Outcome::Held), &[]);
     let probed: Vec<Control> =
         held.iter().filter(|found| found.state == State::Probed).map(|found| found.control).collect();
     // The size of the disk is only looked at: filling it would harm the agent.
-    assert!(probed.len() == 18 && !probed.contains(&Control::DiskLimit), "{probed:?}");
-    assert_eq!(claim(level, &held), Claim::Container);
+    let all = Control::of(level).len() - 1;
+    assert!(probed.len() == all && !probed.contains(&Control::DiskLimit), "{probed:?}");
+    assert_ne!(claim(level, &held), Claim::None);
     // Around an older init there may be less than around a newer probe.
-    let older = with_probe(all_of(State::Observed), &tried(Outcome::Held), &Control::BY_INIT);
+    let older = with_probe(all_of(level, State::Observed), &tried(Outcome::Held), &Control::BY_INIT);
     let told = |found: &&Evidence| found.state == State::Observed && found.detail.contains("older init");
     let told: Vec<Control> = older.iter().filter(told).map(|found| found.control).collect();
     assert_eq!(told, Control::BY_INIT);
-    assert_eq!(older.iter().filter(|found| found.state == State::Probed).count(), 18 - told.len());
-    let unclear = with_probe(all_of(State::Observed), &tried(Outcome::Unclear), &[]);
-    assert_eq!(unclear, all_of(State::Observed));
-    for index in 0..ATTEMPTS.len() {
+    assert_eq!(older.iter().filter(|found| found.state == State::Probed).count(), all - told.len());
+    let unclear = with_probe(all_of(level, State::Observed), &tried(Outcome::Unclear), &[]);
+    assert_eq!(unclear, all_of(level, State::Observed));
+    for index in 0..attempts.len() {
         let mut tried = tried(Outcome::Held);
         tried[index].outcome = Outcome::Broken;
-        let broken = with_probe(all_of(State::Observed), &tried, &[]);
+        let broken = with_probe(all_of(level, State::Observed), &tried, &[]);
         let missing: Vec<&Evidence> = broken.iter().filter(|found| found.state == State::Missing).collect();
         assert_eq!(missing.len(), 1);
-        assert_eq!(missing[0].control, ATTEMPTS[index].control);
-        assert!(missing[0].detail.contains(ATTEMPTS[index].id), "{}", missing[0].detail);
+        assert_eq!(missing[0].control, attempts[index].control);
+        assert!(missing[0].detail.contains(attempts[index].id), "{}", missing[0].detail);
         assert_eq!(claim(level, &broken), Claim::None);
     }
 }

@@ -55,6 +55,6 @@ pub async fn images_in_use(config: &Config) -> Result<BTreeSet<String>, ImagesEr
     // What control has forgotten may live on here.
     let records = Journal::peek_agents(&config.data.join("node"))?;
     let alive = records.into_values().filter(|record| record.phase != Phase::Destroyed);
-    digests.extend(alive.map(|record| record.desired.spec.image_digest));
+    digests.extend(alive.filter_map(|record| record.desired.spec.image_digest));
     Ok(digests)
 }

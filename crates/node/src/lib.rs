@@ -44,6 +44,7 @@ use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
+use model::agent::Level;
 use model::config::{Checked, ConfigError};
 use sandbox::Sandbox;
 use std::collections::BTreeSet;
@@ -126,7 +127,7 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
     let records = journal.load()?;
     let (leases, strangers) = take_stock(&config, &sandbox, &records);
-    let reporter = Arc::new(Reporter::default());
+    let reporter = Arc::new(Reporter::new(vec![Level::Container]));
     let settings = gates::Settings {
         directory: config.run.join("gates"),
         guard: config.guard,
@@ -232,7 +233,8 @@ fn take_stock(
     (leases, strangers)
 }
 
-fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
+/// Where the sandbox has its things.
+pub fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
     sandbox::Config {
         run: config.run.clone(),
         images: config.data.join("images"),
@@ -240,6 +242,7 @@ fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
         init_store: config.data.join("init"),
         cgroup: config.cgroup.clone(),
         jail,
+        hidden: vec![config.data.clone()],
     }
 }
 

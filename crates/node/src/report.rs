@@ -4,6 +4,7 @@ use crate::backoff::Backoff;
 use crate::control::{CallError, Caller};
 use crate::recheck::TOLD_EVERY;
 use model::AgentId;
+use model::agent::Level;
 use model::node_api::{ObservedAgent, ObservedState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -20,6 +21,8 @@ const BATCH: usize = 50;
 /// Holds the newest state of each agent until control has it.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
+    /// What this node makes.
+    levels: Vec<Level>,
     entries: Mutex<Entries>,
     wake: Notify,
     /// Told when control was silent and answers again.
@@ -32,7 +35,8 @@ struct Entries {
     /// Those of them that are due, or used since the last report.
     news: BTreeSet<AgentId>,
     orphans: Vec<AgentId>,
-    orphans_due: bool,
+    /// Orphans and levels are to be told.
+    node_due: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +61,12 @@ impl Entry {
 }
 
 impl Reporter {
+    /// Of a node that makes these levels.
+    pub(crate) fn new(levels: Vec<Level>) -> Self {
+        let entries = Mutex::new(Entries { node_due: true, ..Entries::default() });
+        Self { levels, entries, ..Self::default() }
+    }
+
     /// This is how the agent is now.
     pub(crate) fn set(&self, mut state: ObservedAgent) {
         let mut entries = self.lock();
@@ -113,7 +123,7 @@ impl Reporter {
         let mut entries = self.lock();
         if entries.orphans != orphans {
             entries.orphans = orphans;
-            entries.orphans_due = true;
+            entries.node_due = true;
             drop(entries);
             self.wake.notify_one();
         }
@@ -122,8 +132,8 @@ impl Reporter {
     /// Control may have forgotten something: everything is due again.
     pub(crate) fn repeat_all(&self) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, .. } = &mut *entries;
-        *orphans_due = true;
+        let Entries { agents, news, node_due, .. } = &mut *entries;
+        *node_due = true;
         agents.values_mut().for_each(|entry| entry.due = true);
         news.extend(agents.keys());
         drop(entries);
@@ -138,8 +148,9 @@ impl Reporter {
     /// What is due now, or else when something will be.
     pub(crate) fn take(&self, now: Instant) -> Due {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans, orphans_due } = &mut *entries;
-        let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone() };
+        let Entries { agents, news, orphans, node_due } = &mut *entries;
+        let levels = node_due.then(|| self.levels.clone());
+        let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone(), levels };
         let mut next: Option<Instant> = None;
         for id in news.clone() {
             let Some(entry) = agents.get_mut(&id) else { continue };
@@ -160,18 +171,18 @@ impl Reporter {
             news.remove(&id);
             report.agents.push(entry.state.clone());
         }
-        if report.agents.is_empty() && !*orphans_due {
+        if report.agents.is_empty() && !*node_due {
             return Due::Later(next);
         }
-        *orphans_due = false;
+        *node_due = false;
         Due::Now(report)
     }
 
     /// A report was not accepted: what it said is due again, unless it changed meanwhile anyway.
     pub(crate) fn give_back(&self, report: &ObservedState) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, .. } = &mut *entries;
-        *orphans_due = true;
+        let Entries { agents, news, node_due, .. } = &mut *entries;
+        *node_due = true;
         for state in &report.agents {
             if let Some(entry) = agents.get_mut(&state.id) {
                 entry.due = true;
@@ -232,7 +243,7 @@ async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> 
         other => return other.or_else(give_up),
     }
     for state in &report.agents {
-        let alone = ObservedState { agents: vec![state.clone()], orphans: report.orphans.clone() };
+        let alone = ObservedState { agents: vec![state.clone()], ..report.clone() };
         caller.report(&alone).await.or_else(give_up)?;
     }
     Ok(())

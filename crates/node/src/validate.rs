@@ -3,7 +3,7 @@
 
 use crate::config::Limits;
 use model::AgentSpec;
-use model::agent::Command;
+use model::agent::{Command, RunAs};
 use std::collections::BTreeMap;
 
 /// One argument, value or path may have this many bytes: the kernel's own limit of a string of execve(2).
@@ -17,9 +17,7 @@ const MAX_ITEMS: usize = 4096;
 
 /// Why a spec is not acted on, in words for the agent's owner.
 pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
-    if !is_digest(&spec.image_digest) {
-        return Err("the image's digest is not 64 lowercase hexadecimal digits".into());
-    }
+    level(spec)?;
     spec.resources.validate().map_err(|error| error.to_string())?;
     let resources = &spec.resources;
     let over = |what: &str, asked: String, cap: String| {
@@ -50,6 +48,29 @@ pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
     }
     if total > MAX_TOTAL {
         return Err(format!("arguments and environment have more than {MAX_TOTAL} bytes together"));
+    }
+    Ok(())
+}
+
+/// What a level has and what it cannot have.
+fn level(spec: &AgentSpec) -> Result<(), String> {
+    let level = spec.level;
+    if level.has_image() {
+        return match &spec.image_digest {
+            Some(digest) if is_digest(digest) => Ok(()),
+            Some(_) => Err("the image's digest is not 64 lowercase hexadecimal digits".into()),
+            None => Err(format!("an agent of level {level} needs an image")),
+        };
+    }
+    let main = spec.main.as_ref().and_then(|main| main.user);
+    if spec.image.is_some() || spec.image_digest.is_some() || spec.image_config != Default::default() {
+        return Err(format!("an agent of level {level} has no image: it sees this machine's own system"));
+    }
+    if spec.keep_scratch {
+        return Err(format!("an agent of level {level} has no scratch layer that could be kept"));
+    }
+    if spec.run_as == RunAs::Root || main == Some(RunAs::Root) {
+        return Err(format!("nobody is root in an agent of level {level}; run as the agent's user"));
     }
     Ok(())
 }

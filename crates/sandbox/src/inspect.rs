@@ -5,13 +5,13 @@ use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::{UidRange, netfilter, procfs};
-use jail::layout::{INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES};
+use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Observed with a line on how, or missing with a line on why.
@@ -24,10 +24,20 @@ pub(crate) struct Disk {
     pub(crate) size: u64,
 }
 
-/// The agent's disk. Its root is an overlay that answers with its upper layer's filesystem, the volume; no
-/// name inside is resolved for it.
-pub(crate) fn disk(pid: u32) -> Option<Disk> {
-    let stat = rustix::fs::statvfs(format!("/proc/{pid}/root")).ok()?;
+/// Where things of the agent are on the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places<'a> {
+    /// Its disk.
+    pub(crate) volume: &'a Path,
+    /// What it must not see of the machine's system.
+    pub(crate) hidden: &'a [PathBuf],
+}
+
+/// The agent's disk. Its root is an overlay that answers with its upper layer's filesystem, the volume; without an image
+/// that is mounted at the home, and what leads there is read-only. No name that the agent chose is resolved for it.
+pub(crate) fn disk(record: &BoundaryRecord) -> Option<Disk> {
+    let home = if record.level.has_image() { "" } else { HOME };
+    let stat = rustix::fs::statvfs(format!("/proc/{}/root{home}", record.pid)).ok()?;
     let (size, free) = (stat.f_blocks * stat.f_frsize, stat.f_bfree * stat.f_frsize);
     Some(Disk { used: size.saturating_sub(free), size })
 }
@@ -35,7 +45,7 @@ pub(crate) fn disk(pid: u32) -> Option<Disk> {
 pub(crate) fn inspect(
     record: &BoundaryRecord,
     group: &Group,
-    volume: &Path,
+    places: Places<'_>,
     is_alive: impl Fn() -> bool,
 ) -> Vec<Evidence> {
     let pid = record.pid;
@@ -66,7 +76,8 @@ pub(crate) fn inspect(
         Control::CgroupNamespace => host_owned(record, "cgroup"),
         Control::NoNewPrivs => expect("NoNewPrivs", &word("NoNewPrivs")?, "1"),
         Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
-        Control::Capabilities => capabilities(&word("CapBnd")?),
+        Control::Capabilities if record.level.has_image() => capabilities(&word("CapBnd")?),
+        Control::Capabilities => no_capabilities(|key| word(key)),
         Control::RootFilesystem => {
             let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
             root_filesystem(table()?, &host)
@@ -74,14 +85,25 @@ pub(crate) fn inspect(
         Control::MemoryLimit => limit(Controller::Memory),
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
-        Control::DiskLimit => disk_limit(pid, volume),
+        Control::DiskLimit => disk_limit(record, places.volume),
         Control::Landlock => landlock(record.landlock_abi, kernels_landlock()),
         Control::KernelInterfaces => kernel_interfaces(table()?),
         Control::Devices => devices(table()?),
-        Control::InitProtection => init_protection(&word("CapPrm")?),
+        Control::InitProtection if record.level.has_image() => init_protection(&word("CapPrm")?),
+        Control::InitProtection => os_user_protection(record, &word("Gid")?),
+        Control::OsUser => os_user(record, |key| word(key)),
+        Control::ReadOnlySystem => {
+            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+            read_only_system(table()?, &host, places.hidden)
+        }
+        Control::PrivateTmp => {
+            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+            private_tmp(table()?, &host)
+        }
     };
-    let mut evidence: Vec<Evidence> = Control::CONTAINER
-        .into_iter()
+    let mut evidence: Vec<Evidence> = Control::of(record.level)
+        .iter()
+        .copied()
         .map(|control| match find(control) {
             Ok(detail) => Evidence { control, state: State::Observed, detail },
             Err(detail) if control == Control::Landlock && kernels_landlock() == 0 => {
@@ -104,11 +126,11 @@ pub(crate) fn inspect(
 pub(crate) fn inspect_whole(
     record: &BoundaryRecord,
     group: &Group,
-    volume: &Path,
+    places: Places<'_>,
     is_alive: impl Fn() -> bool,
 ) -> Vec<Evidence> {
     let rules = packet_rules(record.pid);
-    let mut evidence = inspect(record, group, volume, is_alive);
+    let mut evidence = inspect(record, group, places, is_alive);
     let network = evidence.iter_mut().find(|found| found.control == Control::NetworkNamespace);
     if let Some(found) = network.filter(|found| found.state.holds()) {
         match rules {
@@ -281,6 +303,105 @@ fn capabilities(bounding: &str) -> Finding {
     }
 }
 
+/// Without a user namespace a capability would be the machine's.
+fn no_capabilities(word: impl Fn(&str) -> Result<String, String>) -> Finding {
+    for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let is = word(key)?;
+        if is.bytes().any(|digit| digit != b'0') {
+            return Err(format!("{key} is {is}, not empty"));
+        }
+    }
+    Ok("CapInh, CapPrm, CapEff, CapBnd and CapAmb are empty".to_owned())
+}
+
+/// Who it is to the machine: an id of its range, and nothing else.
+fn os_user(record: &BoundaryRecord, word: impl Fn(&str) -> Result<String, String>) -> Finding {
+    if record.base_uid < UidRange::COUNT {
+        return Err(format!("its range begins at {}, among the machine's own users", record.base_uid));
+    }
+    let (id, saved) = (record.base_uid + AGENT_ID, record.base_uid + SAVED_GID);
+    // Real, effective, saved, of the file system.
+    for (key, wanted) in [("Uid", vec![id; 4]), ("Gid", vec![id, id, saved, id]), ("Groups", vec![id])] {
+        let is = word(key)?;
+        let ids: Vec<Option<u32>> = is.split_whitespace().map(|id| id.parse().ok()).collect();
+        if !ids.iter().copied().eq(wanted.iter().copied().map(Some)) {
+            return Err(format!("{key} is {is:?}, not {wanted:?}"));
+        }
+    }
+    let user = identity(&open_namespace(&record.pid.to_string(), "user")?)?;
+    if user != host_namespace("user")? {
+        return Err("it is in a user namespace, in which these ids are others".to_owned());
+    }
+    Ok(format!("uid, gid and only group {id}, of a range that is leased"))
+}
+
+/// Mounts of an agent without an image that it may write to.
+const WRITABLE: [&str; 7] = [HOME, "/tmp", "/var/tmp", "/run", "/dev/shm", "/dev/pts", "/proc"];
+
+/// Whether a path is of the directories that an agent without an image sees of the machine.
+fn is_system(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    SYSTEM.contains(&first)
+}
+
+fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
+    let mounts: Vec<_> = procfs::mounts(table).collect();
+    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+    let mut shown = 0;
+    for mount in &mounts {
+        let (target, kind, options) = (&*mount.target, mount.kind, mount.options);
+        let read_only = has(options, "ro");
+        if !has(options, "nosuid") {
+            return Err(format!("setuid programs work in {target}"));
+        }
+        if !read_only && !WRITABLE.contains(&target) {
+            return Err(format!("{target} can be written to"));
+        }
+        // That of the kernel is the same for all in one network namespace.
+        if !hosts.contains(mount.device) || kind == "sysfs" && read_only {
+            continue;
+        }
+        if !is_system(target) || !read_only {
+            return Err(format!("a mount of the host ({kind}) is visible at {target}"));
+        }
+        shown += 1;
+    }
+    // A later mount on the same place covers the earlier.
+    let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
+    let empty = |path: &str| {
+        at(path).is_some_and(|mount| {
+            mount.kind == "tmpfs" && has(mount.options, "ro") && !hosts.contains(mount.device)
+        })
+    };
+    if !empty("/") {
+        return Err("its root is not an empty one of its own".to_owned());
+    }
+    let platform = hidden.iter().map(PathBuf::as_path).chain([Path::new(HIDDEN)]);
+    let covered =
+        platform.filter(|path| path.is_dir()).filter_map(Path::to_str).filter(|path| is_system(path));
+    for path in covered {
+        if !empty(path) {
+            return Err(format!("{path} is not hidden"));
+        }
+    }
+    if shown == 0 {
+        return Err("nothing of the machine's system is there".to_owned());
+    }
+    Ok(format!("{shown} mounts of the machine's system, read-only and without setuid, none elsewhere"))
+}
+
+fn private_tmp(table: &str, host: &str) -> Finding {
+    let mounts: Vec<_> = procfs::mounts(table).collect();
+    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+    for path in ["/tmp", "/var/tmp"] {
+        let mount = mounts.iter().rev().find(|mount| mount.target == path);
+        if !mount.is_some_and(|mount| mount.kind == "tmpfs" && !hosts.contains(mount.device)) {
+            return Err(format!("{path} is no file system of its own"));
+        }
+    }
+    Ok("/tmp and /var/tmp are file systems of its own".to_owned())
+}
+
 /// Device nodes that are the same for everybody, so showing the host's shows nothing.
 const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
 
@@ -385,14 +506,29 @@ fn init_protection(permitted: &str) -> Finding {
     }
 }
 
-fn disk_limit(pid: u32, volume: &Path) -> Finding {
-    let disk = disk(pid).ok_or("cannot read the size of its root")?;
+/// Nobody may trace or read a process that is not dumpable, whose files in /proc are root's (proc(5)), nor limit one that has
+/// another saved gid (prlimit(2)).
+fn os_user_protection(record: &BoundaryRecord, gids: &str) -> Finding {
+    let (gid, saved) = (record.base_uid + AGENT_ID, record.base_uid + SAVED_GID);
+    if gids.split_whitespace().nth(2) != Some(&saved.to_string()) {
+        return Err(format!("Gid is {gids:?}: its saved one is not {saved}"));
+    }
+    let owner =
+        fs::metadata(format!("/proc/{}/environ", record.pid)).map_err(|error| error.to_string())?.uid();
+    match owner {
+        0 => Ok(format!("not dumpable; saved gid {saved}, the agent's processes have {gid}")),
+        owner => Err(format!("its memory can be read by uid {owner}")),
+    }
+}
+
+fn disk_limit(record: &BoundaryRecord, volume: &Path) -> Finding {
+    let disk = disk(record).ok_or("cannot read the size of its disk")?;
     let file = fs::metadata(volume).map_err(|error| format!("cannot read its volume: {error}"))?.len();
     // ext4's own structures make it a little smaller than its file; the host's disk would be another size.
     match disk.size {
-        0 => Err("its root has no size".to_owned()),
+        0 => Err("its disk has no size".to_owned()),
         size if size > file || size < file / 2 => {
-            Err(format!("its root has {size} bytes, its volume {file}"))
+            Err(format!("its disk has {size} bytes, its volume {file}"))
         }
         size => Ok(format!("a volume of {file} bytes, of which {size} are for files")),
     }

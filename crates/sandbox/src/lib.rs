@@ -56,12 +56,23 @@ pub struct Config {
     pub cgroup: String,
     /// The `cofferdam-jail` binary.
     pub jail: PathBuf,
+    /// Directories of the platform's besides those above, which no agent sees.
+    pub hidden: Vec<PathBuf>,
 }
 
-/// A range of 65,536 host uids and gids, leased to one agent while it runs.
+impl Config {
+    /// All that no agent sees, as it is found from the root.
+    pub(crate) fn hidden(&self) -> Vec<PathBuf> {
+        let own = [&self.run, &self.images, &self.volumes, &self.init_store];
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        own.into_iter().chain(&self.hidden).map(real).collect()
+    }
+}
+
+/// A range of 65,536 host uids and gids, leased to one agent while it runs, or as long as there is one that is an OS user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UidRange {
-    /// The first id: root inside.
+    /// The first id: root inside, where there is one.
     pub base: u32,
 }
 

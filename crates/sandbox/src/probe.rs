@@ -7,10 +7,11 @@ use crate::cgroup::Group;
 use crate::children::{self, Watch, wait_for_any};
 use crate::container::BoundaryRecord;
 use crate::host::process::spawn_with_fd;
-use jail::layout::ZYGOTE_FD;
-use jail::probe::{self, Line, Order};
-use jail::spec::{Agent, Identity, User};
-use model::probe::{ATTEMPTS, Outcome, ProbeUser, Tried};
+use jail::layout::{SAVED_GID, ZYGOTE_FD};
+use jail::probe::{self, Line, Order, OsUser};
+use jail::spec::{Identity, User};
+use model::agent::Level;
+use model::probe::{ATTEMPTS, Outcome, ProbeUser, Tried, attempts_of};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,35 +33,46 @@ pub enum ProbeError {
     #[error("the probe could not be started")]
     Start(#[source] io::Error),
     /// It did not come to its end.
-    #[error("the probe ended after {made} of {all} attempts as {user:?}: {detail}", all = ATTEMPTS.len())]
+    #[error("the probe ended after {made} of {all} attempts as {user:?}: {detail}")]
     Incomplete {
         /// As whom it was.
         user: ProbeUser,
         /// How many attempts it made.
         made: usize,
+        /// Of how many.
+        all: usize,
         /// What is known of why.
         detail: String,
     },
 }
 
-/// Makes all attempts as the agent's user, then as root inside.
+/// Makes all attempts that count at its level, as the agent's user, then as root inside if there is one.
 pub(crate) fn run(
     program: &Path,
     record: &BoundaryRecord,
     init: BorrowedFd<'_>,
     group: &Group,
-    agent: &Agent,
+    ids: Identity,
     patience: Duration,
 ) -> Result<Vec<Tried>, ProbeError> {
-    let mut tried = Vec::with_capacity(2 * ATTEMPTS.len());
-    let root = Identity { uid: 0, gid: 0 };
-    for (user, order, ids) in
-        [(ProbeUser::Agent, User::Agent, agent.ids), (ProbeUser::Root, User::Root, root)]
-    {
-        let (init_pid, landlock_abi) = (record.pid as i32, record.landlock_abi);
-        let order = Order { init: init_pid, user: order, ids, landlock_abi, patience };
+    let mut tried = Vec::new();
+    let users = [(ProbeUser::Agent, User::Agent, ids), (ProbeUser::Root, User::Root, Identity::ROOT)];
+    let level = record.level;
+    let os_user = (level < Level::Container)
+        .then(|| OsUser { saved_gid: record.base_uid + SAVED_GID, rail: level == Level::Workspace });
+    let attempts: Vec<&str> = attempts_of(level).map(|attempt| attempt.id).collect();
+    for (user, order, ids) in users.into_iter().take(if os_user.is_some() { 1 } else { 2 }) {
+        let order = Order {
+            init: record.pid as i32,
+            user: order,
+            ids,
+            os_user: os_user.clone(),
+            only: Some(attempts.iter().map(|&id| id.to_owned()).collect()),
+            landlock_abi: record.landlock_abi,
+            patience,
+        };
         let output = output(program, &order, init, group).map_err(ProbeError::Start)?;
-        tried.extend(read(user, &output)?);
+        tried.extend(read(user, &attempts, &output)?);
     }
     Ok(tried)
 }
@@ -121,16 +133,17 @@ fn collect(pipe: &OwnedFd, process: BorrowedFd<'_>, end: Instant, said: &mut Vec
 }
 
 /// Takes a complete list of results, in its order, for one.
-fn read(user: ProbeUser, output: &[u8]) -> Result<Vec<Tried>, ProbeError> {
-    let mut tried: Vec<Tried> = Vec::with_capacity(ATTEMPTS.len());
+fn read(user: ProbeUser, attempts: &[&str], output: &[u8]) -> Result<Vec<Tried>, ProbeError> {
+    let all = attempts.len();
+    let mut tried: Vec<Tried> = Vec::with_capacity(all);
     let incomplete =
-        |made, detail: &str| Err(ProbeError::Incomplete { user, made, detail: detail.to_owned() });
+        |made, detail: &str| Err(ProbeError::Incomplete { user, made, all, detail: detail.to_owned() });
     for line in output.split_inclusive(|byte| *byte == b'\n') {
         let made = tried.len();
         let Ok(Line { id, outcome, detail }) = serde_json::from_slice(line) else {
             return incomplete(made, &String::from_utf8_lossy(&line[..line.len().min(200)]));
         };
-        if ATTEMPTS.get(made).is_none_or(|attempt| attempt.id != id) {
+        if attempts.get(made).is_none_or(|attempt| *attempt != id) {
             return incomplete(made, &detail);
         }
         let outcome = match outcome {
@@ -144,7 +157,7 @@ fn read(user: ProbeUser, output: &[u8]) -> Result<Vec<Tried>, ProbeError> {
         tried.push(Tried { id, user, outcome, detail });
     }
     match tried.len() {
-        made if made < ATTEMPTS.len() => incomplete(made, "it said no more"),
+        made if made < all => incomplete(made, "it said no more"),
         _ => Ok(tried),
     }
 }
@@ -160,7 +173,8 @@ mod tests {
     #[test]
     fn only_a_complete_list_counts() {
         let lines: Vec<String> = ATTEMPTS.iter().map(|attempt| line(attempt.id)).collect();
-        let read = |lines: &[String]| read(ProbeUser::Agent, lines.concat().as_bytes());
+        let attempts: Vec<&str> = ATTEMPTS.iter().map(|attempt| attempt.id).collect();
+        let read = |lines: &[String]| read(ProbeUser::Agent, &attempts, lines.concat().as_bytes());
         assert_eq!(read(&lines).map(|tried| tried.len()).ok(), Some(ATTEMPTS.len()));
         assert!(read(&lines[1..]).is_err(), "without the first");
         assert!(read(&lines[..lines.len() - 1]).is_err(), "without the last");

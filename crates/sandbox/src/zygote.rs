@@ -7,7 +7,7 @@ use crate::children::Watch;
 use crate::host::process::spawn_with_fd;
 use crate::image;
 use jail::laps::Lap;
-use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request};
+use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request, Root};
 use jail::wire;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{
@@ -125,6 +125,7 @@ struct Link {
 /// Keeps a zygote.
 pub(crate) struct Keeper {
     jail: PathBuf,
+    hidden: Vec<PathBuf>,
     images: PathBuf,
     current: Mutex<Option<Arc<Link>>>,
     requests: AtomicU64,
@@ -142,9 +143,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Keeper {
     /// Starts the first zygote.
-    pub(crate) fn start(jail: &Path, images: &Path) -> Result<Self, ZygoteError> {
+    pub(crate) fn start(jail: &Path, images: &Path, hidden: Vec<PathBuf>) -> Result<Self, ZygoteError> {
         let keeper = Self {
             jail: jail.to_owned(),
+            hidden,
             images: images.to_owned(),
             current: Mutex::new(None),
             requests: AtomicU64::new(1),
@@ -164,7 +166,7 @@ impl Keeper {
         if let Some(link) = current.as_ref().filter(|link| !link.is_dead()) {
             return Ok(link.clone());
         }
-        let link = Link::start(&self.jail)?;
+        let link = Link::start(&self.jail, &self.hidden)?;
         Ok(current.insert(link).clone())
     }
 
@@ -172,11 +174,12 @@ impl Keeper {
     pub(crate) fn prepare(
         &self,
         base_uid: u32,
+        host_network: bool,
         fds: PrepareFds<OwnedFd>,
     ) -> Result<Result<Prepared, Refusal>, ZygoteError> {
         let link = self.link()?;
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
-        let prepare = Prepare { request, base_uid, limits: Limits::default() };
+        let prepare = Prepare { request, base_uid, limits: Limits::default(), host_network };
         let answer = link.ask(request, &Request::Prepare(Box::new(prepare)), fds.into_vec())?;
         Ok(match answer {
             Ok(Done::Prepared { pid, pidfd, laps }) => {
@@ -187,7 +190,7 @@ impl Keeper {
         })
     }
 
-    /// Has it make the boundary whole, from an image that it is given first if it does not have it.
+    /// Has it make the boundary whole; an image that is wanted it is given first if it does not have it.
     pub(crate) fn launch(
         &self,
         Begun { link, request }: &Begun,
@@ -195,7 +198,9 @@ impl Keeper {
         volume: OwnedFd,
     ) -> Result<Result<Launched, Refusal>, crate::LaunchError> {
         let launch = launch(*request);
-        link.add_image(&self.images, &launch.image)?;
+        if let Root::Image { digest, .. } = &launch.root {
+            link.add_image(&self.images, digest)?;
+        }
         let answer = link.ask(*request, &Request::Launch(Box::new(launch)), vec![volume])?;
         Ok(match answer {
             Ok(Done::Launched(launched)) => Ok(launched),
@@ -215,7 +220,7 @@ impl Drop for Keeper {
 }
 
 impl Link {
-    fn start(jail: &Path) -> Result<Arc<Self>, ZygoteError> {
+    fn start(jail: &Path, hidden: &[PathBuf]) -> Result<Arc<Self>, ZygoteError> {
         let failed = |source: io::Error| ZygoteError::Start { path: jail.to_owned(), source };
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -224,7 +229,13 @@ impl Link {
         rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))
             .map_err(|error| failed(error.into()))?;
         let mut command = Command::new(jail);
-        command.arg("zygote").env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg("zygote")
+            .args(hidden)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let child = spawn_with_fd(command, theirs, jail::layout::ZYGOTE_FD).map_err(failed)?;
         let pid = child.id();
         let pidfd = Pid::from_raw(pid as i32)

@@ -54,6 +54,7 @@ impl World {
             init_store: dir.path().join("init"),
             cgroup: format!("cofferdam-test-{}-{number}", std::process::id()),
             jail: jail?,
+            hidden: Vec::new(),
         };
         fs::create_dir(&config.images).unwrap();
         fs::create_dir_all(config.run.join("gates/account")).unwrap();
@@ -66,14 +67,18 @@ impl World {
     }
 
     fn spec(&self, script: Option<&str>) -> AgentSpec {
+        self.spec_at(Level::Container, script)
+    }
+
+    fn spec_at(&self, level: Level, script: Option<&str>) -> AgentSpec {
         let argv = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         AgentSpec {
             id: AgentId::new(),
             name: "tester".parse().unwrap(),
             account: AccountId::new(),
-            level: Level::Container,
-            image: ImageId::new(),
-            image_digest: self.image.clone(),
+            level,
+            image: level.has_image().then(ImageId::new),
+            image_digest: level.has_image().then(|| self.image.clone()),
             volume: VolumeId::new(),
             run_as: RunAs::Agent,
             main: script.map(|script| Command {
@@ -84,6 +89,7 @@ impl World {
             }),
             env: BTreeMap::new(),
             image_config: Default::default(),
+            unrestricted: false,
             resources: Resources {
                 cpus: 1.0,
                 memory: ByteSize(64 << 20),
@@ -208,6 +214,15 @@ fn busybox_image(dir: &Path, images: &Path) -> String {
     digest
 }
 
+/// What the evidence of a whole boundary allows.
+fn full(level: Level) -> Claim {
+    match level {
+        Level::Workspace => Claim::Workspace,
+        Level::Process => Claim::Process,
+        Level::Container => Claim::Container,
+    }
+}
+
 /// A process of the host's, by the number the kernel gives it.
 fn kill_9(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
@@ -218,8 +233,15 @@ fn kill_9(pid: u32) {
 #[test]
 fn every_control_is_observed() {
     let Some(world) = World::new("every_control_is_observed") else { return };
+    for level in Level::ALL {
+        eprintln!("level {level}");
+        every_control_is_observed_at(&world, level);
+    }
+}
+
+fn every_control_is_observed_at(world: &World, level: Level) {
     let sandbox = world.sandbox();
-    let spec = world.spec(None);
+    let spec = world.spec_at(level, None);
     let began = Instant::now();
     let boundary = world.launch(&sandbox, &spec);
     eprintln!("first launch {:?}", began.elapsed());
@@ -229,8 +251,8 @@ fn every_control_is_observed() {
     for found in &evidence {
         eprintln!("{:18?} {:?} {}", found.control, found.state, found.detail);
     }
-    assert_eq!(evidence.len(), Control::CONTAINER.len());
-    assert_eq!(claim(Level::Container, &evidence), Claim::Container);
+    assert_eq!(evidence.len(), Control::of(level).len());
+    assert_eq!(claim(level, &evidence), full(level));
     let stats = boundary.stats();
     eprintln!("{stats:?}");
     assert_eq!((stats.memory_limit, stats.pids_limit), (64 << 20, 64));
@@ -240,7 +262,7 @@ fn every_control_is_observed() {
     assert_eq!(sandbox.living(), [spec.id]);
 
     let began = Instant::now();
-    let other_spec = world.spec(None);
+    let other_spec = world.spec_at(level, None);
     let other = world.launch(&sandbox, &other_spec);
     eprintln!("second launch with its volume {:?}", began.elapsed());
     other.kill().unwrap();
@@ -273,96 +295,104 @@ fn every_control_is_observed() {
 #[test]
 fn a_kill_from_outside_is_a_loss() {
     let Some(world) = World::new("a_kill_from_outside_is_a_loss") else { return };
-    let sandbox = world.sandbox();
-    let spec = world.spec(Some("sleep 1000"));
-    let boundary = world.launch(&sandbox, &spec);
-    kill_9(boundary.record().pid);
-    boundary.wait_exit().unwrap();
-    let reason = boundary.exit_reason();
-    assert!(matches!(&reason, ExitReason::Lost { detail } if detail.contains("signal 9")), "{reason:?}");
-    boundary.cleanup().unwrap();
-    // The same volume again, at once.
-    let boundary = world.launch(&sandbox, &spec);
-    boundary.kill().unwrap();
-    boundary.cleanup().unwrap();
-    world.assert_clean();
+    for level in Level::ALL {
+        let sandbox = world.sandbox();
+        let spec = world.spec_at(level, Some("sleep 1000"));
+        let boundary = world.launch(&sandbox, &spec);
+        kill_9(boundary.record().pid);
+        boundary.wait_exit().unwrap();
+        let reason = boundary.exit_reason();
+        assert!(matches!(&reason, ExitReason::Lost { detail } if detail.contains("signal 9")), "{reason:?}");
+        boundary.cleanup().unwrap();
+        // The same volume again, at once.
+        let boundary = world.launch(&sandbox, &spec);
+        boundary.kill().unwrap();
+        boundary.cleanup().unwrap();
+        world.assert_clean();
+    }
 }
 
 #[test]
 fn the_frozen_are_killed() {
     let Some(world) = World::new("the_frozen_are_killed") else { return };
-    let sandbox = world.sandbox();
-    let spec = world.spec(Some("while :; do :; done"));
-    let boundary = world.launch(&sandbox, &spec);
-    boundary.freeze().unwrap();
-    boundary.freeze().unwrap();
-    assert!(boundary.is_frozen());
-    let used = boundary.stats().cpu_usec;
-    assert_eq!(claim(Level::Container, &boundary.inspect()), Claim::Container);
-    assert_eq!(boundary.stats().cpu_usec, used);
-    boundary.thaw().unwrap();
-    until("it runs on", || boundary.stats().cpu_usec > used);
-    boundary.freeze().unwrap();
-    boundary.kill().unwrap();
-    boundary.cleanup().unwrap();
-    world.assert_clean();
+    for level in Level::ALL {
+        let sandbox = world.sandbox();
+        let spec = world.spec_at(level, Some("while :; do :; done"));
+        let boundary = world.launch(&sandbox, &spec);
+        boundary.freeze().unwrap();
+        boundary.freeze().unwrap();
+        assert!(boundary.is_frozen());
+        let used = boundary.stats().cpu_usec;
+        assert_eq!(claim(level, &boundary.inspect()), full(level));
+        assert_eq!(boundary.stats().cpu_usec, used);
+        boundary.thaw().unwrap();
+        until("it runs on", || boundary.stats().cpu_usec > used);
+        boundary.freeze().unwrap();
+        boundary.kill().unwrap();
+        boundary.cleanup().unwrap();
+        world.assert_clean();
+    }
 }
 
 #[test]
 fn agents_outlive_zygote_and_node() {
     let Some(world) = World::new("agents_outlive_zygote_and_node") else { return };
-    let sandbox = world.sandbox();
-    let spec = world.spec(Some("sleep 1000"));
-    let boundary = world.launch(&sandbox, &spec);
+    for level in Level::ALL {
+        let sandbox = world.sandbox();
+        let spec = world.spec_at(level, Some("sleep 1000"));
+        let boundary = world.launch(&sandbox, &spec);
 
-    // The zygote dies: the agent lives, and the next launch starts another zygote with the image.
-    kill_9(sandbox.zygote_pid().unwrap());
-    until("the zygote's end is seen", || sandbox.zygote_pid().is_none());
-    assert!(boundary.is_alive());
-    let second = world.spec(None);
-    let other = world.launch(&sandbox, &second);
-    assert!(sandbox.zygote_pid().is_some());
-    other.kill().unwrap();
-    other.cleanup().unwrap();
+        // The zygote dies: the agent lives, and the next launch starts another zygote with the image.
+        kill_9(sandbox.zygote_pid().unwrap());
+        until("the zygote's end is seen", || sandbox.zygote_pid().is_none());
+        assert!(boundary.is_alive());
+        let second = world.spec_at(level, None);
+        let other = world.launch(&sandbox, &second);
+        assert!(sandbox.zygote_pid().is_some());
+        other.kill().unwrap();
+        other.cleanup().unwrap();
 
-    // Node dies: all that stays is the record.
-    let record = boundary.record().clone();
-    drop((boundary, sandbox));
-    let sandbox = world.sandbox();
-    assert_eq!(sandbox.find(spec.id), Some(record.clone()));
-    assert!(sandbox.sweep(&[spec.id]).is_empty());
-    let boundary = sandbox.adopt(&record).unwrap().unwrap();
-    assert_eq!(claim(Level::Container, &boundary.inspect()), Claim::Container);
-    let other_start = sandbox::BoundaryRecord { start_time: record.start_time + 1, ..record.clone() };
-    assert!(sandbox.adopt(&other_start).unwrap().is_none());
-    let other_boot = sandbox::BoundaryRecord { boot_id: "another".into(), ..record.clone() };
-    assert!(sandbox.adopt(&other_boot).unwrap().is_none());
-    boundary.kill().unwrap();
-    assert!(sandbox.adopt(&record).unwrap().is_none());
-    drop(boundary);
+        // Node dies: all that stays is the record.
+        let record = boundary.record().clone();
+        drop((boundary, sandbox));
+        let sandbox = world.sandbox();
+        assert_eq!(sandbox.find(spec.id), Some(record.clone()));
+        assert!(sandbox.sweep(&[spec.id]).is_empty());
+        let boundary = sandbox.adopt(&record).unwrap().unwrap();
+        assert_eq!(claim(level, &boundary.inspect()), full(level));
+        let other_start = sandbox::BoundaryRecord { start_time: record.start_time + 1, ..record.clone() };
+        assert!(sandbox.adopt(&other_start).unwrap().is_none());
+        let other_boot = sandbox::BoundaryRecord { boot_id: "another".into(), ..record.clone() };
+        assert!(sandbox.adopt(&other_boot).unwrap().is_none());
+        boundary.kill().unwrap();
+        assert!(sandbox.adopt(&record).unwrap().is_none());
+        drop(boundary);
 
-    // Dead and unknown: the sweep removes it.
-    let said = sandbox.sweep(&[]);
-    assert!(said.iter().any(|line| line.starts_with("removed")), "{said:?}");
-    assert!(sandbox.sweep(&[]).is_empty());
-    world.assert_clean();
+        // Dead and unknown: the sweep removes it.
+        let said = sandbox.sweep(&[]);
+        assert!(said.iter().any(|line| line.starts_with("removed")), "{said:?}");
+        assert!(sandbox.sweep(&[]).is_empty());
+        world.assert_clean();
+    }
 }
 
 #[test]
 fn ends_have_reasons() {
     let Some(world) = World::new("ends_have_reasons") else { return };
-    let sandbox = world.sandbox();
-    let check = |script: &str, expected: ExitReason| {
-        let spec = world.spec(Some(script));
-        let boundary = world.launch(&sandbox, &spec);
-        boundary.wait_exit().unwrap();
-        assert_eq!(boundary.exit_reason(), expected, "{script}");
-        boundary.cleanup().unwrap();
-    };
-    check("exit 7", ExitReason::Exited { code: 7 });
-    check("kill -15 $$", ExitReason::Signaled { signal: 15 });
-    check("head -c 200000000 /dev/zero | tail -c 150000000", ExitReason::OutOfMemory);
-    world.assert_clean();
+    for level in Level::ALL {
+        let sandbox = world.sandbox();
+        let check = |script: &str, expected: ExitReason| {
+            let spec = world.spec_at(level, Some(script));
+            let boundary = world.launch(&sandbox, &spec);
+            boundary.wait_exit().unwrap();
+            assert_eq!(boundary.exit_reason(), expected, "{script}");
+            boundary.cleanup().unwrap();
+        };
+        check("exit 7", ExitReason::Exited { code: 7 });
+        check("kill -15 $$", ExitReason::Signaled { signal: 15 });
+        check("head -c 200000000 /dev/zero | tail -c 150000000", ExitReason::OutOfMemory);
+        world.assert_clean();
+    }
 }
 
 #[test]
@@ -379,12 +409,17 @@ fn failed_launches_leave_nothing() {
     check(&spec, lease(), &channel, "does not exist");
     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
     check(
-        &AgentSpec { image_digest: "0".repeat(64), ..spec.clone() },
+        &AgentSpec { image_digest: Some("0".repeat(64)), ..spec.clone() },
         lease(),
         &channel,
         "is not on this node",
     );
-    check(&AgentSpec { image_digest: "../x".into(), ..spec.clone() }, lease(), &channel, "not the SHA-256");
+    check(
+        &AgentSpec { image_digest: Some("../x".into()), ..spec.clone() },
+        lease(),
+        &channel,
+        "not the SHA-256",
+    );
     check(&spec, lease(), Path::new("/nonexistent/channel"), "cannot listen");
     check(&spec, UidRange { base: 0 }, &channel, "step");
     let mut wrong = spec.clone();
@@ -401,27 +436,29 @@ fn failed_launches_leave_nothing() {
 #[test]
 fn many_at_once() {
     let Some(world) = World::new("many_at_once") else { return };
-    let sandbox = world.sandbox();
-    let specs: Vec<AgentSpec> = (0..16).map(|_| world.spec(Some("sleep 1000"))).collect();
-    let began = Instant::now();
-    let boundaries: Vec<Boundary> = std::thread::scope(|scope| {
-        let launches: Vec<_> =
-            specs.iter().map(|spec| scope.spawn(|| world.launch(&sandbox, spec))).collect();
-        launches.into_iter().map(|launch| launch.join().unwrap()).collect()
-    });
-    eprintln!("16 launches in {:?}", began.elapsed());
-    assert_eq!(sandbox.living().len(), 16);
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        for boundary in &boundaries {
-            scope.spawn(|| {
-                boundary.kill().unwrap();
-                boundary.cleanup().unwrap();
-            });
-        }
-    });
-    eprintln!("16 ended in {:?}", began.elapsed());
-    world.assert_clean();
+    for level in Level::ALL {
+        let sandbox = world.sandbox();
+        let specs: Vec<AgentSpec> = (0..16).map(|_| world.spec_at(level, Some("sleep 1000"))).collect();
+        let began = Instant::now();
+        let boundaries: Vec<Boundary> = std::thread::scope(|scope| {
+            let launches: Vec<_> =
+                specs.iter().map(|spec| scope.spawn(|| world.launch(&sandbox, spec))).collect();
+            launches.into_iter().map(|launch| launch.join().unwrap()).collect()
+        });
+        eprintln!("16 launches in {:?}", began.elapsed());
+        assert_eq!(sandbox.living().len(), 16);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for boundary in &boundaries {
+                scope.spawn(|| {
+                    boundary.kill().unwrap();
+                    boundary.cleanup().unwrap();
+                });
+            }
+        });
+        eprintln!("16 ended in {:?}", began.elapsed());
+        world.assert_clean();
+    }
 }
 
 #[test]

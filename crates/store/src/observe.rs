@@ -4,7 +4,7 @@ use crate::agents::Agent;
 use crate::change::{Actor, Change};
 use crate::rows::{millis, to_json};
 use crate::{Error, Store};
-use model::agent::{AgentState, Desired, Observed, apply_observed};
+use model::agent::{AgentState, Desired, Level, Observed, apply_observed};
 use model::evidence::{Drift, claim, drift};
 use model::node_api::{ObservedAgent, ObservedState};
 use model::{AgentId, NodeId};
@@ -87,6 +87,20 @@ impl Change {
         }
     }
 
+    /// Notes which levels a node makes; `true` if that is news.
+    async fn levels(&mut self, node: NodeId, levels: &[Level]) -> Result<bool, Error> {
+        let changed = sqlx::query("UPDATE nodes SET levels = $1 WHERE id = $2 AND levels <> $1")
+            .bind(to_json(&levels))
+            .bind(node.to_string())
+            .execute(self.db().await?)
+            .await?;
+        let news = changed.rows_affected() > 0;
+        if news {
+            self.event(None, "node.levels", node, json!({"levels": levels}));
+        }
+        Ok(news)
+    }
+
     async fn orphan(&mut self, node: NodeId, agent: AgentId) -> Result<bool, Error> {
         let told =
             sqlx::query("SELECT id FROM events WHERE subject = $1 AND kind = 'agent.orphan' AND actor = $2")
@@ -110,7 +124,10 @@ impl Store {
             true => self.repeatable_change(Actor::Node(node)).await?,
             false => self.change(Actor::Node(node)).await?,
         };
-        let mut audited = false;
+        let mut audited = match &report.levels {
+            Some(levels) => change.levels(node, levels).await?,
+            None => false,
+        };
         let mut strangers = 0;
         // An agent has one state at a time: of several the last counts.
         let agents: BTreeMap<AgentId, &ObservedAgent> =

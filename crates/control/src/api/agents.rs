@@ -45,6 +45,8 @@ fn wire(agent: store::Agent) -> Agent {
         state,
         reason: agent.reason.filter(|_| !lives(state)),
         level: spec.level,
+        unrestricted: spec.unrestricted,
+        warnings: model::mode::warnings(spec.level, spec.unrestricted),
         claim,
         evidence: if lives(state) { agent.evidence } else { Vec::new() },
         image: spec.image,
@@ -205,7 +207,7 @@ pub(super) async fn evidence(
         ControlEvidence {
             control,
             mandatory: !control.is_optional(),
-            expected: control.expected().to_owned(),
+            expected: control.expected(level).to_owned(),
             state: seen.map_or(model::evidence::State::Missing, |found| found.state),
             observed: seen
                 .map_or_else(|| "nothing was observed of it".to_owned(), |found| found.detail.clone()),

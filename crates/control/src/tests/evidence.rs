@@ -61,7 +61,7 @@ async fn evidence_is_shown_and_its_changes_are_written_down() {
     let at = |answer: &Value| answer["observation"]["at"].as_str().unwrap().to_owned();
     assert!(OffsetDateTime::parse(&at(&first), &Rfc3339).unwrap() <= world.clock.now());
     let seccomp = first["controls"].as_array().unwrap().iter().find(|it| it["control"] == "seccomp").unwrap();
-    assert_eq!(seccomp["expected"], Control::Seccomp.expected());
+    assert_eq!(seccomp["expected"], Control::Seccomp.expected(model::agent::Level::Container));
     assert_eq!((&seccomp["mandatory"], &seccomp["observed"]), (&json!(true), &json!("seen")));
 
     // The same, seen later: only that is news, and no event.

@@ -5,6 +5,7 @@ mod agents;
 mod evidence;
 mod images;
 mod inputs;
+mod levels;
 mod nodes;
 mod placement;
 mod serving;

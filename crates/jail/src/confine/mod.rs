@@ -140,7 +140,7 @@ fn give_up(options: &Options) -> Result<(), StepError> {
     // Never a core; 1 also keeps the kernel from piping one into a helper, which 0 does not (core(5)).
     process::limit(libc::RLIMIT_CORE, 1, 1).step("setting limits")?;
     process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    landlock::restrict(landlock::abi(), None).step("applying Landlock")?;
+    landlock::restrict(landlock::abi(), None, None).step("applying Landlock")?;
     process::bound_capabilities(&[]).step("bounding capabilities")?;
     process::control(libc::PR_SET_KEEPCAPS, 1).step("keeping capabilities")?;
     process::become_user(options.uid, options.gid).step("changing the user")?;

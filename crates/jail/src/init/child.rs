@@ -1,7 +1,7 @@
 //! What happens between `fork` and `execve`, and in workers: giving up everything that is init's.
 #![allow(unsafe_code)]
 
-use super::sys::check;
+use super::sys::{self, check};
 use crate::layout::INIT_CAPABILITY;
 use crate::spec::{Identity, User};
 use std::ffi::{CString, c_char};
@@ -91,7 +91,7 @@ pub fn become_program(
 }
 
 fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> io::Result<()> {
-    std::fs::write("/proc/self/oom_score_adj", "0")?;
+    reset_oom_score()?;
     // SAFETY: none takes a pointer, but TIOCSCTTY's argument is a plain 0. The descriptors are init's, all above 4
     // (below are the fixed ones), so that no dup2 overwrites a source; this process uses none of the closed ones.
     unsafe {
@@ -110,6 +110,11 @@ fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> 
     default_signal(libc::SIGPIPE);
     unblock_signals();
     Ok(())
+}
+
+/// Root inside can change init's, which children inherit. An OS user cannot, and the zygote has set it.
+fn reset_oom_score() -> io::Result<()> {
+    if sys::is_os_user() { Ok(()) } else { std::fs::write("/proc/self/oom_score_adj", "0") }
 }
 
 /// Where the status pipe is in the child.
@@ -145,7 +150,7 @@ fn unblock_signals() {
 /// For a worker: keeps one descriptor besides the standard ones, becomes the user, lets all signals through. They are
 /// at their default apart from SIGPIPE, which stays ignored.
 pub fn become_worker(user: User, ids: Identity, keep: BorrowedFd<'_>) -> io::Result<()> {
-    std::fs::write("/proc/self/oom_score_adj", "0")?;
+    reset_oom_score()?;
     let keep = keep.as_raw_fd() as libc::c_uint;
     unblock_signals();
     // SAFETY: takes no pointers that outlive the call; the worker uses no descriptor but `keep` and the standard ones.
@@ -223,7 +228,10 @@ pub(crate) fn become_user_saving(user: User, ids: Identity, saved: u32) -> io::R
     // prctl, and then there are none.
     unsafe {
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, zero, zero, zero);
-        check(libc::setgroups(1, &gid))?;
+        // An OS user has them already, and may not set them.
+        if groups()? != [gid] {
+            check(libc::setgroups(1, &gid))?;
+        }
         check(libc::setresgid(gid, gid, saved))?;
         check(libc::setresuid(uid, uid, uid))?;
     }
@@ -240,21 +248,30 @@ pub(crate) fn become_user_saving(user: User, ids: Identity, saved: u32) -> io::R
     verify(user, ids, saved, &data)
 }
 
+/// The supplementary groups of this process.
+fn groups() -> io::Result<Vec<u32>> {
+    // SAFETY: with a length of 0 nothing is written.
+    let count = check(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
+    let mut groups = vec![u32::MAX; usize::try_from(count).unwrap_or(0)];
+    // SAFETY: the pointer and the length are those of `groups`; nobody else changes how many there are.
+    check(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
+    Ok(groups)
+}
+
 fn verify(user: User, ids: Identity, saved: u32, expected: &[CapData; 2]) -> io::Result<()> {
-    let (mut uids, mut gids, mut groups) = ([u32::MAX; 3], [u32::MAX; 3], [u32::MAX; 2]);
-    // SAFETY: each pointer is to one id; getgroups writes at most the two that it is told of.
-    let count = unsafe {
+    let (mut uids, mut gids) = ([u32::MAX; 3], [u32::MAX; 3]);
+    // SAFETY: each pointer is to one id.
+    unsafe {
         let [real, effective, saved] = &mut uids;
         check(libc::getresuid(real, effective, saved))?;
         let [real, effective, saved] = &mut gids;
         check(libc::getresgid(real, effective, saved))?;
-        check(libc::getgroups(2, groups.as_mut_ptr()))?
-    };
+    }
     let none = [CapData::default(); 2];
     let now = capabilities()?;
     let capabilities_right = now == *expected && (user == User::Root || now == none);
     let Identity { uid, gid } = ids;
-    if uids == [uid; 3] && gids == [gid, gid, saved] && count == 1 && groups[0] == gid && capabilities_right {
+    if uids == [uid; 3] && gids == [gid, gid, saved] && groups()? == [gid] && capabilities_right {
         Ok(())
     } else {
         Err(io::Error::from_raw_os_error(libc::EPERM))

@@ -127,7 +127,7 @@ impl Init {
             argv: &request.argv,
             env: &request.env,
             cwd: request.cwd.as_deref(),
-            user: self.user(request.user),
+            user: self.user(request.user)?,
             tty: request.tty,
             stdin: request.stdin,
             joined: false,

@@ -27,9 +27,11 @@ mod tar;
 mod tests;
 mod worker;
 
-use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD};
+use crate::layout::{
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, LOG_A_FD, LOG_B_FD, READY_FD, SECCOMP_FD,
+};
 use crate::spec::{Ended, InitConfig, User};
-use channel::Kind;
+use channel::{ChannelError, ErrorKind, Kind};
 use conn::Conn;
 use exec::Exec;
 use logs::{Logs, Main};
@@ -44,9 +46,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use sys::Poll;
-
-/// A saved gid that no process of the agent has (KERNEL.md, "Init, adoption").
-const SAVED_GID: libc::gid_t = 65_534;
 
 /// How long clients may take to hear the rest when the agent is over.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -155,14 +154,15 @@ pub fn run() -> ! {
         eprintln!("cofferdam-jail init runs as pid 1 of a boundary and is started by the zygote only");
         sys::exit_now(2);
     }
-    // Before anything is opened that might get its number.
+    // Before anything is opened that might get their numbers.
+    let ready = sys::inherited(READY_FD).ok();
     let filter = sys::inherited(SECCOMP_FD).ok().filter(|fd| sys::is_filter_listener(fd.as_fd()));
     // Without a record nobody could be told why, so nothing is begun.
     let Ok(record) = sys::inherited(EXIT_RECORD_FD).and_then(|fd| Record::new(File::from(fd))) else {
         sys::exit_now(1)
     };
     let attempt =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(record, filter) {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(record, filter, ready) {
             Ok(mut init) => init.serve(),
             Err((step, error)) => format!("{step}: {error}"),
         }));
@@ -182,11 +182,17 @@ fn read_config() -> io::Result<InitConfig> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet.
+/// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet. An OS user has them
+/// read-only inside, and init was given them for writing.
 fn write_names(host: &str) -> io::Result<()> {
     let hosts = format!("127.0.0.1 localhost {host}\n::1 localhost ip6-localhost ip6-loopback\n");
-    for (path, text) in [("/etc/hostname", format!("{host}\n")), ("/etc/hosts", hosts)] {
-        match replace(path, &text) {
+    let own = [("/etc/hostname", HOSTNAME_FD, format!("{host}\n")), ("/etc/hosts", HOSTS_FD, hosts)];
+    for (path, number, text) in own {
+        let written = match sys::is_os_user() {
+            true => sys::inherited(number).and_then(|file| File::from(file).write_all(text.as_bytes())),
+            false => replace(path, &text),
+        };
+        match written {
             // An agent whose disk is full must come up, or nobody could ever make room on it.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
             other => other?,
@@ -208,13 +214,18 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
 }
 
 impl Init {
-    fn new(record: Record, listener_of_filter: Option<OwnedFd>) -> Result<Self, (&'static str, io::Error)> {
+    fn new(
+        record: Record,
+        listener_of_filter: Option<OwnedFd>,
+        ready: Option<OwnedFd>,
+    ) -> Result<Self, (&'static str, io::Error)> {
         fn step<T>(name: &'static str, result: io::Result<T>) -> Result<T, (&'static str, io::Error)> {
             result.map_err(|error| (name, error))
         }
         sys::tune_allocator();
         child::reset_signals();
         step("protecting init", sys::protect())?;
+        drop(ready);
         let config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
         let log = |fd| sys::inherited(fd).map(File::from);
@@ -338,11 +349,15 @@ impl Init {
         self.reap();
     }
 
-    fn user(&self, asked: Option<channel::User>) -> User {
+    fn user(&self, asked: Option<channel::User>) -> Result<User, ChannelError> {
         match asked {
-            Some(channel::User::Agent) => User::Agent,
-            Some(channel::User::Root) => User::Root,
-            None => self.config.run_as,
+            Some(channel::User::Agent) => Ok(User::Agent),
+            Some(channel::User::Root) if sys::is_os_user() => {
+                let why = "nobody is root in this agent: it is an OS user of its machine; leave the user out";
+                Err(errors::refuse(ErrorKind::Refused, why))
+            }
+            Some(channel::User::Root) => Ok(User::Root),
+            None => Ok(self.config.run_as),
         }
     }
 

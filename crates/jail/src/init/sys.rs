@@ -4,6 +4,7 @@
 //! [`super::child`].
 #![allow(unsafe_code)]
 
+use crate::layout::SAVED_GID;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -339,19 +340,35 @@ pub fn set_open_files_limit(limit: &libc::rlimit) -> io::Result<()> {
 }
 
 /// What protects init from the agent (KERNEL.md): not dumpable, so no ptrace and no /proc/1/mem; a saved gid that
-/// differs, so no prlimit, even from root inside without CAP_SYS_RESOURCE; no privilege through exec.
+/// differs, so no prlimit, even from root inside without CAP_SYS_RESOURCE; no privilege through exec. An OS user was given
+/// that gid as its real one, and could take no other.
 pub fn protect() -> io::Result<()> {
     let (zero, one): (libc::c_ulong, libc::c_ulong) = (0, 1);
     let keep = libc::gid_t::MAX;
-    // SAFETY: none takes a pointer. Changing the saved gid resets dumpability, so that comes last.
+    let [mut real, mut effective, mut saved] = [0; 3];
+    // SAFETY: the pointers are to one id each. Changing the saved gid resets dumpability, so that comes last.
     unsafe {
-        check(libc::setresgid(keep, keep, super::SAVED_GID))?;
+        if is_os_user() {
+            check(libc::getresgid(&mut real, &mut effective, &mut saved))?;
+            if real == effective {
+                return Err(io::Error::from_raw_os_error(libc::EPERM));
+            }
+            check(libc::setresgid(effective, effective, real))?;
+        } else {
+            check(libc::setresgid(keep, keep, SAVED_GID))?;
+        }
         if !crate::sabotage::leaves_out("no_new_privs") {
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, zero, zero, zero))?;
         }
         check(libc::prctl(libc::PR_SET_DUMPABLE, zero, zero, zero, zero))?;
     }
     Ok(())
+}
+
+/// Whether init is an OS user of the machine: without a user namespace, without any capability.
+pub fn is_os_user() -> bool {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() != 0 }
 }
 
 /// Makes freed buffers go back to the kernel: glibc would otherwise learn from the first large one to keep them.

@@ -33,7 +33,7 @@ impl Init {
                 format!("{MAX_WORKERS} file operations are under way, which is the most; try again later");
             return Err(refuse(ErrorKind::TooMany, message));
         }
-        let user = self.user(asked_user(request));
+        let user = self.user(asked_user(request))?;
         let ids = self.config.ids(user);
         match sys::fork().map_err(|error| spawn::no_process(&error))? {
             Forked::Child => {

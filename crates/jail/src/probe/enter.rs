@@ -13,7 +13,7 @@
 
 use super::{Line, Outcome, Outside};
 use crate::init::{child, sys as questions};
-use crate::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES, ZYGOTE_FD};
+use crate::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES, SAVED_GID, WRITABLE, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
 use crate::spec::{Identity, User};
 use crate::step::{Step, StepError};
@@ -27,10 +27,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::{Duration, Instant};
 
-/// A saved gid that no process of the agent has: it keeps the agent's root from changing the probe's limits, as it does
-/// for init.
-const SAVED_GID: u32 = 65_534;
-
 /// Where to go and as whom. Comes as one message on descriptor 3, with init's pidfd and the `cgroup.procs` files of the
 /// agent's cgroups, open for writing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +38,26 @@ pub struct Order {
     pub user: User,
     /// And which ids that is.
     pub ids: Identity,
+    /// Where the agent is an OS user of its machine.
+    #[serde(default)]
+    pub os_user: Option<OsUser>,
+    /// The attempts that count at the agent's level; without them all.
+    #[serde(default)]
+    pub only: Option<Vec<String>>,
     /// The ABI of Landlock that is in force around the agent.
     pub landlock_abi: u32,
     /// How long it may take.
     pub patience: Duration,
+}
+
+/// An agent without a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OsUser {
+    /// A saved gid that no process of the agent has.
+    pub saved_gid: u32,
+    /// Whether Landlock lets it write to places of its own alone.
+    pub rail: bool,
 }
 
 pub fn run() -> io::Result<()> {
@@ -157,6 +169,8 @@ fn describe(order: &Order) -> io::Result<(Outside, UnixListener)> {
         namespaces,
         abstract_socket: name,
         landlock_abi: order.landlock_abi,
+        only: order.only.clone(),
+        tmp: super::files::identity("/tmp").ok(),
         ..Default::default()
     };
     Ok((outside, listening))
@@ -265,19 +279,26 @@ fn inside(order: &Order, outside: &mut Outside, init: OwnedFd, supervisor: Owned
     let step = "loading the seccomp filter";
     let listener = Filter::new(Profile::Agent).load_with_listener().step(step)?;
     wire::send(supervisor.as_fd(), &(), &[listener.as_fd()]).step(step)?;
-    process::enter_namespace(init.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
-    drop((listener, init));
-    process::become_user_saving(0, 0, SAVED_GID).step("becoming root inside")?;
-    let mut keep = ROOT_CAPABILITIES.to_vec();
-    keep.push(INIT_CAPABILITY);
-    process::bound_capabilities(&keep).step("bounding capabilities")?;
-    process::set_capabilities(&keep).step("dropping capabilities")?;
-    child::become_user_saving(order.user, order.ids, SAVED_GID).step("becoming the agent's user")?;
+    drop(listener);
+    if order.os_user.is_none() {
+        process::enter_namespace(init.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
+        process::become_user_saving(0, 0, SAVED_GID).step("becoming root inside")?;
+        let mut keep = ROOT_CAPABILITIES.to_vec();
+        keep.push(INIT_CAPABILITY);
+        process::bound_capabilities(&keep).step("bounding capabilities")?;
+        process::set_capabilities(&keep).step("dropping capabilities")?;
+    }
+    drop(init);
+    // It keeps the agent's root, or its user where there is none, from changing the probe's limits, as it does for init.
+    let saved = order.os_user.as_ref().map_or(SAVED_GID, |user| user.saved_gid);
+    child::become_user_saving(order.user, order.ids, saved).step("becoming the agent's user")?;
     // Changing ids has undone both.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding its memory")?;
     end_with_supervisor()?;
     // Fails if it ended in between.
     wire::send(supervisor.as_fd(), &(), &[]).step("ending with its supervisor")?;
     drop(supervisor);
-    super::here(outside, |outside| landlock::restrict(outside.landlock_abi, None)).step("making attempts")
+    let writable = order.os_user.as_ref().is_some_and(|user| user.rail).then_some(&WRITABLE[..]);
+    super::here(outside, |outside| landlock::restrict(outside.landlock_abi, None, writable))
+        .step("making attempts")
 }

@@ -3,7 +3,7 @@
 pub mod mount;
 pub mod process;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -53,6 +53,16 @@ pub fn open_beneath(
 pub fn open_at(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     // SAFETY: `path` ends with NUL.
     descriptor(unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC, mode) }.into())
+}
+
+/// readlinkat(2). `EINVAL` for what is no link.
+pub fn read_link_at(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<CString> {
+    let mut target = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: `path` ends with NUL; the pointer and the length are those of `target`.
+    let length = check(unsafe {
+        libc::readlinkat(dir.as_raw_fd(), path.as_ptr(), target.as_mut_ptr().cast(), target.len())
+    } as libc::c_long)?;
+    Ok(CString::new(&target[..length as usize])?)
 }
 
 /// open(2), close-on-exec.
@@ -208,7 +218,7 @@ pub fn write_file_at(dir: BorrowedFd<'_>, path: &CStr, bytes: &[u8]) -> io::Resu
 }
 
 /// The names in a directory, without `.` and `..`; at most `limit` of them.
-pub fn list(dir: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<std::ffi::CString>> {
+pub fn list(dir: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<CString>> {
     use std::os::fd::IntoRawFd;
     let own = open_at(dir, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
     // SAFETY: fdopendir owns the descriptor from here on, and closedir below gives it back.

@@ -105,6 +105,12 @@ pub fn set_ids(ids: [Option<u32>; 3], clear_groups: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// setresgid(2).
+pub fn set_gids(real: u32, effective: u32, saved: u32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) }).map(drop)
+}
+
 /// Like [`set_ids`] with one uid and another gid for all three, and no other groups.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     become_user_saving(uid, gid, gid)

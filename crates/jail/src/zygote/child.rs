@@ -2,15 +2,18 @@
 //! needs neither image nor volume, it waits to be told of both.
 //!
 //! Until the user namespace is entered, this process is the host's root in new namespaces that the host's user
-//! namespace owns: nothing inside can ever change them. Whatever fails ends the process, and with it go its
+//! namespace owns: nothing inside can ever change them. One with the machine's own system enters none, and becomes an OS
+//! user without any capability; its user namespace is there to map its volume's ids. Whatever fails ends the process, and with it go its
 //! namespaces and every mount that was made.
 
-use super::{Report, Shared, kernelfs, network, root, rootfs, userns::UserNamespace, volume};
+use super::{Report, Shared, kernelfs, network, root, rootfs, system, userns::UserNamespace, volume};
+use crate::init::child::become_user_saving;
 use crate::laps::Laps;
 use crate::layout::{
-    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD, ROOT_CAPABILITIES, SECCOMP_FD,
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD,
+    READY_FD, ROOT_CAPABILITIES, SAVED_GID, SECCOMP_FD, WRITABLE,
 };
-use crate::spec::{Launch, Limits, Prepare, PrepareFds};
+use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
 use crate::{landlock, sabotage, wire};
@@ -21,6 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const NO_NAME: &str = "blank";
 /// The host's root.
 const ROOT: u32 = 0;
+/// What is like `/tmp`; an image has its own `/var`.
+const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -47,13 +52,13 @@ fn say(zygote: BorrowedFd<'_>, what: &Report) {
     }
 }
 
-/// Waits for the image and the volume. When the zygote is gone there will never be any.
+/// Waits for the volume, and for the image or the machine's system. When the zygote is gone there will never be any.
 fn hear(zygote: BorrowedFd<'_>) -> Result<(Launch, OwnedFd, OwnedFd), StepError> {
     let step = "waiting for an image and a volume";
     let Some((launch, fds)) = wire::receive::<Launch>(zygote).step(step)? else { process::exit_now(0) };
-    let [volume, image] =
+    let [volume, tree] =
         <[OwnedFd; 2]>::try_from(fds).map_err(|_| StepError::new(step, "descriptors are missing"))?;
-    Ok((launch, volume, image))
+    Ok((launch, volume, tree))
 }
 
 /// A boundary without image and volume.
@@ -75,10 +80,12 @@ fn become_init(
     let mut laps = Laps::start();
     let prepared = prepare(wanted, fds, &mut laps)?;
     say(zygote, &Report::Prepared(laps.into_vec()));
-    let (launch, volume, image) = hear(zygote)?;
+    let (launch, volume, tree) = hear(zygote)?;
     let mut laps = Laps::start();
-    let init = complete(prepared, &launch, volume, image, shared, &mut laps)?;
+    let init = complete(prepared, &launch, volume, tree, shared, &mut laps)?;
     say(zygote, &Report::Ready(laps.into_vec()));
+    let ready = process::duplicate_above(zygote, OUT_OF_THE_WAY);
+    ready.and_then(|ready| process::place(ready, READY_FD)).step("keeping the socket for init")?;
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 
@@ -100,7 +107,7 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     laps.lap("join cgroups");
     #[cfg(feature = "sabotage")]
     sabotage::lift_limits()?;
-    process::unshare(namespaces()).step("making namespaces")?;
+    process::unshare(namespaces(wanted.host_network)).step("making namespaces")?;
     if !sabotage::leaves_out("mount_namespace") {
         root::leave_images()?;
     }
@@ -115,8 +122,8 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     let proc = kernelfs::new_proc()?;
     let userns = UserNamespace::create(proc.as_fd(), wanted.base_uid, &wanted.limits)?;
     laps.lap("user namespace");
-    // Where that is left out, it would be the host's network.
-    if !sabotage::leaves_out("network_namespace") {
+    // The host's is not ours to change.
+    if !wanted.host_network && !sabotage::leaves_out("network_namespace") {
         network::prepare(proc.as_fd())?;
     }
     laps.lap("network");
@@ -129,10 +136,10 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
 }
 
 /// What a boundary has of its own, beside the pid namespace that it was cloned into and the user namespace that comes last.
-fn namespaces() -> i32 {
+fn namespaces(host_network: bool) -> i32 {
     let kinds = [
         ("mount_namespace", libc::CLONE_NEWNS),
-        ("network_namespace", libc::CLONE_NEWNET),
+        ("network_namespace", if host_network { 0 } else { libc::CLONE_NEWNET }),
         ("ipc_namespace", libc::CLONE_NEWIPC),
         ("uts_namespace", libc::CLONE_NEWUTS),
         ("cgroup_namespace", libc::CLONE_NEWCGROUP),
@@ -145,7 +152,7 @@ fn complete(
     prepared: Prepared,
     launch: &Launch,
     volume: OwnedFd,
-    image: OwnedFd,
+    tree: OwnedFd,
     shared: &Shared,
     laps: &mut Laps,
 ) -> Result<OwnedFd, StepError> {
@@ -153,20 +160,44 @@ fn complete(
     #[cfg(feature = "sabotage")]
     let volume = if sabotage::leaves_out("disk_limit") { sabotage::boundless_volume()? } else { volume };
     // As root on the disk, before ids are mapped.
-    volume::prepare(volume.as_fd(), launch.keep_scratch, launch.owner)?;
+    let keep_scratch = matches!(launch.root, Root::Image { keep_scratch: true, .. });
+    volume::prepare(volume.as_fd(), keep_scratch, launch.owner)?;
+    if let Root::System { .. } = launch.root {
+        volume::mark_used(volume.as_fd())?;
+    }
     laps.lap("volume's directories");
 
     act_as(base_uid)?;
-    let root = rootfs::mount_overlay(launch.keep_scratch, image.as_fd(), volume.as_fd(), userns.as_fd())?;
-    laps.lap("overlay");
+    let (root, owner) = match launch.root {
+        Root::Image { .. } => {
+            let (image, volume) = (tree.as_fd(), volume.as_fd());
+            (rootfs::mount_overlay(keep_scratch, image, volume, userns.as_fd())?, base_uid)
+        }
+        Root::System { .. } => {
+            rootfs::mount_system(tree.as_fd(), volume.as_fd(), userns.as_fd())?;
+            (tree.try_clone().step("keeping the root")?, ROOT)
+        }
+    };
+    laps.lap("root");
     let logs = volume::open_logs(volume.as_fd())?;
-    rootfs::furnish(root.as_fd(), base_uid, launch.tmp_bytes)?;
+    let names = match launch.root {
+        Root::Image { .. } => {
+            rootfs::furnish(root.as_fd(), owner, &TEMPORARY[..1], launch.tmp_bytes)?;
+            rootfs::write_resolver(root.as_fd())?;
+            None
+        }
+        Root::System { .. } => {
+            rootfs::furnish(root.as_fd(), owner, &TEMPORARY, launch.tmp_bytes)?;
+            let work = root::open(root::LOWER).step("finding room")?;
+            Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid))?)
+        }
+    };
     laps.lap("home, /tmp, /run, /etc");
-    kernelfs::attach_dev(root.as_fd(), base_uid, terminals, launch.shm_bytes)?;
+    kernelfs::attach_dev(root.as_fd(), owner, terminals, launch.shm_bytes)?;
     laps.lap("/dev");
     kernelfs::attach_proc(root.as_fd(), proc.as_fd())?;
     laps.lap("/proc");
-    kernelfs::attach_sys(root.as_fd(), base_uid)?;
+    kernelfs::attach_sys(root.as_fd(), owner)?;
     laps.lap("/sys");
     #[cfg(feature = "sabotage")]
     if sabotage::leaves_out("root_filesystem") {
@@ -185,13 +216,18 @@ fn complete(
         true => sys::open(c"/dev/null", libc::O_RDWR).step("having no filter")?,
     };
     laps.lap("seccomp");
-    if !sabotage::leaves_out("user_namespace") {
-        process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER).step("entering the user namespace")?;
+    match launch.root {
+        Root::Image { .. } if sabotage::leaves_out("user_namespace") => {}
+        Root::Image { .. } => process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER)
+            .step("entering the user namespace")?,
+        // As init does for its children where it may.
+        Root::System { .. } => sys::write_file_at(proc.as_fd(), c"self/oom_score_adj", b"0")
+            .step("resetting its share in want of memory")?,
     }
     // All that could lead back to the host, while the numbers are still theirs.
-    drop((volume, image, proc, userns, root));
-    let init = place_descriptors(fds, logs, listener)?;
-    restrict(shared, init.as_fd())?;
+    drop((volume, tree, proc, userns, root));
+    let init = place_descriptors(fds, logs, listener, names)?;
+    restrict(shared, init.as_fd(), &launch.root, base_uid)?;
     process::set_umask(0o022);
     laps.lap("ids, capabilities, Landlock");
     Ok(init)
@@ -221,11 +257,12 @@ fn place_descriptors(
     fds: PrepareFds<OwnedFd>,
     [log_a, log_b]: [OwnedFd; 2],
     listener: OwnedFd,
+    names: Option<[OwnedFd; 2]>,
 ) -> Result<OwnedFd, StepError> {
     let step = "placing init's descriptors";
     let above = |fd: BorrowedFd<'_>| process::duplicate_above(fd, OUT_OF_THE_WAY).step(step);
     let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
-    let wanted = [
+    let mut wanted = vec![
         (above(null.as_fd())?, 0),
         (above(null.as_fd())?, 1),
         (above(null.as_fd())?, 2),
@@ -236,31 +273,52 @@ fn place_descriptors(
         (above(log_b.as_fd())?, LOG_B_FD),
         (above(listener.as_fd())?, SECCOMP_FD),
     ];
+    if let Some([hostname, hosts]) = &names {
+        wanted.push((above(hostname.as_fd())?, HOSTNAME_FD));
+        wanted.push((above(hosts.as_fd())?, HOSTS_FD));
+    }
+    let last = SECCOMP_FD + if names.is_some() { 2 } else { 0 };
     let init = above(fds.init.as_fd())?;
     // While their numbers are still theirs: closed later, they would close what has been placed there.
-    drop((fds, log_a, log_b, listener, null));
+    drop((fds, log_a, log_b, listener, null, names));
     for (fd, number) in wanted {
         process::place(fd, number).step(step)?;
     }
-    process::close_on_exec_from(SECCOMP_FD as u32 + 1).step(step)?;
+    process::close_on_exec_from(last as u32 + 1).step(step)?;
     Ok(init)
 }
 
-/// Gives up what init and the agent do not need. This process is in its user namespace already.
-fn restrict(shared: &Shared, init: BorrowedFd<'_>) -> Result<(), StepError> {
-    process::become_user(0, 0).step("becoming root inside")?;
-    let mut keep = ROOT_CAPABILITIES.to_vec();
-    if !sabotage::leaves_out("init_protection") {
-        keep.push(INIT_CAPABILITY);
-    }
-    let landlock = || landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock");
+/// Gives up what init and the agent do not need. With an image this process is in its user namespace already.
+fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -> Result<(), StepError> {
+    let mut writable = None;
     if sabotage::leaves_out("no_new_privs") {
         // Without it Landlock takes a capability that is dropped below.
-        landlock()?;
+        landlock::restrict(shared.landlock_abi, Some(init), None).step("applying Landlock")?;
     }
-    if !sabotage::leaves_out("capabilities") {
-        process::bound_capabilities(&keep).step("bounding capabilities")?;
+    match root {
+        Root::Image { .. } => {
+            process::become_user(0, 0).step("becoming root inside")?;
+            let mut keep = ROOT_CAPABILITIES.to_vec();
+            if !sabotage::leaves_out("init_protection") {
+                keep.push(INIT_CAPABILITY);
+            }
+            if !sabotage::leaves_out("capabilities") {
+                process::bound_capabilities(&keep).step("bounding capabilities")?;
+            }
+            process::set_capabilities(&keep).step("dropping capabilities")?;
+        }
+        Root::System { rail } => {
+            process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
+            let (ids, saved) = (system::os_user(base_uid), base_uid + SAVED_GID);
+            let step = "becoming the agent's OS user";
+            become_user_saving(User::Agent, ids, saved).step(step)?;
+            // Exec makes the effective one the saved one, and leaves the real one for init to save.
+            process::set_gids(saved, ids.gid, ids.gid).step(step)?;
+            writable = rail.then_some(&WRITABLE[..]);
+        }
     }
-    process::set_capabilities(&keep).step("dropping capabilities")?;
-    if sabotage::leaves_out("no_new_privs") { Ok(()) } else { landlock() }
+    if sabotage::leaves_out("no_new_privs") {
+        return Ok(());
+    }
+    landlock::restrict(shared.landlock_abi, Some(init), writable).step("applying Landlock")
 }

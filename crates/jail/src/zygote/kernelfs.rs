@@ -103,12 +103,12 @@ fn mask(proc: BorrowedFd<'_>, empty: BorrowedFd<'_>, name: &CStr) -> io::Result<
 }
 
 /// Mounts `/sys`: a read-only tmpfs with parts of a read-only sysfs.
-pub fn attach_sys(root: BorrowedFd<'_>, base: u32) -> Result<(), StepError> {
+pub fn attach_sys(root: BorrowedFd<'_>, owner: u32) -> Result<(), StepError> {
     let step = "mounting /sys";
     let target = directory(root, "sys", 0o555)?;
     let sysfs = detached(c"sysfs", DATA | MOUNT_ATTR_RDONLY).step(step)?;
     place(SYSFS).and_then(|target| mount::attach(sysfs.as_fd(), target.as_fd())).step(step)?;
-    let tmpfs = attach_tmpfs(target.as_fd(), base, "0555", 65_536, DATA).step(step)?;
+    let tmpfs = attach_tmpfs(target.as_fd(), owner, "0555", 65_536, DATA).step(step)?;
     for path in SYSFS_PARTS {
         let part = CString::new(path).expect("no NUL in a constant");
         let copy = match mount::copy_tree(sysfs.as_fd(), &part, false) {
@@ -121,11 +121,11 @@ pub fn attach_sys(root: BorrowedFd<'_>, base: u32) -> Result<(), StepError> {
 }
 
 /// Mounts `/dev`: six nodes, terminals of its own, shared memory, and nothing that could be added.
-pub fn attach_dev(root: BorrowedFd<'_>, base: u32, terminals: u32, shm_bytes: u64) -> Result<(), StepError> {
+pub fn attach_dev(root: BorrowedFd<'_>, owner: u32, terminals: u32, shm_bytes: u64) -> Result<(), StepError> {
     let step = "mounting /dev";
     let target = directory(root, "dev", 0o755)?;
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-    let dev = attach_tmpfs(target.as_fd(), base, "0755", 65_536, attributes).step(step)?;
+    let dev = attach_tmpfs(target.as_fd(), owner, "0755", 65_536, attributes).step(step)?;
     for (name, major, minor) in DEVICES {
         sys::make_char_device(dev.as_fd(), name, 0o666, major, minor).step("making the nodes in /dev")?;
     }
@@ -141,7 +141,7 @@ pub fn attach_dev(root: BorrowedFd<'_>, base: u32, terminals: u32, shm_bytes: u6
             .set(c"source", "devpts")?
             .set(c"ptmxmode", "0666")?
             .set(c"mode", "0620")?
-            .set(c"gid", &(base + TTY_GROUP).to_string())?
+            .set(c"gid", &(owner + TTY_GROUP).to_string())?
             .set(c"max", &terminals.to_string())?
             .mount(attributes)
     };
@@ -149,7 +149,7 @@ pub fn attach_dev(root: BorrowedFd<'_>, base: u32, terminals: u32, shm_bytes: u6
     let target = directory(dev.as_fd(), "pts", 0o755)?;
     mount::attach(devpts.as_fd(), target.as_fd()).step("mounting /dev/pts")?;
     let target = directory(dev.as_fd(), "shm", 0o755)?;
-    attach_tmpfs(target.as_fd(), base, "1777", shm_bytes, DATA).step("mounting /dev/shm")?;
+    attach_tmpfs(target.as_fd(), owner, "1777", shm_bytes, DATA).step("mounting /dev/shm")?;
     if sabotage::leaves_out("devices") {
         return Ok(());
     }

@@ -1,33 +1,35 @@
 //! The one process that clones namespaces.
 //!
 //! It is started by node with one end of a `SOCK_SEQPACKET` pair as descriptor 3, lives in a mount namespace of its own
-//! in which there is nothing but the images that it was given, and makes one child for each boundary. The children are
+//! in which there is nothing but the images that it was given and a read-only copy of the machine's system, and makes one child for each boundary. The children are
 //! siblings of the zygote, not its children (`CLONE_PARENT`): node reaps them, and those that became init outlive the
 //! zygote. Many can be under way at once, for what takes long happens in them. A child waits half way, when it has all
 //! that every boundary has, until it is told of which image and volume it is to be.
 //!
-//! It never resolves a path that somebody gave it, and ends when node closes the socket.
+//! It resolves no path that somebody gave it but those that node hides at its start, and ends when node closes the socket.
 
 mod child;
 mod kernelfs;
 mod network;
 mod root;
 mod rootfs;
+mod system;
 mod userns;
 mod volume;
 
 use crate::laps::Lap;
 use crate::layout::{ID_COUNT, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
-use crate::spec::{Launch, Prepare, PrepareFds, Reply, Request};
+use crate::spec::{Launch, Prepare, PrepareFds, Reply, Request, Root};
 use crate::step::{Step, StepError};
 use crate::sys::process::{self, Cloned};
 use crate::{landlock, sabotage, sys, wire};
 use serde::{Deserialize, Serialize};
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What a child says before it becomes init; it closes its end of the socket by exec.
+/// What a child says before it becomes init, which closes its end of the socket once it has protected itself.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     /// It waits for its [`Launch`]. With how long each step took.
@@ -42,6 +44,8 @@ enum Report {
 struct Shared {
     filter: Filter,
     landlock_abi: u32,
+    /// Whether the machine's system could be taken.
+    system: Result<(), StepError>,
 }
 
 /// A child that has not become init yet.
@@ -56,12 +60,15 @@ struct Pending {
     working: bool,
 }
 
-/// Runs the zygote until node closes the socket; returns the exit code.
-pub fn run() -> i32 {
+/// Runs the zygote until node closes the socket; returns the exit code. Its arguments are directories of the platform's,
+/// which agents do not see.
+pub fn run(hidden: impl Iterator<Item = OsString>) -> i32 {
+    let hidden: Vec<CString> =
+        hidden.filter_map(|path| CString::new(path.into_encoded_bytes()).ok()).collect();
     // SAFETY: descriptor 3 is the socket that node gives a zygote; nothing else in this process owns it. If there is
     // none, the first message fails with EBADF.
     let socket = unsafe { OwnedFd::from_raw_fd(ZYGOTE_FD) };
-    match serve(socket.as_fd()) {
+    match serve(socket.as_fd(), &hidden) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("cofferdam-jail: the zygote cannot go on: {error}");
@@ -70,7 +77,7 @@ pub fn run() -> i32 {
     }
 }
 
-fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
+fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
     // Nobody but root looks into what has descriptors of every boundary.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding the zygote's memory")?;
     set_close_on_exec(socket).step("taking the zygote's socket")?;
@@ -78,9 +85,9 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
     process::close_from(ZYGOTE_FD as u32 + 1).step("closing what was inherited")?;
     #[cfg(feature = "sabotage")]
     sabotage::keep_the_host()?;
-    root::enter()?;
+    let system = root::enter(hidden)?;
     let landlock_abi = if sabotage::leaves_out("landlock") { 0 } else { landlock::abi() };
-    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi };
+    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, system };
     let reply = |reply: &Reply, fds: &[BorrowedFd<'_>]| wire::send(socket, reply, fds).step("answering node");
     reply(&Reply::Ready { landlock_abi: shared.landlock_abi }, &[])?;
 
@@ -126,7 +133,7 @@ fn serve(socket: BorrowedFd<'_>) -> Result<(), StepError> {
                 Err(error) => failed(prepare.request, error)?,
             },
             Ok(Some((Request::Launch(launch), fds))) => {
-                if let Err(error) = complete(&launch, fds, &mut pending) {
+                if let Err(error) = complete(&launch, fds, &mut pending, &shared) {
                     failed(launch.request, error)?;
                 }
             }
@@ -192,13 +199,21 @@ fn begin(
 }
 
 /// Hands a child what it waits for.
-fn complete(launch: &Launch, fds: Vec<OwnedFd>, pending: &mut [Pending]) -> Result<(), StepError> {
+fn complete(
+    launch: &Launch,
+    fds: Vec<OwnedFd>,
+    pending: &mut [Pending],
+    shared: &Shared,
+) -> Result<(), StepError> {
     let refuse = |detail: &str| StepError::new("checking the launch", detail);
     let [volume] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| refuse("it must come with the volume"))?;
     let child = pending.iter_mut().find(|child| child.request == launch.request && !child.working);
     let child = child.ok_or_else(|| refuse("its process has ended"))?;
-    let image = root::image(&launch.image)?;
-    wire::send(child.socket.as_fd(), launch, &[volume.as_fd(), image.as_fd()])
+    let tree = match &launch.root {
+        Root::Image { digest, .. } => root::image(digest)?,
+        Root::System { .. } => shared.system.clone().and_then(|()| root::system())?,
+    };
+    wire::send(child.socket.as_fd(), launch, &[volume.as_fd(), tree.as_fd()])
         .step("handing over the launch")?;
     child.working = true;
     Ok(())

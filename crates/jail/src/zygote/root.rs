@@ -3,6 +3,7 @@
 //! Children start with a copy of it without the images, build theirs on the empty places, and let go of all this with
 //! `pivot_root`. The names are short and mean nothing, because the overlay's options show them to the agent.
 
+use super::system::System;
 use crate::step::{Step, StepError};
 use crate::sys::mount::{self, Change, DATA, Filesystem, PLAIN};
 use crate::sys::{self, process};
@@ -12,6 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 /// Where images are, each under its digest.
 const IMAGES: &str = "/i";
+/// Where the machine's system is: with the images, so that children let go of it likewise.
+const SYSTEM: &str = "/i/system";
 /// Where a child mounts the image it uses.
 pub const LOWER: &str = "/l";
 /// Where a child mounts the volume.
@@ -23,12 +26,16 @@ pub const SYSFS: &str = "/s";
 /// Where a child mounts a tmpfs with an empty file and an empty directory.
 pub const EMPTY: &str = "/e";
 
-/// Leaves the host's mounts.
-pub fn enter() -> Result<(), StepError> {
+/// Leaves the host's mounts. What is left of them is what agents without an image see, less what is `hidden`: if that
+/// cannot be had, why not is kept for whoever asks for it.
+pub fn enter(hidden: &[CString]) -> Result<Result<(), StepError>, StepError> {
     let step = "leaving the host's mounts";
     process::unshare(libc::CLONE_NEWNS).step(step)?;
     let host = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).step(step)?;
     mount::change(host.as_fd(), Change { private: true, recursive: true, ..Change::default() }).step(step)?;
+
+    let system = System::take(host.as_fd());
+    drop(host);
 
     let tmpfs = || Filesystem::new(c"tmpfs")?.set(c"mode", "0700")?.set(c"size", "1m")?.mount(DATA);
     let root = tmpfs().step("mounting the zygote's root")?;
@@ -42,7 +49,19 @@ pub fn enter() -> Result<(), StepError> {
     mount::enter_root(root.as_fd()).step(step)?;
     // A mount of its own, so that children let go of all images in one step.
     let images = tmpfs().step("mounting a place for images")?;
-    open(IMAGES).and_then(|place| mount::attach(images.as_fd(), place.as_fd())).step(step)
+    open(IMAGES).and_then(|place| mount::attach(images.as_fd(), place.as_fd())).step(step)?;
+    Ok(system.and_then(|system| {
+        sys::mkdir_at(images.as_fd(), c"system", 0o755).step("making the zygote's directories")?;
+        system.attach(open(SYSTEM).step(step)?.as_fd(), hidden)
+    }))
+}
+
+/// A copy of the machine's system, for one boundary.
+pub fn system() -> Result<OwnedFd, StepError> {
+    let place = CString::new(SYSTEM).expect("no NUL in a constant");
+    open("/")
+        .and_then(|here| mount::copy_tree(here.as_fd(), &place, true))
+        .step("copying the machine's system")
 }
 
 /// Lets go of the images in a child's copy of the mounts: one that waits must not keep an image that was removed.

@@ -1,4 +1,4 @@
-//! The agent's root: its image under its scratch layer, its home, and the mounts that are its alone.
+//! The agent's root: its image under its scratch layer or the machine's system, its home, and the mounts that are its alone.
 //!
 //! Image and scratch layer are foreign data. As long as the host's root works in them, every name is looked up without
 //! following links and without leaving the mount (openat2(2)), and nothing is written through what was there before.
@@ -27,9 +27,7 @@ pub fn mount_overlay(
     mount::change(image, mapped(PLAIN | MOUNT_ATTR_RDONLY)).step(step)?;
     place(LOWER).and_then(|target| mount::attach(image, target.as_fd())).step(step)?;
 
-    let step = "mapping the volume's ids";
-    mount::change(volume, mapped(PLAIN)).step(step)?;
-    place(VOLUME).and_then(|target| mount::attach(volume, target.as_fd())).step(step)?;
+    mount_volume(volume, userns)?;
 
     let step = "mounting the overlay";
     let overlay = || {
@@ -53,6 +51,25 @@ pub fn mount_overlay(
     }
     place(NEW_ROOT).and_then(|target| mount::attach(root.as_fd(), target.as_fd())).step(step)?;
     Ok(root)
+}
+
+/// Mounts the volume, with the ids of the agent's range.
+fn mount_volume(volume: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> Result<(), StepError> {
+    let step = "mapping the volume's ids";
+    let mapped = Change { set: PLAIN, idmap: Some(userns), ..Change::default() };
+    mount::change(volume, mapped).step(step)?;
+    place(VOLUME).and_then(|target| mount::attach(volume, target.as_fd())).step(step)
+}
+
+/// Mounts the volume, and a copy of the machine's system at [`NEW_ROOT`].
+pub fn mount_system(
+    system: BorrowedFd<'_>,
+    volume: BorrowedFd<'_>,
+    userns: BorrowedFd<'_>,
+) -> Result<(), StepError> {
+    mount_volume(volume, userns)?;
+    let step = "mounting the machine's system";
+    place(NEW_ROOT).and_then(|target| mount::attach(system, target.as_fd())).step(step)
 }
 
 /// Opens a directory of the root, which is made where it is missing.
@@ -82,7 +99,7 @@ fn open_directory(root: BorrowedFd<'_>, path: &str, mode: u32) -> Result<OwnedFd
 /// A tmpfs of the agent's own, attached at a directory.
 pub fn attach_tmpfs(
     target: BorrowedFd<'_>,
-    base: u32,
+    owner: u32,
     mode: &str,
     size: u64,
     attributes: u64,
@@ -92,8 +109,8 @@ pub fn attach_tmpfs(
     let tmpfs = Filesystem::new(c"tmpfs")?
         .set(c"source", "tmpfs")?
         .set(c"mode", mode)?
-        .set(c"uid", &base.to_string())?
-        .set(c"gid", &base.to_string())?
+        .set(c"uid", &owner.to_string())?
+        .set(c"gid", &owner.to_string())?
         .set(c"size", &size.to_string())?
         .set(c"nr_inodes", &inodes.to_string())?
         .mount(attributes)?;
@@ -101,8 +118,13 @@ pub fn attach_tmpfs(
     Ok(tmpfs)
 }
 
-/// Mounts home, `/tmp` and `/run`, and writes where names are resolved.
-pub fn furnish(root: BorrowedFd<'_>, base_uid: u32, tmp_bytes: u64) -> Result<(), StepError> {
+/// Mounts home, `/run`, and what is like `/tmp`.
+pub fn furnish(
+    root: BorrowedFd<'_>,
+    owner: u32,
+    temporary: &[&str],
+    tmp_bytes: u64,
+) -> Result<(), StepError> {
     let home = directory(root, HOME.trim_start_matches('/'), 0o755)?;
     let attach_home = || {
         let copy = mount::copy_tree(place(VOLUME)?.as_fd(), c"home", false)?;
@@ -110,12 +132,17 @@ pub fn furnish(root: BorrowedFd<'_>, base_uid: u32, tmp_bytes: u64) -> Result<()
     };
     attach_home().step("mounting the home")?;
 
-    for (path, mode, size) in [("tmp", "1777", tmp_bytes), ("run", "0755", 16 << 20)] {
+    let temporary = temporary.iter().map(|path| (*path, "1777", tmp_bytes));
+    for (path, mode, size) in temporary.chain([("run", "0755", 16 << 20)]) {
         let target = directory(root, path, 0o755)?;
-        let mounted = attach_tmpfs(target.as_fd(), base_uid, mode, size, PLAIN);
+        let mounted = attach_tmpfs(target.as_fd(), owner, mode, size, PLAIN);
         mounted.step(&format!("mounting /{path}"))?;
     }
+    Ok(())
+}
 
+/// Writes where names are resolved, over an image's file.
+pub fn write_resolver(root: BorrowedFd<'_>) -> Result<(), StepError> {
     let etc = directory(root, "etc", 0o755)?;
     let resolver = format!("nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n");
     match replace(etc.as_fd(), c"resolv.conf", resolver.as_bytes()) {

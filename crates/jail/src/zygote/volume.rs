@@ -55,6 +55,11 @@ fn is_new(volume: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Notes that an agent had it where no overlay leaves a trace.
+pub fn mark_used(volume: BorrowedFd<'_>) -> Result<(), StepError> {
+    sys::ensure_dir(volume, c"work/used", 0o700).step("preparing the volume").map(drop)
+}
+
 /// Takes the spare room again. The volume is idmapped by now, so that blocks which are reserved for root do not count.
 pub fn set_spare_aside(volume: BorrowedFd<'_>) -> Result<(), StepError> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;

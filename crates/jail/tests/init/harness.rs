@@ -74,6 +74,7 @@ impl Agent {
             agent: Default::default(),
             cwd: None,
             main,
+            files: None,
         };
         fs::write(dir.join("config"), serde_json::to_vec(&config).expect("plain"))
             .expect("the configuration");

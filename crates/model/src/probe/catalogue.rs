@@ -81,6 +81,10 @@ const OWN_TREE: &str =
     "every name is looked up in the agent's own tree of mounts, which nothing leads out of";
 const SCOPED: &str = "ids and capabilities would allow it, or the probe itself made the other end: only the domain stands between";
 const HARD: &str = "a hard limit is raised by CAP_SYS_RESOURCE alone, outside of this user namespace";
+const OWN_OS_USER: &str =
+    "an OS user without capabilities changes none of its ids, and they are of a leased range";
+const SYSTEM: &str = "what is seen of the machine's system is read-only without setuid, and other people's files are not in it";
+const OWN_TMP: &str = "/tmp is a file system of its own";
 const NO_NICE: &str = "it takes CAP_SYS_NICE outside of this user namespace, or a limit that is zero";
 
 /// All attempts.
@@ -287,4 +291,15 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("cpu-deadline", CpuLimit, "reserve processor time (SCHED_DEADLINE)", "https://man7.org/linux/man-pages/man7/sched.7.html", NO_NICE),
     attempt("cpu-priority", CpuLimit, "raise its priority", "https://man7.org/linux/man-pages/man2/setpriority.2.html", NO_NICE),
     attempt("cpu-io-priority", CpuLimit, "use the disk before everybody else", "https://man7.org/linux/man-pages/man2/ioprio_set.2.html", NO_NICE),
+    attempt("os-user-ids", OsUser, "have an id of the machine's own users, or root's", "https://man7.org/linux/man-pages/man7/credentials.7.html", OWN_OS_USER),
+    attempt("os-user-root", OsUser, "become root (setresuid)", "https://man7.org/linux/man-pages/man2/setresuid.2.html", OWN_OS_USER),
+    attempt("os-user-group", OsUser, "take root's group (setresgid)", "https://man7.org/linux/man-pages/man2/setresgid.2.html", OWN_OS_USER),
+    attempt("os-user-groups", OsUser, "change which other groups it has (setgroups)", "https://man7.org/linux/man-pages/man2/setgroups.2.html", OWN_OS_USER),
+    attempt("system-change-file", ReadOnlySystem, "open files of the machine's system for writing", MITRE_ESCAPE, SYSTEM),
+    attempt("system-make-file", ReadOnlySystem, "make a file among those of the machine's system", MITRE_ESCAPE, SYSTEM),
+    attempt("system-passwords", ReadOnlySystem, "read the machine's passwords and who may become root", "https://attack.mitre.org/techniques/T1003/008/", SYSTEM),
+    attempt("system-homes", ReadOnlySystem, "list other people's homes", "https://attack.mitre.org/techniques/T1083/", SYSTEM),
+    attempt("system-data", ReadOnlySystem, "list other people's data and the platform's", "https://attack.mitre.org/techniques/T1083/", SYSTEM),
+    attempt("system-setuid", ReadOnlySystem, "find a mount in which setuid programs work", "https://man7.org/linux/man-pages/man2/mount.2.html", SYSTEM),
+    attempt("tmp-own", PrivateTmp, "share /tmp with the machine", "https://attack.mitre.org/techniques/T1083/", OWN_TMP),
 ];

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 fn shape(image: usize) -> Shape {
     Shape {
-        image_digest: format!("sha256:{image:064}"),
+        level: model::agent::Level::Container,
+        image_digest: Some(format!("sha256:{image:064}")),
         disk: ByteSize(1 << 30),
         memory: ByteSize(1 << 30),
         keep_scratch: false,

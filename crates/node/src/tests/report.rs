@@ -1,5 +1,6 @@
 use crate::report::{ACTIVITY_EVERY, Due, Reporter};
 use model::AgentId;
+use model::agent::Level;
 use model::agent::Observed;
 use model::evidence::Observation;
 use model::node_api::{ObservedAgent, ObservedState};
@@ -112,4 +113,18 @@ fn orphans_are_reported_when_they_change() {
     assert_eq!(later(reporter.take(start)), None);
     reporter.set_orphans(Vec::new());
     assert!(now(reporter.take(start)).orphans.is_empty());
+}
+
+#[test]
+fn what_the_node_makes_is_said_at_the_start() {
+    let levels = vec![Level::Process, Level::Container];
+    let (reporter, start) = (Reporter::new(levels.clone()), Instant::now());
+    let first = now(reporter.take(start));
+    assert_eq!((first.levels.clone(), first.agents.len()), (Some(levels.clone()), 0));
+    reporter.set(seen(AgentId::new(), 1));
+    assert_eq!(now(reporter.take(start)).levels, None);
+    reporter.give_back(&first);
+    assert_eq!(now(reporter.take(start)).levels, Some(levels.clone()));
+    reporter.repeat_all();
+    assert_eq!(now(reporter.take(start)).levels, Some(levels));
 }

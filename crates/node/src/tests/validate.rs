@@ -1,7 +1,7 @@
 use super::spec;
 use crate::Limits;
 use crate::validate::check;
-use model::agent::Command;
+use model::agent::{Command, Level, RunAs};
 use model::{AgentSpec, ByteSize};
 
 fn refused(change: impl FnOnce(&mut AgentSpec), word: &str) {
@@ -23,8 +23,9 @@ fn what_a_node_takes() {
 
 #[test]
 fn what_a_node_refuses() {
-    refused(|spec| spec.image_digest = "../../etc/shadow".into(), "digest");
-    refused(|spec| spec.image_digest = "0A".repeat(32), "digest");
+    refused(|spec| spec.image_digest = Some("../../etc/shadow".into()), "digest");
+    refused(|spec| spec.image_digest = Some("0A".repeat(32)), "digest");
+    refused(|spec| spec.image_digest = None, "needs an image");
     refused(|spec| spec.resources.memory = ByteSize(4 << 30), "limits.memory");
     refused(|spec| spec.resources.cpus = f64::NAN, "resources.cpus");
     refused(|spec| spec.main = main(&[]), "program");
@@ -39,4 +40,26 @@ fn what_a_node_refuses() {
         "absolute",
     );
     refused(|spec| drop(spec.env.insert("A=B".into(), String::new())), "'='");
+}
+
+/// Below a container there is no image, and nobody is root.
+#[test]
+fn what_levels_without_an_image_refuse() {
+    for level in [Level::Workspace, Level::Process] {
+        let bare = AgentSpec { level, image: None, image_digest: None, ..spec() };
+        assert_eq!(check(&bare, &Limits::default()), Ok(()));
+        let refused = |change: &dyn Fn(&mut AgentSpec), word: &str| {
+            let mut spec = bare.clone();
+            change(&mut spec);
+            let detail = check(&spec, &Limits::default()).unwrap_err();
+            assert!(detail.contains(word), "{detail}");
+        };
+        refused(&|bare| bare.image_digest = spec().image_digest, "no image");
+        refused(&|bare| bare.image = spec().image, "no image");
+        refused(&|bare| bare.image_config.cwd = Some("/".into()), "no image");
+        refused(&|bare| bare.keep_scratch = true, "scratch");
+        refused(&|bare| bare.run_as = RunAs::Root, "root");
+        let as_root = Command { user: Some(RunAs::Root), ..main(&["sh"]).unwrap() };
+        refused(&|bare| bare.main = Some(as_root.clone()), "root");
+    }
 }

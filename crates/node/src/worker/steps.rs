@@ -404,6 +404,7 @@ impl Worker {
             boot_id: self.shared.boot_id.clone(),
             base_uid: local.lease.map_or(0, |lease| lease.base),
             init_digest: String::new(),
+            level: spec.level,
             image_digest: spec.image_digest.clone(),
             volume: spec.volume,
             channel: channel(&directory, self.agent),

@@ -13,7 +13,8 @@ use crate::error::LaunchError;
 use crate::zygote::{Begun, Launched, Prepared, Refusal};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
-use jail::spec::{Identity, Launch, PrepareFds};
+use jail::spec::{Identity, Launch, PrepareFds, Root};
+use model::agent::Level;
 use model::evidence::Evidence;
 use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,8 +37,12 @@ pub(super) const CHANNEL: &str = "channel";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// The image.
-    pub image_digest: String,
+    /// How it is isolated.
+    #[serde(default = "super::container")]
+    pub level: Level,
+    /// The image, from [`Level::Container`] up.
+    #[serde(default)]
+    pub image_digest: Option<String>,
     /// Size of the volume.
     pub disk: ByteSize,
     /// Memory, which the sizes of `/tmp` and `/dev/shm` follow.
@@ -53,6 +58,7 @@ impl Shape {
     pub fn of(spec: &AgentSpec) -> Self {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
+            level: spec.level,
             image_digest: spec.image_digest.clone(),
             disk: spec.resources.disk,
             memory: spec.resources.memory,
@@ -176,13 +182,13 @@ impl Drop for Traces {
     }
 }
 
-/// Makes one ahead.
+/// Makes one ahead. One that is no boundary to the network cannot be: whose its ids are is an account's business.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
     let (disk, resources) = match form {
         Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
         Form::Whole(shape) => (shape.disk, shape.resources()),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk))?;
+    let mut blank = begin(shared, &resources, lease, Some(disk), false)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
@@ -196,6 +202,7 @@ pub(super) fn begin(
     resources: &Resources,
     lease: UidRange,
     disk: Option<ByteSize>,
+    host_network: bool,
 ) -> Result<Blank, LaunchError> {
     resources.validate()?;
     let id = BoundaryId::new();
@@ -220,7 +227,7 @@ pub(super) fn begin(
     let fds = PrepareFds { init: init.into(), channel, exit_record, config, cgroups };
     laps.lap("channel, record, pipe");
     let Prepared { begun, pid, pidfd, laps: within } =
-        shared.zygote.prepare(lease.base, fds)?.map_err(refused)?;
+        shared.zygote.prepare(lease.base, host_network, fds)?.map_err(refused)?;
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
@@ -239,7 +246,7 @@ pub(super) fn begin(
     })
 }
 
-/// Gives it its image, on the volume that it has mounted, or else on this one. Returns the ABI of Landlock around it.
+/// Gives it its image or the machine's system, on the volume that it has mounted, or else on this one. Returns the ABI of Landlock around it.
 pub(super) fn complete(
     shared: &Shared,
     blank: &mut Blank,
@@ -290,10 +297,17 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
 
 fn launch_request(request: u64, shape: &Shape) -> Launch {
     let memory = shape.memory.0;
+    let root = match shape.level {
+        // The zygote refuses what is no digest.
+        Level::Container => Root::Image {
+            digest: shape.image_digest.clone().unwrap_or_default(),
+            keep_scratch: shape.keep_scratch,
+        },
+        level => Root::System { rail: level == Level::Workspace },
+    };
     Launch {
         request,
-        image: shape.image_digest.clone(),
-        keep_scratch: shape.keep_scratch,
+        root,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),

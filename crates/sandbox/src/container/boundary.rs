@@ -29,6 +29,8 @@ pub struct Boundary {
     group: Group,
     pub(super) run: PathBuf,
     volume: PathBuf,
+    /// What an agent without an image must not see.
+    hidden: Vec<PathBuf>,
     /// The jail of this node, for probes: an agent may run an older one.
     jail: PathBuf,
     jail_digest: String,
@@ -72,6 +74,7 @@ impl Boundary {
             group: Group::new(&shared.cgroups, record.boundary),
             run: agent_dir(&shared.config, record.agent),
             volume: shared.volumes.path(record.volume),
+            hidden: if record.level.has_image() { Vec::new() } else { shared.config.hidden() },
             jail: shared.init.path.clone(),
             jail_digest: shared.init.digest.clone(),
             _watch: Watch::new(record.pid),
@@ -216,7 +219,7 @@ impl Boundary {
     /// What it uses now.
     pub fn stats(&self) -> Stats {
         let usage = self.group.usage();
-        let disk = crate::inspect::disk(self.record.pid).unwrap_or_default();
+        let disk = crate::inspect::disk(&self.record).unwrap_or_default();
         Stats {
             cpu_usec: usage.cpu_usec,
             memory: usage.memory,
@@ -234,17 +237,21 @@ impl Boundary {
         &self.proof
     }
 
-    /// What the kernel says of each control, now. One [`Evidence`] per control of level 2.
+    /// What the kernel says of each control, now. One [`Evidence`] per control of its level.
     pub fn inspect(&self) -> Vec<Evidence> {
-        crate::inspect::inspect(&self.record, &self.group, &self.volume, || self.is_alive())
+        crate::inspect::inspect(&self.record, &self.group, self.places(), || self.is_alive())
+    }
+
+    fn places(&self) -> crate::inspect::Places<'_> {
+        crate::inspect::Places { volume: &self.volume, hidden: &self.hidden }
     }
 
     /// The same with what takes longer to read.
     pub fn inspect_whole(&self) -> Vec<Evidence> {
-        crate::inspect::inspect_whole(&self.record, &self.group, &self.volume, || self.is_alive())
+        crate::inspect::inspect_whole(&self.record, &self.group, self.places(), || self.is_alive())
     }
 
-    /// Tries to get out of it, as the agent's user and as root inside, by everything that `model::probe` lists. Takes about
+    /// Tries to get out of it, as the agent's user and as root inside if there is one, by everything that `model::probe` lists. Takes about
     /// a third of a second, some of it of the agent's own processor time; `patience` is for each of the two. A frozen agent
     /// cannot be probed.
     pub fn probe(&self, spec: &AgentSpec, patience: Duration) -> Result<Vec<Tried>, ProbeError> {
@@ -253,8 +260,8 @@ impl Boundary {
         if self.is_frozen() {
             return Err(ProbeError::Start(io::Error::other("it is paused: resume it first")));
         }
-        let agent = super::launch::agent(spec);
-        let tried = probe::run(&self.jail, &self.record, pidfd.as_fd(), &self.group, &agent, patience)?;
+        let ids = super::launch::ids(spec, self.record.base_uid);
+        let tried = probe::run(&self.jail, &self.record, pidfd.as_fd(), &self.group, ids, patience)?;
         // Its pid named this very init the whole time.
         if self.is_alive() { Ok(tried) } else { Err(gone()) }
     }

@@ -6,9 +6,9 @@ use crate::cgroup::Group;
 use crate::error::LaunchError;
 use crate::host::namespace;
 use crate::{Shared, UidRange, children, files, inspect, procfs};
-use jail::spec::{self, ExecSpec, InitConfig};
+use jail::spec::{self, ExecSpec, FileRules, InitConfig};
 use model::AgentSpec;
-use model::agent::{Command, RunAs};
+use model::agent::{Command, Level, RunAs};
 use model::evidence::missing;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -33,7 +33,8 @@ pub(crate) fn launch(
         }
         Group::new(&shared.cgroups, record.boundary).clear(super::PATIENCE)?;
     }
-    if let Some(blank) = ready {
+    // Its ids are its account's, and its network is the host's: no blank has those.
+    if let Some(blank) = ready.filter(|_| spec.level != Level::Workspace) {
         match claim(shared, blank, spec, gid, channel) {
             // The blank is gone, and what it had; one that is made now may do better.
             Err(error) => tracing::warn!(agent = %spec.id, %error, "the blank could not be used"),
@@ -42,7 +43,8 @@ pub(crate) fn launch(
         shared.volumes.create(spec.volume, spec.resources.disk)?;
     }
     let attempt = || {
-        let blank = blank::begin(shared, &spec.resources, lease, None)?;
+        let host_network = spec.level == Level::Workspace;
+        let blank = blank::begin(shared, &spec.resources, lease, None, host_network)?;
         claim(shared, blank, spec, gid, channel)
     };
     match attempt() {
@@ -70,7 +72,7 @@ fn claim(
         Some(landlock_abi) => landlock_abi,
         None => blank::complete(shared, &mut blank, &Shape::of(spec), &shared.volumes.path(spec.volume))?,
     };
-    let config = serde_json::to_vec(&init_config(spec)).map_err(io::Error::from);
+    let config = serde_json::to_vec(&init_config(spec, blank.lease)).map_err(io::Error::from);
     let config = config.map_err(LaunchError::Config)?;
     if blank.resources != spec.resources {
         blank.traces.group.limit(&spec.resources)?;
@@ -90,6 +92,7 @@ fn claim(
         boot_id: procfs::boot_id().map_err(LaunchError::DiedAtOnce)?,
         base_uid: blank.lease.base,
         init_digest: shared.init.digest.clone(),
+        level: spec.level,
         image_digest: spec.image_digest.clone(),
         volume: spec.volume,
         channel: channel.to_owned(),
@@ -97,7 +100,9 @@ fn claim(
     };
     // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
     let volume = shared.volumes.path(spec.volume);
-    let evidence = inspect::inspect(&record, &blank.traces.group, &volume, || blank.is_alive());
+    let hidden = if record.level.has_image() { Vec::new() } else { shared.config.hidden() };
+    let places = inspect::Places { volume: &volume, hidden: &hidden };
+    let evidence = inspect::inspect(&record, &blank.traces.group, places, || blank.is_alive());
     let lacking = missing(spec.level, &evidence);
     if !lacking.is_empty() {
         return Err(LaunchError::Unproven { level: spec.level, lacking });
@@ -147,12 +152,14 @@ fn begin(pipe: Option<File>, config: &[u8]) -> io::Result<()> {
     pipe.write_all(config)
 }
 
-fn init_config(spec: &AgentSpec) -> InitConfig {
+fn init_config(spec: &AgentSpec, lease: UidRange) -> InitConfig {
+    let files = (spec.level == Level::Workspace).then(FileRules::default);
     InitConfig {
         hostname: spec.name.to_string(),
         env: spec.env.clone(),
         run_as: user(spec.run_as),
-        agent: agent(spec),
+        agent: spec::Agent { ids: ids(spec, lease.base), ..agent(spec) },
+        files,
         cwd: spec.image_config.cwd.clone(),
         main: spec.main.as_ref().map(|Command { argv, env, cwd, user: run_as }| ExecSpec {
             argv: argv.clone(),
@@ -171,6 +178,15 @@ pub(super) fn agent(spec: &AgentSpec) -> spec::Agent {
             ids: spec::Identity { uid: user.uid, gid: user.gid },
         },
         None => spec::Agent::default(),
+    }
+}
+
+/// Its ids as its init counts, which are the host's where it has no user namespace.
+pub(super) fn ids(spec: &AgentSpec, base: u32) -> spec::Identity {
+    let spec::Identity { uid, gid } = agent(spec).ids;
+    match spec.level {
+        Level::Container => spec::Identity { uid, gid },
+        Level::Workspace | Level::Process => spec::Identity { uid: base + uid, gid: base + gid },
     }
 }
 

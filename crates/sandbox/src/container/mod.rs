@@ -1,4 +1,4 @@
-//! Level 2: launching a boundary, taking it over, pausing, ending and clearing it away.
+//! Levels 0 to 2: launching a boundary, taking it over, pausing, ending and clearing it away.
 
 mod blank;
 mod boundary;
@@ -13,6 +13,7 @@ pub(crate) use launch::launch;
 use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
+use model::agent::Level;
 use model::{AgentId, BoundaryId, VolumeId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -42,18 +43,30 @@ pub struct BoundaryRecord {
     pub start_time: u64,
     /// The boot of the machine it was launched in.
     pub boot_id: String,
-    /// Root inside, as the host counts.
+    /// The first id of its range: root inside, where there is one.
     pub base_uid: u32,
     /// SHA-256 of the init binary that it runs.
     pub init_digest: String,
-    /// The image it runs from.
-    pub image_digest: String,
+    /// How it is isolated. Records of nodes that knew one level have none.
+    #[serde(default = "container", skip_serializing_if = "is_container")]
+    pub level: Level,
+    /// The image it runs from, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
     /// Where its channel listens.
     pub channel: PathBuf,
     /// The Landlock ABI in force around it; 0 = none.
     pub landlock_abi: u32,
+}
+
+fn container() -> Level {
+    Level::Container
+}
+
+fn is_container(level: &Level) -> bool {
+    *level == Level::Container
 }
 
 pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
@@ -80,7 +93,7 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
         .map_err(|error| StartError::Subreaper(error.into()))?;
     let cgroups = cgroup::Tree::open(&config.cgroup)?;
     // The stored copy: replacing the installed binary changes nothing for this node until it restarts.
-    let zygote = zygote::Keeper::start(&init.path, &config.images)?;
+    let zygote = zygote::Keeper::start(&init.path, &config.images, config.hidden())?;
     Ok(Shared { config, cgroups, volumes, zygote, init })
 }
 

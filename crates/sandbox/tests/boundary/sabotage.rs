@@ -56,6 +56,9 @@ const TABLE: [(&str, Control, By); 21] = [
     ("init_protection", Control::InitProtection, By::Inspect),
 ];
 
+/// What is made in another way where there is no image.
+const OF_IMAGES: [&str; 2] = ["capabilities", "init_protection"];
+
 fn sabotaged() -> Option<PathBuf> {
     let target = std::env::current_exe().ok()?.ancestors().nth(3)?.to_owned();
     let built = target.join("sabotage/release/cofferdam-jail");
@@ -85,29 +88,35 @@ fn what_is_left_out_is_missed() {
         return;
     }
     let mut unseen = Vec::new();
-    for (what, control, by) in TABLE {
+    let both = [Level::Container, Level::Process].into_iter().flat_map(|level| TABLE.map(|row| (level, row)));
+    for (level, (what, control, by)) in both {
+        if level != Level::Container && (OF_IMAGES.contains(&what) || !Control::of(level).contains(&control))
+        {
+            continue;
+        }
         let least_landlock = if by == By::Probe { 6 } else { 1 };
         if control == Control::Landlock && jail::landlock::abi() < least_landlock {
             eprintln!("{what}: this kernel's Landlock has nothing that could be missed");
             continue;
         }
         let Some(world) = World::with_jail(what, Some(without(what, dir.path()))) else { return };
-        match missed(&world, by) {
+        match missed(&world, level, by) {
             Ok(lacking) => {
                 let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
-                eprintln!("{what}: {lacking:?}");
+                eprintln!("{level:?} without {what}: {lacking:?}");
                 if control == Control::NetworkNamespace {
                     // The host's sysfs comes with its network.
                     named.remove(&Control::RootFilesystem);
+                    named.remove(&Control::ReadOnlySystem);
                 }
                 if named != BTreeSet::from([control]) {
-                    unseen.push(format!("{what}: {lacking:?}"));
+                    unseen.push(format!("{level:?} without {what}: {lacking:?}"));
                 }
             }
             Err(error) if control == Control::DiskLimit && error.contains("mapping the volume") => {
                 eprintln!("{what}: this kernel cannot even make it: {error}");
             }
-            Err(error) => unseen.push(format!("{what}: {error}")),
+            Err(error) => unseen.push(format!("{level:?} without {what}: {error}")),
         }
         // What was refused has left nothing, and nothing ever ran in it.
         world.assert_clean();
@@ -116,9 +125,9 @@ fn what_is_left_out_is_missed() {
 }
 
 /// What is missed of a boundary that is made by this world's jail.
-fn missed(world: &World, by: By) -> Result<Vec<Evidence>, String> {
+fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> {
     let sandbox = world.sandbox();
-    let spec = world.spec(None);
+    let spec = world.spec_at(level, None);
     sandbox.create_volume(spec.volume, spec.resources.disk).map_err(|error| chain(&error))?;
     let boundary = match sandbox.launch(&spec, crate::lease(), 0, &world.channel(&spec), None) {
         Err(LaunchError::Unproven { lacking, .. }) if by == By::Inspect => return Ok(lacking),

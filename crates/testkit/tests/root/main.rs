@@ -11,6 +11,7 @@ mod exhaustion;
 mod faults;
 mod images;
 mod intruder;
+mod levels;
 mod mass;
 mod neighbours;
 mod story;
