@@ -1,6 +1,5 @@
 //! `inspect`: what an agent's boundary should be, and what was last observed of it.
 
-use super::list::level;
 use super::show::{mark, name};
 use crate::cli::Global;
 use crate::output::{self, Format};
@@ -34,7 +33,7 @@ fn print(evidence: &AgentEvidence) -> anyhow::Result<()> {
     let mut fields = vec![
         ("agent", format!("{} ({})", evidence.name, evidence.agent)),
         ("state", evidence.state.to_string()),
-        ("level", level(evidence.level).to_owned()),
+        ("level", evidence.level.to_string()),
         ("claim", evidence.claim.to_string()),
     ];
     if evidence.claim_then != evidence.claim {

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 async fn report(world: &World, machine: &Machine, agent: ObservedAgent) {
-    machine.report(world, &ObservedState { agents: vec![agent], orphans: Vec::new() }).await;
+    machine.report(world, &ObservedState { agents: vec![agent], ..ObservedState::default() }).await;
 }
 
 fn whole() -> Vec<Evidence> {
