@@ -1,6 +1,6 @@
 //! The wire between node and control: desired state one way, observed state the other.
 
-use crate::agent::{AgentSpec, Desired, ExitReason, Observed};
+use crate::agent::{AgentSpec, Desired, ExitReason, Level, Observed};
 use crate::evidence::Evidence;
 use crate::id::{AgentId, NodeId};
 use crate::token::VerifyingKey;
@@ -113,6 +113,10 @@ pub struct ObservedState {
     pub agents: Vec<ObservedAgent>,
     /// Agents that run here and that control does not know.
     pub orphans: Vec<AgentId>,
+    /// The levels of agents that can be made there. In the first report of a node to a control; absent when nothing
+    /// changed, and from nodes that knew one level, `container`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<Vec<Level>>,
 }
 
 /// One agent, as it was seen.

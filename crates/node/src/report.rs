@@ -3,6 +3,7 @@
 use crate::backoff::Backoff;
 use crate::control::{CallError, Caller};
 use model::AgentId;
+use model::agent::Level;
 use model::node_api::{ObservedAgent, ObservedState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -32,6 +33,9 @@ struct Entries {
     news: BTreeSet<AgentId>,
     orphans: Vec<AgentId>,
     orphans_due: bool,
+    /// Told with everything, and so once to each control.
+    levels: Vec<Level>,
+    levels_due: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,12 @@ struct Entry {
 }
 
 impl Reporter {
+    /// Nothing was seen yet, and agents of these levels can be made.
+    pub(crate) fn new(levels: Vec<Level>) -> Self {
+        let entries = Entries { levels, levels_due: true, ..Entries::default() };
+        Self { entries: Mutex::new(entries), ..Self::default() }
+    }
+
     /// This is how the agent is now.
     pub(crate) fn set(&self, mut state: ObservedAgent) {
         let mut entries = self.lock();
@@ -107,8 +117,9 @@ impl Reporter {
     /// Control may have forgotten something: everything is due again.
     pub(crate) fn repeat_all(&self) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, .. } = &mut *entries;
+        let Entries { agents, news, orphans_due, levels, levels_due, .. } = &mut *entries;
         *orphans_due = true;
+        *levels_due = !levels.is_empty();
         agents.values_mut().for_each(|entry| entry.due = true);
         news.extend(agents.keys());
         drop(entries);
@@ -123,8 +134,9 @@ impl Reporter {
     /// What is due now, or else when something will be.
     pub(crate) fn take(&self, now: Instant) -> Due {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans, orphans_due } = &mut *entries;
-        let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone() };
+        let Entries { agents, news, orphans, orphans_due, levels, levels_due } = &mut *entries;
+        let levels = levels_due.then(|| levels.clone());
+        let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone(), levels };
         let mut next: Option<Instant> = None;
         for id in news.clone() {
             let Some(entry) = agents.get_mut(&id) else { continue };
@@ -144,18 +156,19 @@ impl Reporter {
             news.remove(&id);
             report.agents.push(entry.state.clone());
         }
-        if report.agents.is_empty() && !*orphans_due {
+        if report.agents.is_empty() && !*orphans_due && !*levels_due {
             return Due::Later(next);
         }
-        *orphans_due = false;
+        (*orphans_due, *levels_due) = (false, false);
         Due::Now(report)
     }
 
     /// A report was not accepted: what it said is due again, unless it changed meanwhile anyway.
     pub(crate) fn give_back(&self, report: &ObservedState) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, .. } = &mut *entries;
+        let Entries { agents, news, orphans_due, levels_due, .. } = &mut *entries;
         *orphans_due = true;
+        *levels_due |= report.levels.is_some();
         for state in &report.agents {
             if let Some(entry) = agents.get_mut(&state.id) {
                 entry.due = true;
@@ -205,11 +218,17 @@ pub(crate) enum Due {
 /// One agent's report that control refuses must not keep the others from it.
 async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> {
     match caller.report(report).await {
-        Err(error) if error.is_refusal() && report.agents.len() > 1 => {}
+        // Nor must what an older control does not know.
+        Err(error) if error.is_refusal() && (report.agents.len() > 1 || report.levels.is_some()) => {}
         other => return other.or_else(give_up),
     }
+    if report.agents.is_empty() {
+        let rest = ObservedState { levels: None, ..report.clone() };
+        return caller.report(&rest).await.or_else(give_up);
+    }
     for state in &report.agents {
-        let alone = ObservedState { agents: vec![state.clone()], orphans: report.orphans.clone() };
+        let alone =
+            ObservedState { agents: vec![state.clone()], orphans: report.orphans.clone(), levels: None };
         caller.report(&alone).await.or_else(give_up)?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 use crate::report::{ACTIVITY_EVERY, Due, Reporter};
 use model::AgentId;
-use model::agent::Observed;
+use model::agent::{Level, Observed};
 use model::node_api::{ObservedAgent, ObservedState};
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant};
@@ -88,4 +88,19 @@ fn orphans_are_reported_when_they_change() {
     assert_eq!(later(reporter.take(start)), None);
     reporter.set_orphans(Vec::new());
     assert!(now(reporter.take(start)).orphans.is_empty());
+}
+
+/// Control is told at the start, and again by a node that was not heard.
+#[test]
+fn levels_are_told_once() {
+    let (reporter, start) = (Reporter::new(vec![Level::Process]), Instant::now());
+    let report = now(reporter.take(start));
+    assert_eq!(report.levels, Some(vec![Level::Process]));
+    assert_eq!(later(reporter.take(start)), None);
+    reporter.give_back(&report);
+    assert!(now(reporter.take(start)).levels.is_some());
+    reporter.repeat_all();
+    assert!(now(reporter.take(start)).levels.is_some());
+    reporter.set(seen(AgentId::new(), 1));
+    assert_eq!(now(reporter.take(start)).levels, None);
 }
