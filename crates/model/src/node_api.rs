@@ -113,7 +113,8 @@ pub struct ObservedState {
     pub agents: Vec<ObservedAgent>,
     /// Agents that run here and that control does not know.
     pub orphans: Vec<AgentId>,
-    /// The levels that this node makes; said at the start.
+    /// The levels of agents that can be made there. In the first report of a node to a control; absent when nothing
+    /// changed, and from nodes that knew one level, `container`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levels: Option<Vec<Level>>,
 }

@@ -1,5 +1,6 @@
 //! `node.toml`.
 
+use model::agent::Level;
 use model::config::{Checked, Fault};
 use model::{ByteSize, Span};
 use serde::Deserialize;
@@ -29,6 +30,8 @@ pub struct Config {
     pub gate_uid_first: u32,
     /// Agents that the node may hold at once.
     pub slots: u32,
+    /// The levels that agents here may have; the machine has to be able to make them as well.
+    pub levels: Vec<Level>,
     /// Boundaries that are kept ready for new agents, at most; 0 is none. How many there are follows demand.
     pub blanks: u32,
     /// How often the boundary of each agent is looked at again while it runs.
@@ -106,6 +109,7 @@ impl Default for Config {
             uid_ranges: 4095,
             gate_uid_first: 0x7fff_0000,
             slots: 200,
+            levels: Level::ALL.to_vec(),
             blanks: 8,
             inspect_every: Span(60),
             jail: None,
@@ -177,6 +181,7 @@ impl Checked for Config {
                 "must lie outside of the ids that agents get",
             ),
             ((1..=10_000).contains(&self.slots), "slots", "must be between 1 and 10000"),
+            (!self.levels.is_empty(), "levels", "must name at least one of workspace, process and container"),
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
             (self.blanks <= 1000, "blanks", "must be at most 1000"),
             ((1..=3600).contains(&self.inspect_every.0), "inspect_every", "must be between 1s and 1h"),

@@ -1,19 +1,50 @@
-//! The ranges of ids: which agent has which. In memory; the journal is what remembers.
+//! The ranges of ids: who has which: an agent, or all agents of an account that are one OS user. In memory; the journal is what remembers.
 
-use model::AgentId;
+use model::agent::Level;
+use model::{AccountId, AgentId, AgentSpec};
 use sandbox::UidRange;
 use std::collections::BTreeMap;
 
-/// Hands out ranges, each to one agent at a time.
+/// Who a range is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// One agent.
+    Agent(AgentId),
+    /// The agents of an account that are no boundary to each other (level 0).
+    Account(AccountId),
+}
+
+impl Owner {
+    /// Who the range of an agent is for.
+    pub(crate) fn of(spec: &AgentSpec) -> Self {
+        match spec.level {
+            Level::Workspace => Self::Account(spec.account),
+            Level::Process | Level::Container => Self::Agent(spec.id),
+        }
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Agent(agent) => agent.fmt(f),
+            Self::Account(account) => account.fmt(f),
+        }
+    }
+}
+
+/// Hands out ranges, each to one owner at a time.
 #[derive(Debug)]
 pub(crate) struct Leases {
     first: u32,
     ranges: u32,
     slots: u32,
     /// By whom; `None` is a blank.
-    held: BTreeMap<u32, Option<AgentId>>,
-    /// What each agent has.
-    agents: BTreeMap<AgentId, u32>,
+    held: BTreeMap<u32, Option<Owner>>,
+    /// What each owner has.
+    owners: BTreeMap<Owner, u32>,
+    /// By whose range each agent that has one goes.
+    agents: BTreeMap<AgentId, Owner>,
     /// No range below this one is free.
     lowest: u32,
 }
@@ -33,40 +64,58 @@ pub(crate) enum LeaseError {
         /// The range.
         base: u32,
         /// Who asks.
-        agent: AgentId,
+        agent: Owner,
         /// Who has it; `None` is a blank.
-        holder: Option<AgentId>,
+        holder: Option<Owner>,
     },
 }
 
 impl Leases {
     /// None is held.
     pub(crate) fn new(first: u32, ranges: u32, slots: u32) -> Self {
-        Self { first, ranges, slots, held: BTreeMap::new(), agents: BTreeMap::new(), lowest: 0 }
+        Self {
+            first,
+            ranges,
+            slots,
+            held: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            lowest: 0,
+        }
     }
 
     /// Marks a range of the journal as held. It may lie outside of what is configured today: its agent was
     /// started when the configuration was another.
-    pub(crate) fn restore(&mut self, agent: AgentId, range: UidRange) -> Result<(), LeaseError> {
+    pub(crate) fn restore(
+        &mut self,
+        agent: AgentId,
+        owner: Owner,
+        range: UidRange,
+    ) -> Result<(), LeaseError> {
         let near =
             range.base.saturating_sub(UidRange::COUNT - 1)..=range.base.saturating_add(UidRange::COUNT - 1);
-        let own = |base: &u32, holder: &Option<AgentId>| *base == range.base && *holder == Some(agent);
+        // Before control said what it is, it was taken for one of its own.
+        let known = [Some(owner), Some(Owner::Agent(agent))];
+        let own = |base: &u32, holder: &Option<Owner>| *base == range.base && known.contains(holder);
         let overlap = self.held.range(near).find(|(base, holder)| !own(base, holder));
         if let Some((base, holder)) = overlap {
-            return Err(LeaseError::Twice { base: *base, agent, holder: *holder });
+            return Err(LeaseError::Twice { base: *base, agent: owner, holder: *holder });
         }
-        self.give(agent, range.base);
+        self.give(agent, owner, range.base);
         Ok(())
     }
 
-    /// The range that the agent has, or else the lowest that is free.
-    pub(crate) fn take(&mut self, agent: AgentId) -> Result<UidRange, LeaseError> {
-        if let Some(base) = self.agents.get(&agent) {
+    /// The range that the agent has or that its owner has, or else the lowest that is free.
+    pub(crate) fn take(&mut self, agent: AgentId, owner: Owner) -> Result<UidRange, LeaseError> {
+        if let Some(base) = self.agents.get(&agent).and_then(|owner| self.owners.get(owner)) {
             return Ok(UidRange { base: *base });
         }
         self.check_room()?;
-        let base = self.lowest_free().ok_or(LeaseError::Exhausted(self.ranges))?;
-        self.give(agent, base);
+        let base = match self.owners.get(&owner) {
+            Some(base) => *base,
+            None => self.lowest_free().ok_or(LeaseError::Exhausted(self.ranges))?,
+        };
+        self.give(agent, owner, base);
         Ok(UidRange { base })
     }
 
@@ -83,7 +132,7 @@ impl Leases {
     /// A blank becomes an agent's.
     pub(crate) fn hand_over(&mut self, range: UidRange, agent: AgentId) -> Result<(), LeaseError> {
         self.check_room()?;
-        self.give(agent, range.base);
+        self.give(agent, Owner::Agent(agent), range.base);
         Ok(())
     }
 
@@ -95,17 +144,22 @@ impl Leases {
         }
     }
 
-    /// Frees what the agent has. The caller has seen that its processes and mounts are gone.
+    /// Frees what the agent has, unless others have it too. The caller has seen that its processes and mounts are gone.
     pub(crate) fn free(&mut self, agent: AgentId) {
-        if let Some(base) = self.agents.remove(&agent) {
+        let Some(owner) = self.agents.remove(&agent) else { return };
+        if self.agents.values().any(|other| *other == owner) {
+            return;
+        }
+        if let Some(base) = self.owners.remove(&owner) {
             self.held.remove(&base);
             self.lowest = 0;
         }
     }
 
-    fn give(&mut self, agent: AgentId, base: u32) {
-        self.agents.insert(agent, base);
-        self.held.insert(base, Some(agent));
+    fn give(&mut self, agent: AgentId, owner: Owner, base: u32) {
+        self.agents.insert(agent, owner);
+        self.owners.insert(owner, base);
+        self.held.insert(base, Some(owner));
     }
 
     fn check_room(&self) -> Result<(), LeaseError> {

@@ -41,7 +41,7 @@ use crate::fleet::{Fleet, Shared};
 use crate::gates::Gates;
 use crate::journal::Journal;
 use crate::key::NodeKey;
-use crate::lease::Leases;
+use crate::lease::{Leases, Owner};
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
 use model::agent::Level;
@@ -124,10 +124,15 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     let jail = config.jail.clone().unwrap_or_else(|| program.with_file_name("cofferdam-jail"));
 
     let directories = directories(&config, jail.clone());
+    let tried = directories.clone();
+    let can = tokio::task::spawn_blocking(move || sandbox::doctor::levels(&tried));
     let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
     let records = journal.load()?;
     let (leases, strangers) = take_stock(&config, &sandbox, &records);
-    let reporter = Arc::new(Reporter::new(vec![Level::Container]));
+    let reporter = Arc::new(Reporter::new(levels(
+        &config,
+        can.await.map_err(|error| machine("see which levels there are")(io::Error::other(error)))?,
+    )));
     let settings = gates::Settings {
         directory: config.run.join("gates"),
         guard: config.guard,
@@ -211,6 +216,13 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     Ok(how)
 }
 
+/// The levels that this machine can make and that its owner allows.
+fn levels(config: &Config, can: Vec<Level>) -> Vec<Level> {
+    let levels: Vec<Level> = can.into_iter().filter(|level| config.levels.contains(level)).collect();
+    tracing::info!(?levels, "agents of these levels can be made here");
+    levels
+}
+
 /// Who has which ids, and who lives that the journal does not know.
 fn take_stock(
     config: &Config,
@@ -220,13 +232,16 @@ fn take_stock(
     let mut leases = Leases::new(config.uid_first, config.uid_ranges, config.slots);
     let strangers: BTreeSet<_> =
         sandbox.living().into_iter().filter(|agent| !records.contains_key(agent)).collect();
-    let journaled = records.iter().filter_map(|(agent, record)| Some((*agent, record.lease?)));
+    let journaled = records
+        .iter()
+        .filter_map(|(agent, record)| Some((*agent, Owner::of(&record.desired.spec), record.lease?)));
     let found = strangers.iter().filter_map(|agent| {
         tracing::warn!(%agent, "it lives, and the journal does not know it; left alone until control says what it is");
-        Some((*agent, sandbox::UidRange { base: sandbox.find(*agent)?.base_uid }))
+        let range = sandbox::UidRange { base: sandbox.find(*agent)?.base_uid };
+        Some((*agent, Owner::Agent(*agent), range))
     });
-    for (agent, range) in journaled.chain(found) {
-        if let Err(error) = leases.restore(agent, range) {
+    for (agent, owner, range) in journaled.chain(found) {
+        if let Err(error) = leases.restore(agent, owner, range) {
             tracing::error!(%error, "two agents have the same user ids");
         }
     }

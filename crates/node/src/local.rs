@@ -18,7 +18,8 @@ pub(crate) struct Local {
     pub database_epoch: u64,
     /// The newest generation that has had its boundary, or its one attempt at one.
     pub served: Option<u64>,
-    /// The ids that its processes have. Journaled before they are used, and until nothing has them any more.
+    /// The ids that its processes have. Journaled before they are used, and until nothing has them any more; those of an OS
+    /// user until it is destroyed.
     pub lease: Option<UidRange>,
     /// Where its boundary is in its life.
     pub phase: Phase,
@@ -189,7 +190,12 @@ impl Local {
         self.reason = Some(reason);
     }
 
-    /// Nothing of the boundary is left, so nothing uses its ids.
+    /// Whether the agent is the same OS user for life: its ids are then the machine's too.
+    pub(crate) fn keeps_ids(&self) -> bool {
+        !self.desired.spec.level.has_image()
+    }
+
+    /// Nothing of the boundary is left, so nothing uses its ids. An OS user stays who it is.
     pub(crate) fn cleaned(&mut self) {
         self.phase = match self.phase {
             Phase::Ending(After::Ended) => Phase::Ended,
@@ -197,7 +203,9 @@ impl Local {
             phase => phase,
         };
         self.boundary = None;
-        self.lease = None;
+        if !self.keeps_ids() {
+            self.lease = None;
+        }
     }
 
     /// What to tell control, if there is something that it should know.

@@ -107,7 +107,7 @@ fn destroy(local: &Local) -> Vec<Step> {
 
 /// What is due when there is no boundary. Ids may be held for one that was never made.
 fn rest(local: &Local) -> Vec<Step> {
-    if matches!(local.phase, Phase::Ending(_)) || local.lease.is_some() {
+    if matches!(local.phase, Phase::Ending(_)) || local.lease.is_some() && !local.keeps_ids() {
         vec![Step::Clean]
     } else {
         Vec::new()

@@ -235,8 +235,8 @@ async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> 
         Err(error) if error.is_refusal() => {}
         other => return other,
     }
-    // One of an earlier version refuses what it does not know: the circumstances of evidence.
-    let mut report = report.clone();
+    // One of an earlier version refuses what it does not know: the circumstances of evidence, and levels.
+    let mut report = ObservedState { levels: None, ..report.clone() };
     report.agents.iter_mut().for_each(|state| state.observation = None);
     match caller.report(&report).await {
         Err(error) if error.is_refusal() && report.agents.len() > 1 => {}

@@ -3,7 +3,7 @@
 
 use crate::config::Limits;
 use model::AgentSpec;
-use model::agent::{Command, RunAs};
+use model::agent::{Command, Level, RunAs};
 use std::collections::BTreeMap;
 
 /// One argument, value or path may have this many bytes: the kernel's own limit of a string of execve(2).
@@ -50,6 +50,18 @@ pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
         return Err(format!("arguments and environment have more than {MAX_TOTAL} bytes together"));
     }
     Ok(())
+}
+
+/// Whether this node makes agents of the level at all.
+pub(crate) fn allowed(level: Level, levels: &[Level]) -> Result<(), String> {
+    if levels.contains(&level) {
+        return Ok(());
+    }
+    let names: Vec<&str> = levels.iter().map(|level| level.as_str()).collect();
+    Err(format!(
+        "this node makes no agents of level {level}, only of: {}; see `levels` in node.toml",
+        names.join(", ")
+    ))
 }
 
 /// What a level has and what it cannot have.

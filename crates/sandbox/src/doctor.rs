@@ -7,6 +7,8 @@ use crate::cgroup::{Controller, Layout, is_delegated};
 use crate::host::loop_device::{self, Access};
 use crate::host::{mount, namespace};
 use crate::{Config, image};
+use jail::sys::mount::Change;
+use model::agent::Level;
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -47,6 +49,16 @@ pub fn passes(checks: &[Check], level: u8) -> bool {
     checks.iter().all(|check| check.ok || check.level > level || check.need == Need::Optional)
 }
 
+/// The levels of which boundaries can be made here.
+pub fn levels(config: &Config) -> Vec<Level> {
+    let mut checks = checks(config);
+    // It is tried where temporary files are, which may be no place for one; volumes always are.
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let overlay = known.split_whitespace().any(|kind| kind == "overlay");
+    checks.retain(|check| !(overlay && check.control == OVERLAY));
+    Level::ALL.into_iter().filter(|level| passes(&checks, level.number())).collect()
+}
+
 /// What was seen, or what was seen and what helps.
 type Seen = Result<String, (String, String)>;
 
@@ -54,6 +66,8 @@ const TOOLS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 /// Any range will do for a try; it lies beyond what distributions hand out.
 const TRY_BASE: u32 = 0x6FFF_0000;
+
+const OVERLAY: &str = "overlayfs";
 
 const NEWER_KERNEL: &str = "run a kernel of 6.1 or newer (Debian 12 and later)";
 
@@ -74,17 +88,14 @@ pub fn checks(config: &Config) -> Vec<Check> {
             Err(("not tried without root".to_owned(), "run it as root: sudo cofferdam doctor".to_owned()))
         }
     };
-    add(2, Need::Required, "root", as_root(&|| Ok("running as root".to_owned())));
-    add(2, Need::Required, "kernel", kernel());
-    add(2, Need::Required, "namespaces", namespaces());
+    add(0, Need::Required, "root", as_root(&|| Ok("running as root".to_owned())));
+    add(0, Need::Required, "kernel", kernel());
+    add(0, Need::Required, "namespaces", namespaces());
     let user = as_root(&user_namespace);
-    add(2, Need::Required, "user namespace", user);
-    for (tool, package, need) in
-        [("mkfs.ext4", "e2fsprogs", Need::Required), ("mmdebstrap", "mmdebstrap", Need::Optional)]
-    {
-        add(2, need, tool, tool_there(tool, package));
-    }
-    add(2, Need::Required, "jail binary", jail_binary(&config.jail));
+    add(0, Need::Required, "user namespace", user);
+    add(0, Need::Required, "mkfs.ext4", tool_there("mkfs.ext4", "e2fsprogs"));
+    add(2, Need::Optional, "mmdebstrap", tool_there("mmdebstrap", "mmdebstrap"));
+    add(0, Need::Required, "jail binary", jail_binary(&config.jail));
     let workshop = Workshop::new();
     let workshop = |seen: &dyn Fn(&Path) -> Seen| match &workshop {
         Ok(workshop) => as_root(&|| seen(&workshop.0)),
@@ -92,25 +103,26 @@ pub fn checks(config: &Config) -> Vec<Check> {
             Err((format!("cannot make a directory for trying: {error}"), "free space in /tmp".to_owned()))
         }
     };
-    add(2, Need::Required, "volumes (loop, ext4, idmapped)", workshop(&volume));
+    add(0, Need::Required, "read-only system", as_root(&system));
+    add(0, Need::Required, "volumes (loop, ext4, idmapped)", workshop(&volume));
     add(2, Need::Required, "images (EROFS, idmapped)", workshop(&erofs));
-    add(2, Need::Required, "overlayfs", workshop(&overlay));
-    add(2, Need::Required, "seccomp", seccomp());
-    add(2, Need::Optional, "Landlock", landlock());
+    add(2, Need::Required, OVERLAY, workshop(&overlay));
+    add(0, Need::Required, "seccomp", seccomp());
+    add(0, Need::Optional, "Landlock", landlock());
     let layout = Layout::detect();
     for controller in Controller::ALL {
         let seen = match &layout {
             Ok(layout) => as_root(&|| cgroup_controller(layout, controller, &config.cgroup)),
             Err(error) => Err((error.to_string(), "mount /proc".to_owned())),
         };
-        add(2, Need::Required, &format!("cgroup {}", controller.name()), seen);
+        add(0, Need::Required, &format!("cgroup {}", controller.name()), seen);
     }
     if let Ok(layout) = &layout {
-        add(2, Need::Required, "pause and kill (cgroup v2)", as_root(&|| freezer(layout)));
+        add(0, Need::Required, "pause and kill (cgroup v2)", as_root(&|| freezer(layout)));
     }
     add(2, Need::Optional, "AppArmor", apparmor());
-    add(2, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));
-    add(2, Need::Optional, "disk space", disk_space(&config.volumes));
+    add(1, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));
+    add(0, Need::Optional, "disk space", disk_space(&config.volumes));
     add(3, Need::Required, "KVM", kvm());
     checks
 }
@@ -174,6 +186,21 @@ fn user_namespace() -> Seen {
 /// Where a tool is.
 fn tool(name: &str) -> Option<PathBuf> {
     TOOLS.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+/// What agents without an image see of this machine.
+fn system() -> Seen {
+    let copy = || {
+        let root = jail::sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
+        let copy = jail::sys::mount::copy_tree(root.as_fd(), c"usr", true)?;
+        let set = jail::sys::mount::PLAIN | jail::sys::mount::MOUNT_ATTR_RDONLY;
+        let read_only = Change { set, private: true, recursive: true, ..Change::default() };
+        jail::sys::mount::change(copy.as_fd(), read_only)
+    };
+    match copy() {
+        Ok(()) => Ok("a read-only copy of this machine's /usr can be mounted, without setuid".to_owned()),
+        Err(error) => gap(format!("cannot mount /usr again read-only: {error}"), NEWER_KERNEL),
+    }
 }
 
 fn tool_there(name: &str, package: &str) -> Seen {

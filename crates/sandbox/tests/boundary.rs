@@ -5,6 +5,8 @@
 mod probe;
 #[path = "boundary/sabotage.rs"]
 mod sabotage;
+#[path = "boundary/system.rs"]
+mod system;
 
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Claim, Control, claim};
@@ -199,7 +201,9 @@ fn busybox_image(dir: &Path, images: &Path) -> String {
         fs::create_dir_all(root.join(path)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for tool in ["sh", "sleep", "cat", "head", "tail", "kill", "true", "echo", "touch"] {
+    for tool in
+        ["sh", "sleep", "cat", "rm", "mkdir", "chmod", "head", "tail", "kill", "true", "echo", "touch"]
+    {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).unwrap();
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n")

@@ -42,7 +42,11 @@ impl Args {
         let checks = tokio::task::spawn_blocking(move || checks(&config)).await?;
         progress.done();
         let available = passes(&checks, 2);
-        let levels = vec![Level { level: 2, name: "container", available }];
+        let level = |level: model::agent::Level| {
+            let (number, name) = (level.number(), level.as_str());
+            Level { level: number, name, available: passes(&checks, number) }
+        };
+        let levels = model::agent::Level::ALL.map(level).into();
         let report = Report { control_url, levels, checks };
         match global.output {
             Format::Json => output::json(&report)?,

@@ -1,10 +1,12 @@
 //! Files, as the user of the request sees them. Runs in workers only.
 
 use super::errors::{of_io, refuse};
+use super::tar;
 use super::worker::Link;
 use channel::{ChannelError, ErrorKind, FileInfo, FileKind, Kind, Reply};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +29,7 @@ fn failed<'a>(verb: &'a str, path: &'a Path) -> impl Fn(io::Error) -> ChannelErr
     move |error| of_io(&format!("could not {verb} {}", path.display()), &error)
 }
 
-fn info(path: &Path, meta: &Metadata) -> FileInfo {
+fn info(name: &Path, path: &Path, meta: &Metadata) -> FileInfo {
     let kind = match meta.file_type() {
         kind if kind.is_file() => FileKind::File,
         kind if kind.is_dir() => FileKind::Directory,
@@ -36,7 +38,7 @@ fn info(path: &Path, meta: &Metadata) -> FileInfo {
     };
     let target = if kind == FileKind::Symlink { fs::read_link(path).ok() } else { None };
     FileInfo {
-        name: path.file_name().map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned()),
+        name: name.file_name().map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned()),
         kind,
         size: meta.len(),
         mode: meta.mode() & MODE,
@@ -50,22 +52,24 @@ fn info(path: &Path, meta: &Metadata) -> FileInfo {
 /// [`channel::Request::Stat`].
 pub fn stat(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     let path = absolute(path)?;
-    let meta = fs::symlink_metadata(path).map_err(failed("look at", path))?;
-    link.say(Kind::Reply, &Reply::File(info(path, &meta)))
+    let place = link.places.of_name(path).map_err(failed("look at", path))?;
+    let meta = fs::symlink_metadata(&place).map_err(failed("look at", path))?;
+    link.say(Kind::Reply, &Reply::File(info(path, &place, &meta)))
 }
 
 /// [`channel::Request::List`].
 pub fn list(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     let path = absolute(path)?;
+    let place = link.places.of_target(path).map_err(failed("list", path))?;
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed("list", path))? {
+    for entry in fs::read_dir(&place).map_err(failed("list", path))? {
         let entry = entry.map_err(failed("list", path))?;
         // What vanished meanwhile is not there.
         let Ok(meta) = entry.metadata() else { continue };
         if files.len() == PAGE {
             link.say(Kind::Reply, &Reply::Files { files: std::mem::take(&mut files), more: true })?;
         }
-        files.push(info(&entry.path(), &meta));
+        files.push(info(&entry.path(), &entry.path(), &meta));
     }
     link.say(Kind::Reply, &Reply::Files { files, more: false })
 }
@@ -88,11 +92,12 @@ pub fn open_regular(path: &Path, flags: i32) -> io::Result<(File, Metadata)> {
 /// [`channel::Request::Read`].
 pub fn read(link: &mut Link, path: &str, offset: u64, length: Option<u64>) -> Result<(), ChannelError> {
     let path = absolute(path)?;
-    let (mut file, meta) = open_regular(path, 0).map_err(failed("read", path))?;
+    let place = link.places.of_target(path).map_err(failed("read", path))?;
+    let (mut file, meta) = open_regular(&place, 0).map_err(failed("read", path))?;
     if offset > 0 {
         file.seek(io::SeekFrom::Start(offset)).map_err(failed("read", path))?;
     }
-    link.say(Kind::Reply, &Reply::File(info(path, &meta)))?;
+    link.say(Kind::Reply, &Reply::File(info(path, &place, &meta)))?;
     let mut outgoing = link.outgoing();
     io::copy(&mut file.take(length.unwrap_or(u64::MAX)), &mut outgoing)
         .and_then(|_| outgoing.flush())
@@ -124,9 +129,13 @@ pub fn write(link: &mut Link, path: &str, mode: Option<u32>) -> Result<(), Chann
             "mode holds more than permission bits; give at most 7777 octal",
         ));
     }
-    // A link to a file stands for the file.
-    let path = fs::canonicalize(asked).unwrap_or_else(|_| asked.to_owned());
     let wrong = failed("write", asked);
+    let place = link.places.of_name(asked).map_err(&wrong)?;
+    // A link to a file stands for the file, unless there are rules: then it is replaced.
+    let path = match link.places.are_bounded() {
+        true => place.to_path_buf(),
+        false => fs::canonicalize(asked).unwrap_or_else(|_| asked.to_owned()),
+    };
     let (Some(parent), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(wrong(io::ErrorKind::IsADirectory.into()));
     };
@@ -157,25 +166,31 @@ pub fn write(link: &mut Link, path: &str, mode: Option<u32>) -> Result<(), Chann
 /// [`channel::Request::Mkdir`].
 pub fn mkdir(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     let path = absolute(path)?;
-    fs::create_dir_all(path).map_err(failed("make the directory", path))?;
+    let made = match link.places.beneath(path).map_err(failed("make the directory", path))? {
+        Some((root, inside)) => tar::directory(root.as_fd(), &inside).map(drop),
+        None => fs::create_dir_all(path),
+    };
+    made.map_err(failed("make the directory", path))?;
     link.done()
 }
 
 /// [`channel::Request::Move`].
 pub fn rename(link: &mut Link, path: &str, to: &str) -> Result<(), ChannelError> {
     let (path, to) = (absolute(path)?, absolute(to)?);
-    fs::rename(path, to).map_err(failed("move", path))?;
+    let places = link.places.of_name(path).and_then(|from| Ok((from, link.places.of_name(to)?)));
+    places.and_then(|(from, to)| fs::rename(from, to)).map_err(failed("move", path))?;
     link.done()
 }
 
 /// [`channel::Request::Remove`].
 pub fn remove(link: &mut Link, path: &str, recursive: bool) -> Result<(), ChannelError> {
     let path = absolute(path)?;
-    let meta = fs::symlink_metadata(path).map_err(failed("remove", path))?;
+    let place = link.places.of_name(path).map_err(failed("remove", path))?;
+    let meta = fs::symlink_metadata(&place).map_err(failed("remove", path))?;
     match (meta.is_dir(), recursive) {
-        (true, true) => fs::remove_dir_all(path),
-        (true, false) => fs::remove_dir(path),
-        (false, _) => fs::remove_file(path),
+        (true, true) => fs::remove_dir_all(&place),
+        (true, false) => fs::remove_dir(&place),
+        (false, _) => fs::remove_file(&place),
     }
     .map_err(failed("remove", path))?;
     link.done()

@@ -12,6 +12,7 @@ mod files;
 mod locks;
 mod logs;
 mod pace;
+mod places;
 mod port;
 mod procs;
 mod questions;

@@ -5,15 +5,16 @@
 
 use super::errors::{of_io, refuse};
 use super::files::{absolute, open_regular};
+use super::places::{Places, named};
 use super::worker::Link;
 use ::tar::{Archive, Builder, EntryType, Header};
 use channel::{ChannelError, ErrorKind, Kind, Reply};
 use std::ffi::{CStr, CString};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +23,13 @@ pub fn pack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     let path = absolute(path)?;
     let failed = |error: io::Error| of_io(&format!("could not pack {}", path.display()), &error);
     // What is asked for by name is followed when it is a link, as cp does; what is beneath is not.
-    let path = &fs::canonicalize(path).map_err(failed)?;
-    let meta = fs::symlink_metadata(path).map_err(failed)?;
+    // With rules it is not followed: the way there could be another by then.
+    let places = link.places.clone();
+    let path = &match places.are_bounded() {
+        true => path.to_owned(),
+        false => fs::canonicalize(path).map_err(failed)?,
+    };
+    let meta = places.of_name(path).and_then(fs::symlink_metadata).map_err(failed)?;
     if !meta.is_dir() && !meta.is_file() {
         return Err(failed(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -35,7 +41,7 @@ pub fn pack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let mut pending = vec![(path.clone(), name)];
     while let Some((path, name)) = pending.pop() {
-        pack_one(&mut builder, &path, &name, &mut pending).map_err(|error| {
+        pack_one(&mut builder, &places, &path, &name, &mut pending).map_err(|error| {
             // The reader of half an archive must see that it is half.
             of_io(&format!("could not pack {}", path.display()), &error)
         })?;
@@ -54,25 +60,28 @@ fn header(meta: &Metadata, kind: EntryType, size: u64) -> Header {
 
 fn pack_one<W: Write>(
     builder: &mut Builder<W>,
+    places: &Places,
     path: &Path,
     name: &Path,
     pending: &mut Vec<(PathBuf, PathBuf)>,
 ) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
+    let place = places.of_name(path);
+    let meta = match place.as_ref().map_err(copied).and_then(fs::symlink_metadata) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result?,
     };
     if meta.is_symlink() {
-        let target = fs::read_link(path)?;
+        let target = fs::read_link(place?)?;
         return builder.append_link(&mut header(&meta, EntryType::Symlink, 0), name, target);
     }
     if meta.is_dir() {
         builder.append_data(&mut header(&meta, EntryType::Directory, 0), name, io::empty())?;
-        for entry in fs::read_dir(path)? {
+        for entry in fs::read_dir(places.of_target(path)?)? {
             let entry = entry?;
+            let inner = path.join(entry.file_name());
             // Other file systems are part of the tree (the home is one), but those of the kernel have no end.
-            if meta.dev() == entry.metadata()?.dev() || !is_kernels(&entry.path()) {
-                pending.push((entry.path(), name.join(entry.file_name())));
+            if meta.dev() == entry.metadata()?.dev() || !is_kernels(&inner) {
+                pending.push((inner, name.join(entry.file_name())));
             }
         }
         return Ok(());
@@ -80,7 +89,7 @@ fn pack_one<W: Write>(
     if !meta.is_file() {
         return Ok(());
     }
-    let (file, meta) = open_regular(path, libc::O_NOFOLLOW)?;
+    let (file, meta) = open_regular(&place?, libc::O_NOFOLLOW)?;
     // The file may change while it is read; the archive must have exactly as much as it said.
     let size = meta.len();
     let exact = file.take(size).chain(io::repeat(0)).take(size);
@@ -102,8 +111,13 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
         }
         of_io(&attempt, &error)
     };
-    fs::create_dir_all(path).map_err(failed)?;
-    let target = File::open(path).map_err(failed)?;
+    let target = match link.places.beneath(path).map_err(failed)? {
+        Some((root, inside)) => directory(root.as_fd(), &inside)
+            .and_then(|target| target.ok_or_else(|| io::ErrorKind::PermissionDenied.into()))
+            .map_err(failed)?,
+        None => fs::create_dir_all(path).and_then(|()| File::open(path)).map_err(failed)?,
+    };
+    let bounded = link.places.are_bounded();
     let mut incoming = link.incoming();
     {
         let mut archive = Archive::new(&mut incoming);
@@ -115,23 +129,35 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
             match entry.header().entry_type() {
                 // Their modes come last, or a read-only one could not be filled.
                 EntryType::Directory => {
-                    let opened = directory(&target, &name).map_err(|error| outside(&name, error, failed))?;
+                    let opened =
+                        directory(target.as_fd(), &name).map_err(|error| outside(&name, error, failed))?;
                     directories.push((entry, opened));
                     continue;
                 }
                 EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Symlink => {}
+                // Where it leads is looked up by its path.
+                EntryType::Link if bounded => return Err(refused(&name, "is a hard link")),
                 EntryType::Link => {
                     check_name(&entry.link_name().map_err(failed)?.unwrap_or_default())?;
                 }
                 EntryType::XGlobalHeader => continue,
                 other => return Err(refused(&name, &format!("is of the kind {other:?}"))),
             }
-            if !entry.unpack_in(path).map_err(failed)? {
+            if bounded {
+                unpack_beneath(&target, &name, &mut entry).map_err(|error| outside(&name, error, failed))?;
+            } else if !entry.unpack_in(path).map_err(failed)? {
                 return Err(refused(&name, "leads outside of the target"));
             }
         }
         while let Some((mut directory, opened)) = directories.pop() {
-            directory.unpack_in(path).map_err(failed)?;
+            match &opened {
+                _ if !bounded => drop(directory.unpack_in(path).map_err(failed)?),
+                Some(opened) => {
+                    let mode = directory.header().mode().map_err(failed)? & 0o777;
+                    opened.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+                }
+                None => {}
+            }
             // The library leaves their times alone, and filling them has moved those.
             let seconds = Duration::from_secs(directory.header().mtime().map_err(failed)?);
             if let (Some(opened), Some(time)) = (opened, SystemTime::UNIX_EPOCH.checked_add(seconds)) {
@@ -144,12 +170,26 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
     link.done()
 }
 
+/// Unpacks a file or a link into the directory that its name leads to now, whatever becomes of that name.
+fn unpack_beneath<R: Read>(target: &File, name: &Path, entry: &mut ::tar::Entry<'_, R>) -> io::Result<()> {
+    let Some(last) = name.file_name() else { return Ok(()) };
+    let parent = directory(target.as_fd(), name.parent().unwrap_or(Path::new("")))?;
+    let parent = parent.ok_or(io::ErrorKind::PermissionDenied)?;
+    entry.unpack(named(&parent).join(last)).map(drop)
+}
+
+/// The same error once more.
+fn copied(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
 /// Makes a directory beneath the target with what is missing above it, whatever links there are. Back comes the directory;
 /// none when its owner may not open it, which then keeps its time.
-fn directory(target: &File, name: &Path) -> io::Result<Option<File>> {
+pub fn directory(target: BorrowedFd<'_>, name: &Path) -> io::Result<Option<File>> {
     const PLACE: i32 = libc::O_PATH | libc::O_DIRECTORY;
-    let open =
-        |path: &CStr, flags| crate::sys::open_beneath(target.as_fd(), path, flags, 0, libc::RESOLVE_BENEATH);
+    let open = |path: &CStr, flags| crate::sys::open_beneath(target, path, flags, 0, libc::RESOLVE_BENEATH);
     let mut path = PathBuf::from(".");
     let mut place = open(c".", PLACE)?;
     for part in name.components().filter(|part| matches!(part, Component::Normal(_))) {

@@ -5,19 +5,24 @@
 
 use super::conn::Conn;
 use super::errors::{of_io, refuse};
+use super::places::Places;
 use super::reap::Worker;
 use super::slab::Key;
 use super::sys::{self, Forked};
 use super::{Init, Phase, child, files, procs, say, spawn, tar};
-use crate::spec::{Identity, User};
+use crate::spec::{FileRules, Identity, User};
 use channel::{ChannelError, Decoder, ErrorKind, Kind, Reply, Request};
 use serde::Serialize;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// Workers at the same time.
 const MAX_WORKERS: usize = 64;
+
+/// After its time a call may still tidy up behind itself.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The largest data frame that a worker sends.
 const PIECE: usize = 64 << 10;
@@ -38,7 +43,8 @@ impl Init {
         match sys::fork().map_err(|error| spawn::no_process(&error))? {
             Forked::Child => {
                 // A panic must not unwind into init's loop: the child would go on as a second init.
-                let work = std::panic::AssertUnwindSafe(|| run(conn, request, user, ids));
+                let rules = self.config.files.as_ref();
+                let work = std::panic::AssertUnwindSafe(|| run(conn, request, user, ids, rules));
                 let code = i32::from(std::panic::catch_unwind(work).is_err());
                 sys::exit_now(code)
             }
@@ -75,14 +81,32 @@ fn asked_user(request: &Request) -> Option<channel::User> {
 pub struct Link {
     socket: UnixStream,
     decoder: Decoder,
+    /// Where calls may go.
+    pub places: Places,
+    /// Bytes that may still go either way, and until when.
+    left: u64,
+    until: Option<Instant>,
 }
 
-fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity) {
+fn run(conn: &mut Conn, request: &Request, user: User, ids: Identity, rules: Option<&FileRules>) {
     let Ok(socket) = conn.socket.try_clone() else { return };
     let unsent = conn.unsent().to_vec();
-    let mut link = Link { socket, decoder: std::mem::take(&mut conn.decoder) };
+    let time = rules.map(|rules| Duration::from_secs(rules.seconds.max(1).into()));
+    let mut link = Link {
+        socket,
+        decoder: std::mem::take(&mut conn.decoder),
+        places: Places(rules.cloned()),
+        left: rules.map_or(u64::MAX, |rules| rules.bytes),
+        until: time.map(|time| Instant::now() + time),
+    };
     let ready = child::become_worker(user, ids, link.socket.as_fd()).and_then(|()| {
         link.socket.set_nonblocking(false)?;
+        link.socket.set_read_timeout(time)?;
+        link.socket.set_write_timeout(time)?;
+        if let Some(time) = time {
+            // What no look at the clock ends, this does.
+            sys::end_after(time.saturating_add(GRACE));
+        }
         link.socket.write_all(&unsent)
     });
     let result = match ready {
@@ -131,6 +155,21 @@ impl Link {
         self.socket.write_all(&out).map_err(|error| of_io("could not answer", &error))
     }
 
+    /// Takes so many bytes and the time until now from what the call may have.
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let over = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let Some(left) = self.left.checked_sub(bytes as u64) else {
+            let most = self.places.0.as_ref().map_or(0, |rules| rules.bytes);
+            return over(format!("one call moves at most {most} bytes in this agent"));
+        };
+        self.left = if self.until.is_some() { left } else { self.left };
+        if self.until.is_some_and(|until| until < Instant::now()) {
+            let most = self.places.0.as_ref().map_or(0, |rules| rules.seconds);
+            return over(format!("one call takes at most {most} s in this agent"));
+        }
+        Ok(())
+    }
+
     /// What the client sends, up to its `End0`. A connection that closes before is an error, never an end.
     pub fn incoming(&mut self) -> Incoming<'_> {
         Incoming { link: self, piece: Vec::new(), taken: 0, ended: false }
@@ -157,6 +196,7 @@ impl Incoming<'_> {
         loop {
             match self.link.decoder.next().map_err(|error| invalid(error.to_string()))? {
                 Some(frame) if frame.kind == Kind::Data0 => {
+                    self.link.spend(frame.payload.len())?;
                     self.piece = frame.payload;
                     self.taken = 0;
                     return Ok(());
@@ -198,6 +238,7 @@ pub struct Outgoing<'a> {
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = bytes.get(..PIECE).unwrap_or(bytes);
+        self.link.spend(bytes.len())?;
         let mut out = Vec::new();
         channel::encode(Kind::Data1, bytes, &mut out).map_err(io::Error::other)?;
         self.link.socket.write_all(&out)?;

@@ -81,7 +81,7 @@ fn all(seen: impl IntoIterator<Item = Seen>) -> Seen {
 
 fn system(prober: &mut Prober<'_>) {
     prober.attempt("system-change-file", |_| {
-        files::all_closed([c"/etc/passwd", c"/etc/hosts", c"/etc/ld.so.cache", c"/bin/sh"].into_iter())
+        files::all_closed([c"/etc/passwd", c"/etc/hosts", c"/etc/ld.so.cache", c"/etc/fstab"].into_iter())
     });
     prober.attempt("system-make-file", |_| {
         all([c"/", c"/etc", c"/usr", c"/usr/bin", c"/usr/local/bin", c"/opt", c"/home", c"/var", c"/run"]

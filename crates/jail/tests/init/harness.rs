@@ -2,7 +2,7 @@
 //! talks to its channel.
 
 use channel::{Decoder, ErrorKind, ExecRequest, Exit, Frame, Hello, Kind, Reply, Request};
-use jail::spec::{ExecSpec, ExitRecord, InitConfig, User};
+use jail::spec::{ExecSpec, ExitRecord, FileRules, InitConfig, User};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ impl Agent {
 
     /// With so few descriptors for init.
     pub fn with_open_files(limit: u32) -> Self {
-        Self::launch(None, &format!("ulimit -n {limit}; "))
+        Self::launch(None, &format!("ulimit -n {limit}; "), None)
     }
 
     /// With this shell script as the main process.
@@ -50,10 +50,15 @@ impl Agent {
 
     /// With this main process.
     pub fn start_with(main: Option<&[&str]>) -> Self {
-        Self::launch(main, "")
+        Self::launch(main, "", None)
     }
 
-    fn launch(main: Option<&[&str]>, before: &str) -> Self {
+    /// With calls for files that lead beneath its directory alone, and may move so many bytes in so many seconds.
+    pub fn with_rules(bytes: u64, seconds: u32) -> Self {
+        Self::launch(None, "", Some((bytes, seconds)))
+    }
+
+    fn launch(main: Option<&[&str]>, before: &str, rules: Option<(u64, u32)>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("cofferdam-init-{}-{count}", std::process::id()));
@@ -74,7 +79,10 @@ impl Agent {
             agent: Default::default(),
             cwd: None,
             main,
-            files: None,
+            files: rules.map(|(bytes, seconds)| {
+                let root = dir.to_str().expect("UTF-8").to_owned();
+                FileRules { root, bytes, seconds }
+            }),
         };
         fs::write(dir.join("config"), serde_json::to_vec(&config).expect("plain"))
             .expect("the configuration");
@@ -222,6 +230,32 @@ impl Client {
         let mut out = Vec::new();
         channel::encode(kind, payload, &mut out).expect("small");
         self.socket.write_all(&out).expect("init reads");
+    }
+
+    /// The same to somebody who may have stopped listening.
+    pub fn offer(&mut self, kind: Kind, payload: &[u8]) {
+        let mut out = Vec::new();
+        channel::encode(kind, payload, &mut out).expect("small");
+        let _ = self.socket.write_all(&out);
+    }
+
+    /// Whatever comes, to the end of the connection.
+    pub fn finish(&mut self) {
+        while self.frame().is_some() {}
+    }
+
+    /// All data after what the reply says; `None` when an error comes instead or before their end.
+    pub fn bytes_or_error(&mut self) -> Option<Vec<u8>> {
+        let mut data = Vec::new();
+        loop {
+            let frame = self.frame()?;
+            match frame.kind {
+                Kind::Data1 => data.extend(frame.payload),
+                Kind::End1 => return Some(data),
+                Kind::Error => return None,
+                _ => {}
+            }
+        }
     }
 
     pub fn send_json<T: serde::Serialize>(&mut self, kind: Kind, value: &T) {

@@ -6,3 +6,4 @@ mod execs;
 mod files;
 mod harness;
 mod life;
+mod places;

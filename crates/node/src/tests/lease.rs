@@ -1,4 +1,4 @@
-use crate::lease::{LeaseError, Leases};
+use crate::lease::{LeaseError, Leases, Owner};
 use model::AgentId;
 use proptest::prelude::*;
 use sandbox::UidRange;
@@ -10,12 +10,12 @@ const FIRST: u32 = 0x7000_0000;
 fn ranges_are_held_once_and_used_again() {
     let mut leases = Leases::new(FIRST, 2, 2);
     let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
-    assert_eq!(leases.take(a), Ok(UidRange { base: FIRST }));
-    assert_eq!(leases.take(a), Ok(UidRange { base: FIRST }), "asking again changes nothing");
-    assert_eq!(leases.take(b), Ok(UidRange { base: FIRST + 65_536 }));
-    assert_eq!(leases.take(c), Err(LeaseError::Full(2)));
+    assert_eq!(leases.take(a, Owner::Agent(a)), Ok(UidRange { base: FIRST }));
+    assert_eq!(leases.take(a, Owner::Agent(a)), Ok(UidRange { base: FIRST }), "asking again changes nothing");
+    assert_eq!(leases.take(b, Owner::Agent(b)), Ok(UidRange { base: FIRST + 65_536 }));
+    assert_eq!(leases.take(c, Owner::Agent(c)), Err(LeaseError::Full(2)));
     leases.free(a);
-    assert_eq!(leases.take(c), Ok(UidRange { base: FIRST }));
+    assert_eq!(leases.take(c, Owner::Agent(c)), Ok(UidRange { base: FIRST }));
 }
 
 #[test]
@@ -24,11 +24,14 @@ fn restored_ranges_are_respected_wherever_they_lie() {
     let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
     // Made when `uid_first` was another: it covers the end of our first range and the start of our second.
     let odd = UidRange { base: FIRST + 1000 };
-    assert_eq!(leases.restore(a, odd), Ok(()));
-    assert_eq!(leases.restore(a, odd), Ok(()), "restoring again changes nothing");
-    assert!(matches!(leases.restore(b, UidRange { base: FIRST }), Err(LeaseError::Twice { .. })));
-    assert_eq!(leases.take(b), Ok(UidRange { base: FIRST + 2 * 65_536 }));
-    assert_eq!(leases.take(c), Err(LeaseError::Exhausted(3)));
+    assert_eq!(leases.restore(a, Owner::Agent(a), odd), Ok(()));
+    assert_eq!(leases.restore(a, Owner::Agent(a), odd), Ok(()), "restoring again changes nothing");
+    assert!(matches!(
+        leases.restore(b, Owner::Agent(b), UidRange { base: FIRST }),
+        Err(LeaseError::Twice { .. })
+    ));
+    assert_eq!(leases.take(b, Owner::Agent(b)), Ok(UidRange { base: FIRST + 2 * 65_536 }));
+    assert_eq!(leases.take(c, Owner::Agent(c)), Err(LeaseError::Exhausted(3)));
 }
 
 #[test]
@@ -41,7 +44,7 @@ fn blanks_leave_a_range_for_each_free_slot() {
     assert_eq!(leases.hand_over(spare, a), Ok(()));
     assert!(leases.take_spare().is_some(), "one slot, two ranges");
     assert_eq!(leases.take_spare(), None);
-    assert!(leases.take(b).is_ok());
+    assert!(leases.take(b, Owner::Agent(b)).is_ok());
 }
 
 proptest! {
@@ -53,7 +56,7 @@ proptest! {
         for (index, take) in moves {
             let agent = agents[index];
             if take {
-                if let Ok(range) = leases.take(agent) {
+                if let Ok(range) = leases.take(agent, Owner::Agent(agent)) {
                     held.insert(agent, range);
                 } else {
                     prop_assert!(held.len() >= 8);
@@ -67,4 +70,24 @@ proptest! {
             prop_assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= UidRange::COUNT));
         }
     }
+}
+
+/// Agents that are one OS user have one range, and it is free when the last of them is gone.
+#[test]
+fn agents_of_an_account_share_a_range() {
+    let mut leases = Leases::new(FIRST, 4, 4);
+    let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
+    let [mine, yours] = [model::AccountId::new(), model::AccountId::new()].map(Owner::Account);
+    let first = leases.take(a, mine).unwrap();
+    assert_eq!(leases.take(b, mine), Ok(first));
+    assert_ne!(leases.take(c, yours), Ok(first));
+    leases.free(a);
+    assert_ne!(leases.take(a, Owner::Agent(a)), Ok(first), "somebody has it still");
+    leases.free(b);
+    assert_eq!(leases.take(b, Owner::Agent(b)), Ok(first));
+    // As a journal has it, in whatever order.
+    let mut leases = Leases::new(FIRST, 4, 4);
+    assert_eq!(leases.restore(a, mine, first), Ok(()));
+    assert_eq!(leases.restore(b, mine, first), Ok(()));
+    assert!(matches!(leases.restore(c, yours, first), Err(LeaseError::Twice { .. })));
 }

@@ -2,7 +2,7 @@ use super::wish;
 use crate::local::{After, Local, Motion, Phase, Refusal};
 use crate::plan::{Step, plan};
 use Step::*;
-use model::agent::Observed;
+use model::agent::{Level, Observed};
 use model::node_api::DesiredAgent;
 use model::{Desired, ExitReason};
 use proptest::prelude::*;
@@ -364,4 +364,19 @@ proptest! {
             prop_assert_eq!(distinct.len(), world.starts.len());
         }
     }
+}
+
+/// One that is an OS user stays the same one from its first start until it is destroyed.
+#[test]
+fn an_os_user_keeps_its_ids() {
+    let mut wish = wish(Desired::Stopped, 4);
+    wish.spec = model::AgentSpec { level: Level::Process, image: None, image_digest: None, ..wish.spec };
+    let mut stopped = Local::new(wish, 1);
+    (stopped.phase, stopped.served, stopped.lease) = (Phase::Ending(After::Ended), Some(4), Some(LEASE));
+    check(&stopped, Desired::Stopped, 4, &[Clean]);
+    stopped.cleaned();
+    assert_eq!((stopped.phase, stopped.lease), (Phase::Ended, Some(LEASE)));
+    check(&stopped, Desired::Stopped, 4, &[]);
+    check(&stopped, Desired::Running, 5, &[Accept, Admit, Lease, Volume, Launch]);
+    check(&stopped, Desired::Destroyed, 5, &[Accept, Trash, Bury]);
 }

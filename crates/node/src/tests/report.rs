@@ -1,7 +1,6 @@
 use crate::report::{ACTIVITY_EVERY, Due, Reporter};
 use model::AgentId;
-use model::agent::Level;
-use model::agent::Observed;
+use model::agent::{Level, Observed};
 use model::evidence::Observation;
 use model::node_api::{ObservedAgent, ObservedState};
 use time::OffsetDateTime;

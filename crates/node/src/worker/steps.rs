@@ -7,6 +7,7 @@ use super::{Held, Stuck, Worker, channel};
 use crate::fleet::lock;
 use crate::gates::GateError;
 use crate::journal::JournalError;
+use crate::lease::Owner;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
@@ -44,8 +45,10 @@ impl Worker {
                 self.change(|local| {
                     local.phase = Phase::Destroyed;
                     local.reason = Some(ExitReason::Requested);
+                    local.lease = None;
                 });
                 self.save()?;
+                lock(&self.shared.leases).free(self.agent);
             }
         }
         Ok(())
@@ -134,10 +137,12 @@ impl Worker {
     fn admit(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
-        let fault = validate::check(spec, &self.shared.config.limits).err().or_else(|| {
-            let claimed = self.shared.claim(spec.volume, self.agent);
-            (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
-        });
+        let fault = validate::allowed(spec.level, &self.shared.config.levels);
+        let fault =
+            fault.and_then(|()| validate::check(spec, &self.shared.config.limits)).err().or_else(|| {
+                let claimed = self.shared.claim(spec.volume, self.agent);
+                (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
+            });
         match fault {
             Some(detail) => self.fail(detail),
             // Its gate comes up while the volume is made. When it does not, the launch says so.
@@ -149,7 +154,10 @@ impl Worker {
     async fn lease(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
-        if local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
+        let owner = Owner::of(spec);
+        // A blank has ids of its own.
+        let own = owner == Owner::Agent(self.agent);
+        if own && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
             let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
             if let Some(blank) = found {
                 let lease = blank.lease();
@@ -169,7 +177,7 @@ impl Worker {
         if self.blank.is_some() {
             return;
         }
-        let taken = lock(&self.shared.leases).take(self.agent);
+        let taken = lock(&self.shared.leases).take(self.agent, owner);
         match taken {
             Ok(range) => self.change(|local| local.lease = Some(range)),
             Err(error) => self.fail(error.to_string()),
@@ -289,7 +297,9 @@ impl Worker {
         let record = boundary.record().clone();
         let held = Held::new(boundary).map_err(|error| stuck("watch it", &error))?;
         let lease = UidRange { base: record.base_uid };
-        if let Err(error) = lock(&self.shared.leases).restore(self.agent, lease) {
+        if let Some(owner) = self.local.as_ref().map(|local| Owner::of(&local.desired.spec))
+            && let Err(error) = lock(&self.shared.leases).restore(self.agent, owner, lease)
+        {
             tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
         }
         self.observation = Some(verify::observation(&record));
@@ -388,7 +398,9 @@ impl Worker {
             self.local = before;
             return Err(error);
         }
-        lock(&self.shared.leases).free(self.agent);
+        if self.local.as_ref().is_none_or(|local| local.lease.is_none()) {
+            lock(&self.shared.leases).free(self.agent);
+        }
         Ok(())
     }
 

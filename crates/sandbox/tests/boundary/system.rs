@@ -1,0 +1,232 @@
+//! Agents on the machine's own system, levels 1 and 0: what they must not reach, tried from inside with the machine's own
+//! programs, and what must work.
+
+use crate::{World, chain, until};
+use model::AgentSpec;
+use model::agent::Level;
+use sandbox::{Boundary, Sandbox};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+const LEVELS: [Level; 2] = [Level::Workspace, Level::Process];
+
+/// Runs a shell script as the main process. Back comes what it said on both outputs; it lives on.
+fn run(world: &World, sandbox: &Sandbox, spec: &AgentSpec, script: &str) -> (Boundary, String) {
+    let script = format!("exec > /home/agent/said 2>&1; {script}\n: > /home/agent/done; exec sleep 1000");
+    let main = world.spec_at(spec.level, Some(&script)).main;
+    let boundary = world.launch(sandbox, &AgentSpec { main, ..spec.clone() });
+    let home = format!("/proc/{}/root/home/agent", boundary.record().pid);
+    until("the script ends", || fs::exists(format!("{home}/done")).unwrap() || !boundary.is_alive());
+    assert!(boundary.is_alive(), "{}", boundary.exit_reason());
+    fs::remove_file(format!("{home}/done")).unwrap();
+    let said = fs::read_to_string(format!("{home}/said")).unwrap();
+    (boundary, said)
+}
+
+fn end(boundary: &Boundary) {
+    boundary.kill().unwrap();
+    boundary.cleanup().unwrap();
+}
+
+#[test]
+fn it_is_a_user_of_its_own_at_home() {
+    let Some(world) = World::new("it_is_a_user_of_its_own_at_home") else { return };
+    let sandbox = world.sandbox();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let script = "whoami; echo $HOME; pwd; cat /etc/hostname; getent hosts tester | head -1; cat /etc/resolv.conf | head -1; \
+                      id -u; id -G; stat -c %u /home/agent; echo hello > /tmp/a && cp /tmp/a /var/tmp/a && cp /tmp/a /dev/shm/a && \
+                      cp /tmp/a ~/a && cat ~/a; umask; tty -s < /dev/tty || echo no terminal";
+        let (boundary, said) = run(&world, &sandbox, &spec, script);
+        let id = (boundary.record().base_uid + 1000).to_string();
+        let lines: Vec<&str> = said.lines().collect();
+        let expected = ["agent", "/home/agent", "/home/agent", "tester"];
+        assert_eq!(lines[..4], expected, "{said}");
+        assert!(lines[4].contains("tester") && lines[5] == "nameserver 192.0.2.53", "{said}");
+        assert_eq!(lines[6..9], [id.as_str(), &id, &id], "{said}");
+        assert_eq!(lines[9..11], ["hello", "0022"], "{said}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+#[test]
+fn nothing_of_the_machine_can_be_changed_and_nothing_of_others_read() {
+    let Some(mut world) = World::new("nothing_of_the_machine_can_be_changed_and_nothing_of_others_read")
+    else {
+        return;
+    };
+    // The platform's own, in sight of everybody but for being hidden; and a program that makes whoever runs it root.
+    let hidden = tempfile::tempdir_in("/opt").unwrap();
+    fs::set_permissions(hidden.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(hidden.path().join("secret"), "of the platform").unwrap();
+    world.config.hidden = vec![hidden.path().to_owned()];
+    let shown = tempfile::tempdir_in("/opt").unwrap();
+    fs::set_permissions(shown.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let root_maker = shown.path().join("id");
+    fs::copy("/bin/busybox", &root_maker).unwrap();
+    fs::set_permissions(&root_maker, fs::Permissions::from_mode(0o4755)).unwrap();
+    let of_others = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::write(of_others.path().join("file"), "x").unwrap();
+
+    let sandbox = world.sandbox();
+    for level in LEVELS {
+        let other = world.spec_at(level, None);
+        let (neighbour, _) =
+            run(&world, &sandbox, &other, "echo mine > ~/neighbour; echo mine > /tmp/neighbour");
+        let spec = world.spec_at(level, None);
+        let script = format!(
+            "for p in / /etc /usr /usr/bin /usr/local /opt /home /var /var/lib /run /dev /proc /sys {shown}; do \
+               touch $p/new 2> /dev/null && echo \"made $p/new\"; done\n\
+             for p in /etc/passwd /etc/hosts /etc/hostname /etc/resolv.conf /usr/bin/env {shown}/id; do \
+               (: >> $p) 2> /dev/null && echo \"opened $p\"; chmod 777 $p 2> /dev/null && echo \"changed $p\"; done\n\
+             cat /etc/shadow /etc/gshadow 2> /dev/null\n\
+             ls -A /root /srv /mnt /media /boot /var/lib /var/log /var/lib/cofferdam /etc/cofferdam 2> /dev/null | grep -v '^/\\|^$'\n\
+             ls -A {hidden} {run} {volumes} {others} 2> /dev/null | grep -v '^/\\|^$'\n\
+             ls -A /home; ls -A /tmp; cat /home/*/neighbour /tmp/neighbour 2> /dev/null\n\
+             {shown}/id id -u\n\
+             unshare -U true 2> /dev/null && echo 'made a user namespace'\n\
+             mount -t tmpfs none /tmp 2> /dev/null && echo mounted\n\
+             for p in /proc/[0-9]*/root/home/agent/neighbour; do cat $p 2> /dev/null; done",
+            shown = shown.path().display(),
+            hidden = hidden.path().display(),
+            run = world.config.run.display(),
+            volumes = world.config.volumes.display(),
+            others = of_others.path().display(),
+        );
+        let (boundary, said) = run(&world, &sandbox, &spec, &script);
+        let id = (boundary.record().base_uid + 1000).to_string();
+        assert_eq!(said.lines().collect::<Vec<_>>(), ["agent", id.as_str()], "level {level}");
+        assert_eq!(fs::read_dir(shown.path()).unwrap().count(), 1);
+        end(&boundary);
+        end(&neighbour);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+#[test]
+fn init_and_the_machines_processes_are_out_of_reach() {
+    let Some(world) = World::new("init_and_the_machines_processes_are_out_of_reach") else { return };
+    let sandbox = world.sandbox();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let script = format!(
+            "for s in 9 15 19 2 11 10; do kill -$s 1; done\n\
+             for f in mem maps environ fd/3 exe root/etc auxv; do head -c 1 /proc/1/$f 2> /dev/null | grep -q . && echo \"read $f\"; done\n\
+             ls /proc/1/fd 2> /dev/null\n\
+             for f in oom_score_adj coredump_filter clear_refs; do echo 1 2> /dev/null > /proc/1/$f && echo \"wrote $f\"; done\n\
+             prlimit --pid 1 --nofile=3 2> /dev/null && echo limited\n\
+             prlimit --nofile=:2000000000 2> /dev/null && echo raised\n\
+             renice -n -5 -p 1 2> /dev/null && echo hurried\n\
+             for p in {host} {test}; do kill -0 $p 2> /dev/null && echo \"found $p\"; done\n\
+             ls -d /proc/[0-9]* | wc -l",
+            host = 1_000_000,
+            test = std::process::id(),
+        );
+        let (boundary, said) = run(&world, &sandbox, &spec, &script);
+        let lines: Vec<&str> = said.lines().collect();
+        // Init, the shell, ls and wc.
+        assert_eq!(lines, ["4"], "level {level}");
+        let evidence = boundary.inspect();
+        assert_eq!(model::evidence::claim(level, &evidence), crate::full(level), "{evidence:?}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+/// Level 1 has no network but its own. Level 0 has the machine's, and nobody says otherwise; its rail is Landlock's.
+#[test]
+fn what_tells_the_two_levels_apart() {
+    let Some(world) = World::new("what_tells_the_two_levels_apart") else { return };
+    let sandbox = world.sandbox();
+    let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listening.local_addr().unwrap().port();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let script = format!(
+            "bash -c 'echo > /dev/tcp/127.0.0.1/{port}' 2> /dev/null && echo connected; \
+             (echo renamed > /proc/self/comm) 2> /dev/null && echo wrote; ls /sys/class/net | wc -l"
+        );
+        let (boundary, said) = run(&world, &sandbox, &spec, &script);
+        let lines: Vec<&str> = said.lines().collect();
+        match (level, boundary.record().landlock_abi) {
+            (Level::Process, _) => assert_eq!(lines, ["wrote", "1"]),
+            (_, 0) => assert_eq!(lines[..2], ["connected", "wrote"]),
+            _ => assert_eq!(lines[0], "connected", "{said}"),
+        }
+        assert!(
+            level == Level::Process || boundary.record().landlock_abi == 0 || !lines.contains(&"wrote"),
+            "{said}"
+        );
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+/// A disk is the same at every level; a full one keeps no agent from starting.
+#[test]
+fn a_disk_moves_between_levels_and_is_bounded() {
+    let Some(world) = World::new("a_disk_moves_between_levels_and_is_bounded") else { return };
+    let sandbox = world.sandbox();
+    let first = world.spec_at(Level::Process, None);
+    let said = |level: Level, script: &str| {
+        let mut spec = world.spec_at(level, None);
+        spec.volume = first.volume;
+        let (boundary, said) = run(&world, &sandbox, &spec, script);
+        let base = boundary.record().base_uid;
+        end(&boundary);
+        (said, base)
+    };
+    said(Level::Process, "echo one > ~/kept; mkdir -p ~/d/e; chmod 700 ~/d");
+    let (text, _) =
+        said(Level::Container, "cat ~/kept ~/d/f; busybox stat -c %u:%g ~/kept ~/d; echo two >> ~/kept");
+    assert!(text.contains("one") && text.ends_with("1000:1000\n1000:1000\n"), "{text}");
+    let (text, base) = said(Level::Workspace, "cat ~/kept; stat -c %u:%g ~/kept ~/d");
+    let id = base + 1000;
+    assert_eq!(text, format!("one\ntwo\n{id}:{id}\n{id}:{id}\n"));
+    let (text, _) = said(Level::Process, "head -c 200000000 /dev/zero > ~/big; stat -c %s ~/big");
+    let size: u64 = text.lines().last().unwrap().parse().unwrap();
+    assert!((32 << 20..64 << 20).contains(&size), "{text}");
+    let mut spec = world.spec_at(Level::Process, Some("rm /home/agent/big; exec sleep 1000"));
+    spec.volume = first.volume;
+    let boundary = sandbox
+        .launch(&spec, crate::lease(), 0, &world.channel(&spec), None)
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let big = format!("/proc/{}/root/home/agent/big", boundary.record().pid);
+    until("there is room again", || !fs::exists(&big).unwrap());
+    end(&boundary);
+    drop(sandbox);
+    world.assert_clean();
+}
+
+/// What was made ahead is as good as what is made for one agent, bare or whole.
+#[test]
+fn a_blank_becomes_an_os_user() {
+    let Some(world) = World::new("a_blank_becomes_an_os_user") else { return };
+    let sandbox = world.sandbox();
+    for whole in [false, true] {
+        let spec = world.spec_at(Level::Process, None);
+        let form = match whole {
+            true => sandbox::Form::Whole(sandbox::Shape::of(&spec)),
+            false => sandbox::Form::Bare(spec.resources.disk),
+        };
+        let blank =
+            sandbox.prepare(&form, crate::lease()).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let lease = blank.lease();
+        let began = std::time::Instant::now();
+        let boundary = sandbox
+            .launch(&spec, lease, 0, &world.channel(&spec), Some(blank))
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        eprintln!("{form:?}: {:?}", began.elapsed());
+        assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
+        let evidence = boundary.inspect();
+        assert_eq!(model::evidence::claim(spec.level, &evidence), crate::full(spec.level), "{evidence:?}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
