@@ -235,9 +235,13 @@ async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> 
         Err(error) if error.is_refusal() => {}
         other => return other,
     }
-    // One of an earlier version refuses what it does not know: the circumstances of evidence, and levels.
-    let mut report = ObservedState { levels: None, ..report.clone() };
+    // One of an earlier version refuses what it does not know: levels, and the circumstances of evidence.
+    let mut report = report.clone();
     report.agents.iter_mut().for_each(|state| state.observation = None);
+    if let Some(levels) = report.levels.take() {
+        let levels = ObservedState { levels: Some(levels), ..ObservedState::default() };
+        caller.report(&levels).await.or_else(give_up)?;
+    }
     match caller.report(&report).await {
         Err(error) if error.is_refusal() && report.agents.len() > 1 => {}
         other => return other.or_else(give_up),

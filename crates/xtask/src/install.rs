@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 17] = [
+const DOCUMENTS: [&str; 20] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -102,6 +102,9 @@ const DOCUMENTS: [&str; 17] = [
     "SECURITY.md",
     "docs/errors.md",
     "docs/threat-model.md",
+    "docs/levels/workspace.md",
+    "docs/levels/process.md",
+    "docs/levels/container.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",
     "docs/decisions/0001-detached-mounts.md",
