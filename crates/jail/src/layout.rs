@@ -46,6 +46,10 @@ pub const HOSTNAME_FD: i32 = 9;
 /// Init of an agent without an image: the file that is `/etc/hosts` inside, for writing.
 pub const HOSTS_FD: i32 = 10;
 
+/// Init of an agent without an image: what it closes once it is out of reach of what it will start. The zygote waits for
+/// that, and so does everybody who looks at the boundary.
+pub const READY_FD: i32 = 11;
+
 /// A gid inside that no process of the agent has, as init's saved one.
 pub const SAVED_GID: u32 = 65_534;
 

@@ -29,7 +29,7 @@ mod tests;
 mod worker;
 
 use crate::layout::{
-    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD,
+    CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, LOG_A_FD, LOG_B_FD, READY_FD, SECCOMP_FD,
 };
 use crate::spec::{Ended, InitConfig, User};
 use channel::{ChannelError, ErrorKind, Kind};
@@ -221,6 +221,9 @@ impl Init {
         sys::tune_allocator();
         child::reset_signals();
         step("protecting init", sys::protect())?;
+        if sys::is_os_user() {
+            drop(step("saying so", sys::inherited(READY_FD))?);
+        }
         let config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
         let log = |fd| sys::inherited(fd).map(File::from);

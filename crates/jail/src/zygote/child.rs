@@ -11,7 +11,7 @@ use crate::init::child::become_user_saving;
 use crate::laps::Laps;
 use crate::layout::{
     CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD,
-    ROOT_CAPABILITIES, SAVED_GID, SECCOMP_FD, WRITABLE,
+    READY_FD, ROOT_CAPABILITIES, SAVED_GID, SECCOMP_FD, WRITABLE,
 };
 use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
 use crate::step::{Step, StepError};
@@ -84,6 +84,11 @@ fn become_init(
     let mut laps = Laps::start();
     let init = complete(prepared, &launch, volume, tree, shared, &mut laps)?;
     say(zygote, &Report::Ready(laps.into_vec()));
+    if let Root::System { .. } = launch.root {
+        let step = "placing init's descriptors";
+        let socket = process::duplicate_above(zygote, OUT_OF_THE_WAY).step(step)?;
+        process::place(socket, READY_FD).step(step)?;
+    }
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 

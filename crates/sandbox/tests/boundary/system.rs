@@ -85,7 +85,7 @@ fn nothing_of_the_machine_can_be_changed_and_nothing_of_others_read() {
              ls -A /root /srv /mnt /media /boot /var/lib /var/log /var/lib/cofferdam /etc/cofferdam 2> /dev/null | grep -v '^/\\|^$'\n\
              ls -A {hidden} {run} {volumes} {others} 2> /dev/null | grep -v '^/\\|^$'\n\
              ls -A /home; ls -A /tmp; cat /home/*/neighbour /tmp/neighbour 2> /dev/null\n\
-             {shown}/id id -u\n\
+             {shown}/id -u\n\
              unshare -U true 2> /dev/null && echo 'made a user namespace'\n\
              mount -t tmpfs none /tmp 2> /dev/null && echo mounted\n\
              for p in /proc/[0-9]*/root/home/agent/neighbour; do cat $p 2> /dev/null; done",
@@ -188,7 +188,11 @@ fn a_disk_moves_between_levels_and_is_bounded() {
     let (text, base) = said(Level::Workspace, "cat ~/kept; stat -c %u:%g ~/kept ~/d");
     let id = base + 1000;
     assert_eq!(text, format!("one\ntwo\n{id}:{id}\n{id}:{id}\n"));
-    let (text, _) = said(Level::Process, "head -c 200000000 /dev/zero > ~/big; stat -c %s ~/big");
+    let (text, _) = said(
+        Level::Process,
+        "head -c 65536 /dev/zero > ~/room; head -c 200000000 /dev/zero > ~/big 2> /dev/null; s=$(stat -c %s ~/big); \
+                                    rm ~/room; echo $s; cat /dev/zero > ~/more 2> /dev/null",
+    );
     let size: u64 = text.lines().last().unwrap().parse().unwrap();
     assert!((32 << 20..64 << 20).contains(&size), "{text}");
     let mut spec = world.spec_at(Level::Process, Some("rm /home/agent/big; exec sleep 1000"));
