@@ -4,8 +4,8 @@ use crate::error::Error;
 use crate::http::Endpoint;
 use crate::workspace::Workspace;
 use model::api::{
-    Agent, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image,
-    Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
+    Agent, AgentEvidence, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event,
+    GrantImage, Image, Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
 };
 use model::token::Scope;
 use model::{AgentId, AgentState, EventId, Verb};
@@ -122,6 +122,11 @@ impl Control {
     /// One agent, by id or name.
     pub async fn agent(&self, reference: &str) -> Result<Agent, Error> {
         self.endpoint.json(self.endpoint.get(&["v1", "agents", reference])).await
+    }
+
+    /// What was observed of an agent's boundary, by id or name.
+    pub async fn evidence(&self, reference: &str) -> Result<AgentEvidence, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "agents", reference, "evidence"])).await
     }
 
     /// Waits until the agent is in `state` (or in any state where it rests), for at most `seconds`.

@@ -1,8 +1,8 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, events, image, list, login, processes, run, service, setup,
-    up, verify, whoami,
+    agent, completions, context, doctor, down, events, image, inspect, list, login, processes, run, service,
+    setup, up, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -78,6 +78,7 @@ pub enum Command {
     Short(agent::Common),
     Top(processes::Args),
     Events(events::Args),
+    Inspect(inspect::Args),
     Verify(verify::Args),
     Completions(completions::Args),
     #[command(flatten)]

@@ -63,6 +63,8 @@ pub fn exit_code(code: Code) -> u8 {
         | Code::Forbidden
         | Code::NotSigned
         | Code::CrossOrigin
+        | Code::ModeRefuses
+        | Code::LevelUnavailable
         | Code::NameTaken
         | Code::WrongState
         | Code::InUse

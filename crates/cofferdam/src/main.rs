@@ -6,6 +6,7 @@
 mod clean;
 mod cli;
 mod cmd;
+mod confirm;
 mod context;
 mod credentials;
 mod failure;

@@ -2,6 +2,7 @@
 
 use crate::clean;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use model::api::Agent;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use time::OffsetDateTime;
@@ -31,6 +32,15 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 const GAP: u16 = 2;
 /// The narrowest that a column of words is worth breaking for.
 const LEAST: u16 = 16;
+
+/// Says on stderr what everybody who sees these agents is to know.
+pub fn warnings<'a>(agents: impl IntoIterator<Item = &'a Agent>) {
+    for agent in agents {
+        for warning in &agent.warnings {
+            eprintln!("cofferdam: warning: {}: {}", agent.name, clean::text(warning));
+        }
+    }
+}
 
 /// Prints rows below their headings. Cells are cleaned here, so that no command can forget it.
 pub fn table<const N: usize>(

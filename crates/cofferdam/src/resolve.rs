@@ -2,7 +2,7 @@
 
 use crate::failure::{fail, fail_with};
 use client::{Control, Workspace};
-use model::agent::RunAs;
+use model::agent::{Level, RunAs};
 use model::api::Agent;
 use model::token::Scope;
 use model::{AgentState, Code};
@@ -51,6 +51,13 @@ pub fn user(text: &str) -> Result<RunAs, String> {
         "agent" | "1000" => Ok(RunAs::Agent),
         _ => Err("expected agent or root: these are the users inside".to_owned()),
     }
+}
+
+/// A level of isolation, by its name or its number.
+pub fn level(text: &str) -> Result<Level, String> {
+    let named = |level: &Level| level.as_str() == text || level.number().to_string() == text;
+    let expected = || "expected container (2), process (1) or workspace (0)".to_owned();
+    Level::ALL.into_iter().find(named).ok_or_else(expected)
 }
 
 /// Settings as the map that the API takes; the last of a key counts.

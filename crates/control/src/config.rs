@@ -1,6 +1,8 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
+use model::Name;
 use model::config::{Checked, Fault};
+use model::mode::Mode;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
@@ -16,6 +18,11 @@ pub struct Config {
     /// Host names, with their port where it is not the default one, that requests may be addressed to besides
     /// loopback's.
     pub hosts: Vec<String>,
+    /// `indie`: one owner's own agents. `managed`: agents of several accounts, none of them below a container, and
+    /// unrestricted ones on nodes of their own only.
+    pub mode: Mode,
+    /// The image of agents that are created without one.
+    pub image: Name,
 }
 
 impl Default for Config {
@@ -24,6 +31,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7700)),
             data: PathBuf::from("/var/lib/cofferdam/control"),
             hosts: Vec::new(),
+            mode: Mode::Indie,
+            image: "debian".parse().expect("a name"),
         }
     }
 }

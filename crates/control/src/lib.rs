@@ -189,6 +189,8 @@ async fn assemble(
         seats,
         installation,
         database: config.database(),
+        mode: config.mode,
+        image: config.image.clone(),
         hosts,
         ending,
     }))

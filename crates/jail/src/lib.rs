@@ -16,6 +16,7 @@ pub mod landlock;
 pub mod laps;
 pub mod layout;
 pub mod probe;
+pub mod sabotage;
 pub mod seccomp;
 pub mod spec;
 pub mod step;

@@ -385,6 +385,9 @@ pub struct AgentSpec {
     /// What else the image, and whoever made the agent, say of programs in it.
     #[serde(default)]
     pub image_config: ImageConfig,
+    /// Whether its owner wants no policy to limit it.
+    #[serde(default)]
+    pub unrestricted: bool,
     /// Limits.
     pub resources: Resources,
     /// Whether the scratch layer over the image survives a stop. The home always does.

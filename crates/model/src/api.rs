@@ -1,7 +1,7 @@
 //! The control API, `/v1`: what requests and answers carry.
 
 use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
-use crate::evidence::{Claim, Evidence};
+use crate::evidence::{Claim, Control, Evidence, Observation, State};
 use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
@@ -35,6 +35,9 @@ pub struct CreateAgent {
     /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
     #[serde(default)]
     pub level: Option<Level>,
+    /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.
+    #[serde(default)]
+    pub unrestricted: bool,
     /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
     /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
@@ -95,6 +98,12 @@ pub struct Agent {
     pub reason: Option<ExitReason>,
     /// How it is isolated.
     pub level: Level,
+    /// Whether no policy limits it.
+    #[serde(default)]
+    pub unrestricted: bool,
+    /// What everybody who sees it is to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What may be said of its isolation now; `none` unless it runs and was inspected.
     pub claim: Claim,
     /// What was observed of its boundary.
@@ -142,6 +151,43 @@ pub struct Agent {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub state_since: OffsetDateTime,
+}
+
+/// `GET /v1/agents/ID/evidence`: what is demanded of the agent's boundary, and what was observed of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AgentEvidence {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name.
+    pub name: Name,
+    /// How it is isolated.
+    pub level: Level,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// What may be said of its isolation now; `none` unless it runs.
+    pub claim: Claim,
+    /// What its evidence allowed to be said when it was observed.
+    pub claim_then: Claim,
+    /// When it was observed last, and by what. Absent before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
+    /// Each control of its level.
+    pub controls: Vec<ControlEvidence>,
+}
+
+/// One control, as it should be and as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ControlEvidence {
+    /// Which.
+    pub control: Control,
+    /// Whether there is no claim without it, also on a kernel that lacks it.
+    pub mandatory: bool,
+    /// What the level demands.
+    pub expected: String,
+    /// Whether it is in force, and how that is known.
+    pub state: State,
+    /// What the kernel said.
+    pub observed: String,
 }
 
 /// `POST /v1/agents/ID/token`.

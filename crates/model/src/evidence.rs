@@ -5,6 +5,7 @@
 use crate::agent::Level;
 use crate::probe::{Outcome, Tried, attempt};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 /// One thing that is enforced around an agent.
 #[derive(
@@ -136,6 +137,56 @@ impl Control {
     pub fn is_optional(self) -> bool {
         self == Self::Landlock
     }
+
+    /// What is demanded of it, in a sentence. The API shows it, and `docs/threat-model.md` lists it.
+    pub fn expected(self, level: Level) -> &'static str {
+        match self {
+            Self::UserNamespace => {
+                "A user namespace of its own, made under its own first uid, whose 65,536 ids are a range that no other agent has."
+            }
+            Self::PidNamespace => "A pid namespace that is nobody else's and belongs to the host.",
+            Self::MountNamespace => "A mount namespace that is nobody else's and belongs to the host.",
+            Self::NetworkNamespace => {
+                "A network namespace that is nobody else's and belongs to the host, with no device but lo and no route to another."
+            }
+            Self::IpcNamespace => "An ipc namespace that is nobody else's and belongs to the host.",
+            Self::UtsNamespace => "A uts namespace that is nobody else's and belongs to the host.",
+            Self::CgroupNamespace => "A cgroup namespace that is nobody else's and belongs to the host.",
+            Self::NoNewPrivs => "no_new_privs is set: no program gives a privilege.",
+            Self::Seccomp => "A seccomp filter is loaded, which refuses every call that it does not list.",
+            Self::Capabilities if !level.has_image() => "No capability is permitted, and none can be had.",
+            Self::Capabilities => {
+                "The bounding set holds no capability but those that are harmless in a user namespace, and init's own."
+            }
+            Self::RootFilesystem => {
+                "The root is a writable overlay over its read-only image; no mount of the host is visible."
+            }
+            Self::MemoryLimit => "Its memory is limited by its cgroup, socket buffers included.",
+            Self::CpuLimit => "Its processor time is limited by its cgroup.",
+            Self::PidsLimit => "The number of its processes is limited by its cgroup.",
+            Self::DiskLimit => "All that it writes goes to a volume of its own, whose size is the limit.",
+            Self::Landlock => {
+                "A Landlock domain was put in force before init was started, where the kernel has Landlock."
+            }
+            Self::KernelInterfaces => {
+                "/proc/sys and /sys are read-only, names in /proc that are the machine's are covered, and no file system of the kernel's is mounted that reaches the host."
+            }
+            Self::Devices => "/dev is read-only with six harmless nodes; devices work nowhere else.",
+            Self::OsUser => {
+                "An OS user of its own: its ids are nobody else's, and neither root's nor the platform's."
+            }
+            Self::ReadOnlySystem => {
+                "Nothing of the machine's system can be written to, and what is the platform's is covered."
+            }
+            Self::PrivateTmp => "/tmp and /var/tmp are its own.",
+            Self::InitProtection if !level.has_image() => {
+                "Init has a saved group that no process of the agent has, so that none can trace, read or limit it."
+            }
+            Self::InitProtection => {
+                "Init has a capability that no process of the agent has, so that none can trace, read or limit it."
+            }
+        }
+    }
 }
 
 /// What is known of a control.
@@ -216,15 +267,24 @@ impl std::fmt::Display for Claim {
     }
 }
 
-/// The claim that the evidence allows. A control without evidence counts as missing, and contradicting
-/// evidence counts against it.
-pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
-    let seen = |control: Control| {
+/// Each control that the level demands and the evidence does not show, with why. A control without evidence counts as
+/// missing, and contradicting evidence counts against it.
+pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
+    let lacks = |control: Control| {
         let holds = |state: State| state.holds() || state == State::Unsupported && control.is_optional();
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
-        of_it.peek().is_some() && of_it.all(|found| holds(found.state))
+        if of_it.peek().is_none() {
+            let detail = "nothing was observed of it".to_owned();
+            return Some(Evidence { control, state: State::Missing, detail });
+        }
+        of_it.find(|found| !holds(found.state)).cloned()
     };
-    if !Control::of(level).iter().copied().all(seen) {
+    Control::of(level).iter().copied().filter_map(lacks).collect()
+}
+
+/// The claim that the evidence allows.
+pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
+    if !missing(level, evidence).is_empty() {
         return Claim::None;
     }
     match level {
@@ -232,6 +292,54 @@ pub fn claim(level: Level, evidence: &[Evidence]) -> Claim {
         Level::Process => Claim::Process,
         Level::Container => Claim::Container,
     }
+}
+
+/// A control that came into force or went out of it while its agent ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// Which.
+    pub control: Control,
+    /// What was known of it.
+    pub before: State,
+    /// What is known of it now.
+    pub after: State,
+    /// What the kernel says now.
+    pub detail: String,
+}
+
+/// What differs in a way that a claim could differ by. That a probe adds to what was observed is no drift, and neither is
+/// a control that was not looked at before, as long as it holds.
+pub fn drift(before: &[Evidence], after: &[Evidence]) -> Vec<Drift> {
+    let find = |list: &[Evidence], control| list.iter().find(|found| found.control == control).cloned();
+    let gone = |found: &Evidence| {
+        let detail = "nothing was observed of it".to_owned();
+        Evidence { control: found.control, state: State::Missing, detail }
+    };
+    let lost = before.iter().filter(|found| find(after, found.control).is_none()).map(gone);
+    let now = after.iter().cloned().chain(lost);
+    now.filter_map(|Evidence { control, state, detail }| {
+        let known = find(before, control).map(|found| found.state);
+        let known = known.unwrap_or(if state == State::Missing { State::Unsupported } else { state });
+        let same = known == state || known.holds() && state.holds();
+        (!same).then_some(Drift { control, before: known, after: state, detail })
+    })
+    .collect()
+}
+
+/// When evidence was taken, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// When the boundary was last looked at, by its machine's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: OffsetDateTime,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The version of the node that looked.
+    pub version: String,
+    /// SHA-256 of the program that runs as the agent's init.
+    pub init: String,
 }
 
 /// What was observed, with what a probe adds: a control that an attempt got past is missing, and one that stopped all

@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod gate_api;
 pub mod id;
 pub mod image;
+pub mod mode;
 pub mod name;
 pub mod node_api;
 pub mod probe;

@@ -1,7 +1,7 @@
 //! The wire between node and control: desired state one way, observed state the other.
 
 use crate::agent::{AgentSpec, Desired, ExitReason, Level, Observed};
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Observation};
 use crate::id::{AgentId, NodeId};
 use crate::token::VerifyingKey;
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,9 @@ pub struct ObservedAgent {
     pub reason: Option<ExitReason>,
     /// What was seen of its boundary, when it runs.
     pub evidence: Vec<Evidence>,
+    /// When that was, and by what. A node leaves it out for a control that refuses it, which is of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
     /// Where its workspace API answers: the guard's origin, such as `http://127.0.0.1:7701`.
     pub workspace_url: Option<String>,
     /// When its workspace API was last used, or it was started.

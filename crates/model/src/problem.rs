@@ -36,6 +36,8 @@ codes! {
     Forbidden = "FORBIDDEN", 403;
     /// The image is not signed by the key that the machine's operator asks for.
     NotSigned = "NOT_SIGNED", 403;
+    /// The mode of the installation does not allow this.
+    ModeRefuses = "MODE_REFUSES", 403;
     /// The request came from a web page, or for a host name that is not ours.
     CrossOrigin = "CROSS_ORIGIN", 403;
     /// There is no such thing, or it is not yours.
@@ -50,6 +52,8 @@ codes! {
     InUse = "IN_USE", 409;
     /// The idempotency key was used with another request.
     IdempotencyMismatch = "IDEMPOTENCY_MISMATCH", 409;
+    /// No node of the installation makes agents of this level.
+    LevelUnavailable = "LEVEL_UNAVAILABLE", 409;
     /// The resource changed since it was read (`If-Match`).
     PreconditionFailed = "PRECONDITION_FAILED", 412;
     /// The body is larger than is accepted.

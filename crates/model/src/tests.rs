@@ -1,6 +1,6 @@
 use crate::agent::Level;
 use crate::agent::{AgentState, Desired, Observed, Verb, apply_observed, apply_verb};
-use crate::evidence::{Claim, Control, Evidence, State, claim, with_probe};
+use crate::evidence::{Claim, Control, Drift, Evidence, State, claim, drift, missing, with_probe};
 use crate::probe::{ATTEMPTS, Attempt, Outcome, ProbeUser, Tried, attempts_of};
 use crate::{AgentId, ByteSize, Name, Resources, Span};
 use proptest::prelude::*;
@@ -212,6 +212,65 @@ fn a_full_set_is_what_the_level_claims() {
     assert!(
         !Claim::Process.to_string().contains("sandbox") && !Claim::Workspace.to_string().contains("sandbox")
     );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let level = Level::Container;
+    assert_eq!(missing(level, &all_of(level, State::Probed)), []);
+    let names =
+        |evidence: &[Evidence]| missing(level, evidence).iter().map(|it| it.control).collect::<Vec<_>>();
+    assert_eq!(names(&[]), Control::CONTAINER);
+    let mut all = all_of(level, State::Observed);
+    all[8].state = State::Missing;
+    all.remove(3);
+    assert_eq!(names(&all), [Control::NetworkNamespace, Control::Seccomp]);
+}
+
+#[test]
+fn drift_is_what_a_claim_could_differ_by() {
+    let level = Level::Container;
+    let all = all_of(level, State::Observed);
+    assert_eq!(drift(&all, &all), []);
+    assert_eq!(drift(&all, &all_of(level, State::Probed)), []);
+    assert_eq!(drift(&[], &all), [], "the first look");
+    let mut fallen = all.clone();
+    fallen[2].state = State::Missing;
+    let fell = Drift {
+        control: Control::MountNamespace,
+        before: State::Observed,
+        after: State::Missing,
+        detail: String::new(),
+    };
+    assert_eq!(drift(&all, &fallen), [fell.clone()]);
+    let back = Drift { before: State::Missing, after: State::Observed, ..fell.clone() };
+    assert_eq!(drift(&fallen, &all), [back]);
+    fallen.remove(2);
+    let unseen = drift(&all, &fallen);
+    assert_eq!((unseen.len(), unseen[0].control, unseen[0].after), (1, fell.control, State::Missing));
+    // A control that a newer node knows, and that is not in force.
+    let newer = Evidence { state: State::Missing, ..all[2].clone() };
+    let news = drift(&fallen, &[fallen.clone(), vec![newer]].concat());
+    assert_eq!((news.len(), news[0].after), (1, State::Missing));
+}
+
+/// The documents say what is demanded in the words of the API, one row for each control and no others.
+#[test]
+fn every_control_is_documented() {
+    let documents = [
+        include_str!("../../../docs/levels/workspace.md"),
+        include_str!("../../../docs/levels/process.md"),
+        include_str!("../../../docs/levels/container.md"),
+    ];
+    for (level, document) in Level::ALL.into_iter().zip(documents) {
+        let row = |control: &Control| {
+            let name = serde_json::to_value(control).unwrap().as_str().unwrap().replace('_', " ");
+            format!("| {name} | {} |\n", control.expected(level))
+        };
+        let rows: String = Control::of(level).iter().map(row).collect();
+        let table = format!("## Controls\n\n| control | what is demanded |\n| --- | --- |\n{rows}");
+        assert!(document.contains(&table), "the document of {level:?} lacks or contradicts:\n{table}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! `node.toml`.
 
-use model::ByteSize;
 use model::agent::Level;
 use model::config::{Checked, Fault};
+use model::{ByteSize, Span};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,8 @@ pub struct Config {
     pub levels: Vec<Level>,
     /// Boundaries that are kept ready for new agents, at most; 0 is none. How many there are follows demand.
     pub blanks: u32,
+    /// How often the boundary of each agent is looked at again while it runs.
+    pub inspect_every: Span,
     /// The jail binary; by default the `cofferdam-jail` beside this executable.
     pub jail: Option<PathBuf>,
     /// What any agent may have at most, whatever control says.
@@ -109,6 +111,7 @@ impl Default for Config {
             slots: 200,
             levels: Level::ALL.to_vec(),
             blanks: 8,
+            inspect_every: Span(60),
             jail: None,
             limits: Limits::default(),
             images: Images::default(),
@@ -181,6 +184,7 @@ impl Checked for Config {
             (!self.levels.is_empty(), "levels", "must name at least one of workspace, process and container"),
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
             (self.blanks <= 1000, "blanks", "must be at most 1000"),
+            ((1..=3600).contains(&self.inspect_every.0), "inspect_every", "must be between 1s and 1h"),
             (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
             (
                 self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,

@@ -8,6 +8,7 @@ use crate::journal::Journal;
 use crate::key::NodeKey;
 use crate::lease::Leases;
 use crate::local::{Local, Phase};
+use crate::recheck::AT_ONCE;
 use crate::report::Reporter;
 use crate::session::ENROLLED;
 use crate::verify::{self, Signed};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub reporter: Arc<Reporter>,
     /// How many agents are worked on at once.
     pub permits: Semaphore,
+    /// How many boundaries are looked at again at once.
+    pub looks: Semaphore,
     /// How many are worked on now.
     working: watch::Sender<usize>,
     /// Boundaries made ahead.
@@ -64,6 +67,7 @@ impl Shared {
             gates,
             reporter,
             permits: Semaphore::new((2 * cores).clamp(4, 32)),
+            looks: Semaphore::new(AT_ONCE),
             working: watch::Sender::new(0),
             blanks,
             boot_id,
@@ -226,7 +230,7 @@ impl Fleet {
                 shared.journal.read_own::<Standing>(ENROLLED).map_err(|error| crate::chain(&error))?;
             let node = standing.map(|standing| standing.node);
             let found = verify::verify(&shared.sandbox, &wish.desired.spec, node)?;
-            let key = NodeKey::load_or_make(shared.journal.root()).map_err(|error| crate::chain(&error))?;
+            let key = NodeKey::load(shared.journal.root()).map_err(|error| crate::chain(&error))?;
             verify::sign(found, &key).map_err(|error| crate::chain(&error))
         });
         verified.await.unwrap_or_else(|error| Err(error.to_string()))

@@ -56,20 +56,25 @@ const ASSERTION_LIFE: i64 = 50;
 impl NodeKey {
     /// Reads the key in the directory, and makes it if there is none.
     pub(crate) fn load_or_make(root: &Path) -> Result<Self, KeyError> {
-        let path = root.join(FILE);
-        let damaged = || KeyError::Damaged(path.clone());
-        let der = match std::fs::read_to_string(&path).map(Zeroizing::new) {
-            Ok(pem) => decode(&pem).ok_or_else(damaged)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        match Self::load(root) {
+            Err(KeyError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 let document =
                     Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Make)?;
                 let der = Zeroizing::new(document.as_ref().to_vec());
                 replace(root, FILE, encode(&der).as_bytes(), Sync::Now)?;
-                der
+                Self::load(root)
             }
-            Err(source) => return Err(KeyError::Read { path, source }),
-        };
-        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| damaged())?;
+            loaded => loaded,
+        }
+    }
+
+    /// Reads the key in the directory.
+    pub(crate) fn load(root: &Path) -> Result<Self, KeyError> {
+        let path = root.join(FILE);
+        let pem = std::fs::read_to_string(&path).map(Zeroizing::new);
+        let pem = pem.map_err(|source| KeyError::Read { path: path.clone(), source })?;
+        let der = decode(&pem).ok_or_else(|| KeyError::Damaged(path.clone()))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| KeyError::Damaged(path))?;
         Ok(Self {
             public: URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()),
             signing: EncodingKey::from_ed_der(&der),

@@ -18,6 +18,7 @@ mod lease;
 mod local;
 mod machine;
 mod plan;
+mod recheck;
 mod report;
 mod session;
 mod terminate;
@@ -247,7 +248,8 @@ fn take_stock(
     (leases, strangers)
 }
 
-fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
+/// Where the sandbox has its things.
+pub fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
     sandbox::Config {
         run: config.run.clone(),
         images: config.data.join("images"),

@@ -2,6 +2,7 @@
 
 use crate::backoff::Backoff;
 use crate::control::{CallError, Caller};
+use crate::recheck::TOLD_EVERY;
 use model::AgentId;
 use model::agent::Level;
 use model::node_api::{ObservedAgent, ObservedState};
@@ -20,6 +21,8 @@ const BATCH: usize = 50;
 /// Holds the newest state of each agent until control has it.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
+    /// What this node makes.
+    levels: Vec<Level>,
     entries: Mutex<Entries>,
     wake: Notify,
     /// Told when control was silent and answers again.
@@ -32,10 +35,8 @@ struct Entries {
     /// Those of them that are due, or used since the last report.
     news: BTreeSet<AgentId>,
     orphans: Vec<AgentId>,
-    orphans_due: bool,
-    /// Told with everything, and so once to each control.
-    levels: Vec<Level>,
-    levels_due: bool,
+    /// Orphans and levels are to be told.
+    node_due: bool,
 }
 
 #[derive(Debug)]
@@ -45,13 +46,25 @@ struct Entry {
     /// Used since the last report.
     touched: bool,
     reported: Option<Instant>,
+    /// The time of the observation that was reported last.
+    told: Option<OffsetDateTime>,
+}
+
+impl Entry {
+    /// Whether control is to hear of this now. That the same was seen again can wait.
+    fn is_news(&self, state: &ObservedAgent) -> bool {
+        let same =
+            ObservedAgent { observation: self.state.observation.clone(), ..state.clone() } == self.state;
+        let at = |state: &ObservedAgent| state.observation.as_ref().map(|observation| observation.at);
+        !same || at(state).is_some_and(|at| self.told.is_none_or(|told| at - told >= TOLD_EVERY))
+    }
 }
 
 impl Reporter {
-    /// Nothing was seen yet, and agents of these levels can be made.
+    /// Of a node that makes these levels.
     pub(crate) fn new(levels: Vec<Level>) -> Self {
-        let entries = Entries { levels, levels_due: true, ..Entries::default() };
-        Self { entries: Mutex::new(entries), ..Self::default() }
+        let entries = Mutex::new(Entries { node_due: true, ..Entries::default() });
+        Self { levels, entries, ..Self::default() }
     }
 
     /// This is how the agent is now.
@@ -62,12 +75,14 @@ impl Reporter {
             Some(entry) => {
                 state.last_activity = state.last_activity.max(entry.state.last_activity);
                 entry.state.last_activity = state.last_activity;
-                entry.due |= state != entry.state;
+                entry.due |= entry.is_news(&state);
                 entry.state = state;
                 entry.due
             }
             None => {
-                entries.agents.insert(id, Entry { due: true, touched: false, reported: None, state });
+                entries
+                    .agents
+                    .insert(id, Entry { due: true, touched: false, reported: None, told: None, state });
                 true
             }
         };
@@ -108,7 +123,7 @@ impl Reporter {
         let mut entries = self.lock();
         if entries.orphans != orphans {
             entries.orphans = orphans;
-            entries.orphans_due = true;
+            entries.node_due = true;
             drop(entries);
             self.wake.notify_one();
         }
@@ -117,9 +132,8 @@ impl Reporter {
     /// Control may have forgotten something: everything is due again.
     pub(crate) fn repeat_all(&self) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, levels, levels_due, .. } = &mut *entries;
-        *orphans_due = true;
-        *levels_due = !levels.is_empty();
+        let Entries { agents, news, node_due, .. } = &mut *entries;
+        *node_due = true;
         agents.values_mut().for_each(|entry| entry.due = true);
         news.extend(agents.keys());
         drop(entries);
@@ -134,8 +148,8 @@ impl Reporter {
     /// What is due now, or else when something will be.
     pub(crate) fn take(&self, now: Instant) -> Due {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans, orphans_due, levels, levels_due } = &mut *entries;
-        let levels = levels_due.then(|| levels.clone());
+        let Entries { agents, news, orphans, node_due } = &mut *entries;
+        let levels = node_due.then(|| self.levels.clone());
         let mut report = ObservedState { agents: Vec::new(), orphans: orphans.clone(), levels };
         let mut next: Option<Instant> = None;
         for id in news.clone() {
@@ -153,22 +167,22 @@ impl Reporter {
                 break;
             }
             (entry.due, entry.touched, entry.reported) = (false, false, Some(now));
+            entry.told = entry.state.observation.as_ref().map(|observation| observation.at);
             news.remove(&id);
             report.agents.push(entry.state.clone());
         }
-        if report.agents.is_empty() && !*orphans_due && !*levels_due {
+        if report.agents.is_empty() && !*node_due {
             return Due::Later(next);
         }
-        (*orphans_due, *levels_due) = (false, false);
+        *node_due = false;
         Due::Now(report)
     }
 
     /// A report was not accepted: what it said is due again, unless it changed meanwhile anyway.
     pub(crate) fn give_back(&self, report: &ObservedState) {
         let mut entries = self.lock();
-        let Entries { agents, news, orphans_due, levels_due, .. } = &mut *entries;
-        *orphans_due = true;
-        *levels_due |= report.levels.is_some();
+        let Entries { agents, news, node_due, .. } = &mut *entries;
+        *node_due = true;
         for state in &report.agents {
             if let Some(entry) = agents.get_mut(&state.id) {
                 entry.due = true;
@@ -218,17 +232,18 @@ pub(crate) enum Due {
 /// One agent's report that control refuses must not keep the others from it.
 async fn send(caller: &Caller, report: &ObservedState) -> Result<(), CallError> {
     match caller.report(report).await {
-        // Nor must what an older control does not know.
-        Err(error) if error.is_refusal() && (report.agents.len() > 1 || report.levels.is_some()) => {}
+        Err(error) if error.is_refusal() => {}
+        other => return other,
+    }
+    // One of an earlier version refuses what it does not know: the circumstances of evidence, and levels.
+    let mut report = ObservedState { levels: None, ..report.clone() };
+    report.agents.iter_mut().for_each(|state| state.observation = None);
+    match caller.report(&report).await {
+        Err(error) if error.is_refusal() && report.agents.len() > 1 => {}
         other => return other.or_else(give_up),
     }
-    if report.agents.is_empty() {
-        let rest = ObservedState { levels: None, ..report.clone() };
-        return caller.report(&rest).await.or_else(give_up);
-    }
     for state in &report.agents {
-        let alone =
-            ObservedState { agents: vec![state.clone()], orphans: report.orphans.clone(), levels: None };
+        let alone = ObservedState { agents: vec![state.clone()], ..report.clone() };
         caller.report(&alone).await.or_else(give_up)?;
     }
     Ok(())

@@ -7,6 +7,7 @@ mod gates;
 mod journal;
 mod lease;
 mod plan;
+mod recheck;
 mod report;
 mod validate;
 
@@ -27,6 +28,7 @@ fn spec() -> AgentSpec {
         main: None,
         env: Default::default(),
         image_config: Default::default(),
+        unrestricted: false,
         resources: Resources::default(),
         keep_scratch: false,
         ttl: None,

@@ -4,12 +4,12 @@
 
 use crate::key::{KeyError, NodeKey};
 use model::agent::Level;
-use model::evidence::{Claim, Control, Evidence, claim, with_probe};
+use model::evidence::{Claim, Control, Evidence, Observation, claim, with_probe};
 use model::probe::Tried;
 use model::{AgentId, AgentSpec, BoundaryId, NodeId};
-use sandbox::Sandbox;
+use sandbox::{BoundaryRecord, Sandbox};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 /// How long the attempts of one user may take. They take about a tenth of a second.
@@ -43,6 +43,10 @@ pub struct Verification {
     pub attempts: Vec<Tried>,
     /// Why nothing was tried.
     pub not_probed: Option<String>,
+    /// How long it took to read the boundary from the kernel, in microseconds.
+    pub inspect_us: u64,
+    /// How long the attempts took, in microseconds.
+    pub probe_us: u64,
 }
 
 /// The same with this machine's name under it.
@@ -61,6 +65,16 @@ pub(crate) fn sign(found: Verification, key: &NodeKey) -> Result<Signed, KeyErro
     Ok(Signed { signed: key.sign_report(&found)?, key: key.public().to_owned(), found })
 }
 
+/// The circumstances of a look at a boundary now.
+pub(crate) fn observation(record: &BoundaryRecord) -> Observation {
+    Observation {
+        at: OffsetDateTime::now_utc(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        init: record.init_digest.clone(),
+    }
+}
+
 pub(crate) fn verify(
     sandbox: &Sandbox,
     spec: &AgentSpec,
@@ -72,26 +86,34 @@ pub(crate) fn verify(
         Some(Err(error)) => return Err(crate::chain(&error)),
         Some(Ok(None)) | None => return Err("the agent does not run; start it first".to_owned()),
     };
+    let began = Instant::now();
+    let observed = boundary.inspect_whole();
+    let inspect_us = began.elapsed().as_micros() as u64;
+    let began = Instant::now();
     let (attempts, not_probed) = match boundary.probe(spec, PATIENCE) {
         Ok(attempts) => (attempts, None),
         // An agent can bring this about: it is no reason to say nothing of what the kernel says.
         Err(error) => (Vec::new(), Some(crate::chain(&error))),
     };
+    let probe_us = began.elapsed().as_micros() as u64;
     let unlike: &[Control] = if boundary.runs_our_init() { &[] } else { &Control::BY_INIT };
-    let evidence = with_probe(boundary.inspect_whole(), &attempts, unlike);
+    let evidence = with_probe(observed, &attempts, unlike);
+    let Observation { at, kernel, version, init } = observation(boundary.record());
     Ok(Verification {
         agent: spec.id,
         boundary: boundary.record().boundary,
         node,
         level: spec.level,
         claim: claim(spec.level, &evidence),
-        at: OffsetDateTime::now_utc(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        init: boundary.record().init_digest.clone(),
+        at,
+        kernel,
+        version,
+        init,
         evidence,
         attempts,
         not_probed,
+        inspect_us,
+        probe_us,
     })
 }
 
@@ -115,6 +137,8 @@ mod tests {
             evidence: Vec::new(),
             attempts: Vec::new(),
             not_probed: Some("why".to_owned()),
+            inspect_us: 500,
+            probe_us: 300_000,
         };
         let dir = tempfile::tempdir().unwrap();
         let signed = sign(found.clone(), &NodeKey::load_or_make(dir.path()).unwrap()).unwrap();

@@ -7,19 +7,22 @@ use crate::fleet::Shared;
 use crate::journal::JournalError;
 use crate::local::{Local, Motion, Phase};
 use crate::plan::{Step, plan};
+use crate::recheck::{Changes, unseen};
 use model::agent::Observed;
-use model::evidence::Evidence;
+use model::evidence::{Drift, Evidence, Observation, drift};
 use model::gate_api::{Condition, GateAgent};
 use model::node_api::{DesiredAgent, ObservedAgent};
-use model::{AgentId, Desired};
+use model::{AgentId, BoundaryId, Desired};
 use sandbox::{Blank, Boundary};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 /// Plans in a row. A life needs a handful; more means that a step claims to be done and is not.
 const MAX_ROUNDS: u32 = 50;
@@ -66,6 +69,13 @@ pub(crate) struct Worker {
     /// Nobody looked yet whether the journaled boundary lives.
     unadopted: bool,
     evidence: Vec<Evidence>,
+    /// When that was seen.
+    observation: Option<Observation>,
+    /// When to look again.
+    next_look: Instant,
+    /// A look that is under way, and of which boundary.
+    looking: Option<JoinHandle<(BoundaryId, Vec<Evidence>)>>,
+    changes: Changes,
     workspace_url: Option<String>,
     seen: watch::Receiver<Seen>,
     parking: mpsc::Receiver<oneshot::Sender<()>>,
@@ -125,6 +135,10 @@ impl Worker {
             boundary: None,
             blank: None,
             evidence: Vec::new(),
+            observation: None,
+            next_look: Instant::now(),
+            looking: None,
+            changes: Changes::default(),
             workspace_url: None,
             seen,
             parking,
@@ -180,8 +194,11 @@ impl Worker {
                     None => std::future::pending().await,
                 }
             };
+            let (lives, next_look) = (self.boundary.is_some(), self.next_look);
             tokio::select! {
                 changed = self.seen.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(next_look.into()), if lives => self.look_again(),
+                seen = looked(&mut self.looking) => self.looked(seen),
                 () = exited => {}
                 () = again => {}
                 Some(done) = self.parking.recv() => {
@@ -299,9 +316,49 @@ impl Worker {
             observed,
             reason: local.reason.clone().filter(|_| !lives),
             evidence: if lives { self.evidence.clone() } else { Vec::new() },
+            observation: self.observation.clone().filter(|_| lives),
             workspace_url: self.workspace_url.clone().filter(|_| observed != Observed::Destroyed),
             last_activity: local.last_activity,
         });
+    }
+
+    /// Begins to look at the boundary as it is now. One look at a time: one that does not come back must neither be joined by
+    /// others, nor be taken for a good sign.
+    fn look_again(&mut self) {
+        self.next_look = Instant::now() + self.shared.config.inspect_every.duration();
+        let Some(held) = &self.boundary else { return };
+        if self.looking.is_some() {
+            let unseen = unseen(&self.evidence);
+            return self.know(unseen);
+        }
+        let (shared, boundary) = (self.shared.clone(), held.boundary.clone());
+        self.looking = Some(tokio::spawn(async move {
+            // Never closed.
+            let _permit = shared.looks.acquire().await;
+            let id = boundary.record().boundary;
+            let look = tokio::task::spawn_blocking(move || boundary.inspect());
+            (id, look.await.unwrap_or_default())
+        }));
+    }
+
+    /// Takes in what was seen, if it is of the boundary that is there, and its init still lives: the end of an agent is no
+    /// loss of controls.
+    fn looked(&mut self, (boundary, seen): (BoundaryId, Vec<Evidence>)) {
+        let Some(held) = &self.boundary else { return };
+        if held.boundary.record().boundary == boundary && !held.has_exited() {
+            self.know(seen);
+        }
+    }
+
+    fn know(&mut self, seen: Vec<Evidence>) {
+        let lost = drift(&self.evidence, &seen);
+        self.evidence = self.changes.take(&self.evidence, seen, Instant::now());
+        if let Some(observation) = &mut self.observation {
+            observation.at = OffsetDateTime::now_utc();
+        }
+        for Drift { control, before, after, detail } in lost {
+            tracing::warn!(agent = %self.agent, ?control, ?before, ?after, detail, "a control changed while it runs");
+        }
     }
 
     /// Whether only the tombstone is left, and control does not ask for it any more.
@@ -315,6 +372,20 @@ impl Worker {
         self.shared.reporter.forget(self.agent);
         self.shared.disclaim(self.agent);
         Ok(())
+    }
+}
+
+/// What the look that is under way sees, once it is done.
+async fn looked(
+    looking: &mut Option<JoinHandle<(BoundaryId, Vec<Evidence>)>>,
+) -> (BoundaryId, Vec<Evidence>) {
+    let Some(look) = looking.as_mut() else { return std::future::pending().await };
+    let seen = look.await;
+    *looking = None;
+    match seen {
+        Ok(seen) => seen,
+        // The runtime ends, or the look panicked: then the next one will have to do.
+        Err(_) => std::future::pending().await,
     }
 }
 

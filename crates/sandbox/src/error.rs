@@ -4,6 +4,7 @@ use crate::cgroup::CgroupError;
 use crate::image::ImageError;
 use crate::volume::VolumeError;
 use crate::zygote::ZygoteError;
+use model::evidence::Evidence;
 use std::io;
 use std::path::PathBuf;
 
@@ -101,9 +102,24 @@ pub enum LaunchError {
         /// What the kernel said, if it was the kernel.
         source: Option<io::Error>,
     },
+    /// The boundary was made, and lacks something. Nothing of the agent ran in it.
+    #[error("its boundary lacks what level {level:?} demands: {}; `cofferdam doctor` says what this machine offers", listed(.lacking))]
+    Unproven {
+        /// What was demanded.
+        level: model::agent::Level,
+        /// What was not seen.
+        lacking: Vec<Evidence>,
+    },
     /// Init ended before it could be recorded.
     #[error("the agent's init ended at once")]
     DiedAtOnce(#[source] io::Error),
+}
+
+fn listed(lacking: &[Evidence]) -> String {
+    let name =
+        |control| serde_json::to_value(control).ok().and_then(|name| Some(name.as_str()?.replace('_', " ")));
+    let line = |found: &Evidence| format!("{} ({})", name(found.control).unwrap_or_default(), found.detail);
+    lacking.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 impl LaunchError {

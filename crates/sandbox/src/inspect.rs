@@ -7,7 +7,7 @@ use crate::host::namespace;
 use crate::{UidRange, netfilter, procfs};
 use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -64,16 +64,16 @@ pub(crate) fn inspect(
     let table = || mounts.as_deref().map_err(Clone::clone);
     let find = |control| match control {
         Control::UserNamespace => user_namespace(record),
-        Control::PidNamespace => host_owned(pid, "pid"),
-        Control::MountNamespace => host_owned(pid, "mnt"),
+        Control::PidNamespace => host_owned(record, "pid"),
+        Control::MountNamespace => host_owned(record, "mnt"),
         Control::NetworkNamespace => {
             // A kernel without IPv6 has no such table.
             let routes = [&read("net/route")?, &read("net/ipv6_route").unwrap_or_default()];
-            network_namespace(pid, &read("net/dev")?, routes.map(String::as_str))
+            network_namespace(record, &read("net/dev")?, routes.map(String::as_str))
         }
-        Control::IpcNamespace => host_owned(pid, "ipc"),
-        Control::UtsNamespace => host_owned(pid, "uts"),
-        Control::CgroupNamespace => host_owned(pid, "cgroup"),
+        Control::IpcNamespace => host_owned(record, "ipc"),
+        Control::UtsNamespace => host_owned(record, "uts"),
+        Control::CgroupNamespace => host_owned(record, "cgroup"),
         Control::NoNewPrivs => expect("NoNewPrivs", &word("NoNewPrivs")?, "1"),
         Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
         Control::Capabilities if record.level.has_image() => capabilities(&word("CapBnd")?),
@@ -86,7 +86,7 @@ pub(crate) fn inspect(
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
         Control::DiskLimit => disk_limit(record, places.volume),
-        Control::Landlock => landlock(record.landlock_abi),
+        Control::Landlock => landlock(record.landlock_abi, kernels_landlock()),
         Control::KernelInterfaces => kernel_interfaces(table()?),
         Control::Devices => devices(table()?),
         Control::InitProtection if record.level.has_image() => init_protection(&word("CapPrm")?),
@@ -106,7 +106,9 @@ pub(crate) fn inspect(
         .copied()
         .map(|control| match find(control) {
             Ok(detail) => Evidence { control, state: State::Observed, detail },
-            Err(detail) if control.is_optional() => Evidence { control, state: State::Unsupported, detail },
+            Err(detail) if control == Control::Landlock && kernels_landlock() == 0 => {
+                Evidence { control, state: State::Unsupported, detail }
+            }
             Err(detail) => Evidence { control, state: State::Missing, detail },
         })
         .collect();
@@ -178,18 +180,56 @@ fn host_namespace(kind: &'static str) -> Result<Identity, String> {
     Ok(found)
 }
 
-/// The process's namespace, when it is not ours.
-fn own_namespace(pid: u32, kind: &'static str) -> Result<(File, u64), String> {
-    let namespace = open_namespace(&pid.to_string(), kind)?;
+/// The init of an agent, or the zygote: its pid, and when it started.
+type Holder = (u32, u64);
+
+/// Who was last seen in a namespace that is not the host's.
+static HOLDERS: LazyLock<Mutex<HashMap<Identity, Holder>>> = LazyLock::new(Mutex::default);
+
+/// Whether a process is the first in this namespace that the kernel still has. Numbers of namespaces that are gone are given
+/// to others, so whoever is in the way is asked whether it is there.
+fn holds_alone(process: Holder, namespace: Identity, kind: &str) -> bool {
+    let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let holder = *holders.entry(namespace).or_insert(process);
+    let there = || {
+        let started = procfs::process_start_time(holder.0).is_ok_and(|started| started == holder.1);
+        let is = || open_namespace(&holder.0.to_string(), kind).and_then(|is| identity(&is));
+        started && is().is_ok_and(|is| is == namespace)
+    };
+    if holder != process && there() {
+        return false;
+    }
+    holders.insert(namespace, process);
+    true
+}
+
+/// The zygote is ready: what namespaces it has, beside the host's, are nobody's but its own.
+pub(crate) fn zygote_holds(pid: u32) {
+    let Ok(started) = procfs::process_start_time(pid) else { return };
+    for kind in ["mnt", "net", "ipc", "uts", "cgroup", "pid", "user"] {
+        let is = open_namespace(&pid.to_string(), kind).and_then(|is| identity(&is));
+        match (is, host_namespace(kind)) {
+            (Ok(is), Ok(host)) if is != host => drop(holds_alone((pid, started), is, kind)),
+            _ => {}
+        }
+    }
+}
+
+/// The process's namespace, when it is neither ours nor anybody else's.
+fn own_namespace(record: &BoundaryRecord, kind: &'static str) -> Result<(File, u64), String> {
+    let namespace = open_namespace(&record.pid.to_string(), kind)?;
     let is = identity(&namespace)?;
     if is == host_namespace(kind)? {
         return Err(format!("it is in the host's {kind} namespace"));
     }
+    if !holds_alone((record.pid, record.start_time), is, kind) {
+        return Err(format!("{kind}:[{}] is another boundary's, or the zygote's", is.1));
+    }
     Ok((namespace, is.1))
 }
 
-fn host_owned(pid: u32, kind: &'static str) -> Finding {
-    let (namespace, inode) = own_namespace(pid, kind)?;
+fn host_owned(record: &BoundaryRecord, kind: &'static str) -> Finding {
+    let (namespace, inode) = own_namespace(record, kind)?;
     let owner = namespace::owner(namespace.as_fd())
         .map_err(|error| format!("cannot tell who owns {kind}:[{inode}]: {error}"))?;
     if identity(&File::from(owner))? != host_namespace("user")? {
@@ -199,7 +239,7 @@ fn host_owned(pid: u32, kind: &'static str) -> Finding {
 }
 
 fn user_namespace(record: &BoundaryRecord) -> Finding {
-    let (namespace, inode) = own_namespace(record.pid, "user")?;
+    let (namespace, inode) = own_namespace(record, "user")?;
     let wanted = ["0".to_owned(), record.base_uid.to_string(), UidRange::COUNT.to_string()];
     for map in ["uid_map", "gid_map"] {
         let text = procfs::read(format!("/proc/{}/{map}", record.pid))
@@ -218,8 +258,8 @@ fn user_namespace(record: &BoundaryRecord) -> Finding {
     Ok(format!("user:[{inode}], ids 0-65535 are {owner}-{last}, made by uid {owner}"))
 }
 
-fn network_namespace(pid: u32, devices: &str, routes: [&str; 2]) -> Finding {
-    let owned = host_owned(pid, "net")?;
+fn network_namespace(record: &BoundaryRecord, devices: &str, routes: [&str; 2]) -> Finding {
+    let owned = host_owned(record, "net")?;
     // A heading, then the device first; without a heading, the device last.
     let [v4, v6] = routes;
     let v4 = v4.lines().skip(1).filter_map(|line| line.split_whitespace().next());
@@ -393,11 +433,18 @@ fn root_filesystem(mounts: &str, host: &str) -> Finding {
 
 /// The kernel tells nobody afterwards which domain a process is in. What counts is that it said yes when init's process was
 /// put into one: there would be no init otherwise.
-fn landlock(abi: u32) -> Finding {
-    match abi {
-        0 => Err("this kernel has no Landlock".to_owned()),
-        abi => Ok(format!("ABI {abi}, put in force before init was started")),
+fn landlock(abi: u32, kernels: u32) -> Finding {
+    match (abi, kernels) {
+        (0, 0) => Err("this kernel has no Landlock".to_owned()),
+        (0, kernels) => Err(format!("this kernel has ABI {kernels}, and init was started without")),
+        (abi, _) => Ok(format!("ABI {abi}, put in force before init was started")),
     }
+}
+
+/// The ABI of this kernel's Landlock; 0 = none.
+fn kernels_landlock() -> u32 {
+    static ABI: LazyLock<u32> = LazyLock::new(jail::landlock::abi);
+    *ABI
 }
 
 fn has(options: &str, wanted: &str) -> bool {

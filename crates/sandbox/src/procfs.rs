@@ -75,11 +75,17 @@ pub(crate) fn identity(stat: &str) -> Option<(&str, &str, u32)> {
 /// Most files of the kernel fit in this.
 const ROOM: usize = 8 << 10;
 
+/// And all that are read here in this.
+const MOST: u64 = 1 << 20;
+
 /// A file of the kernel's, which says that it is empty until it is read: with room from the beginning, so that it is not read
-/// in many small pieces.
+/// in many small pieces. One that is too long is not read in part.
 pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::with_capacity(ROOM);
-    File::open(path)?.read_to_string(&mut text).map(|_| text)
+    match File::open(path)?.take(MOST + 1).read_to_string(&mut text)? as u64 {
+        length if length > MOST => Err(io::Error::other("it is longer than 1 MiB")),
+        _ => Ok(text),
+    }
 }
 
 /// The start time of a process.

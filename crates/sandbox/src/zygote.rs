@@ -258,6 +258,7 @@ impl Link {
             .spawn(move || reader.read_all(child, watch))
             .map_err(failed)?;
         link.wait(&ready, "starting")?;
+        crate::inspect::zygote_holds(pid);
         Ok(link)
     }
 

@@ -3,6 +3,8 @@
 
 #[path = "boundary/probe.rs"]
 mod probe;
+#[path = "boundary/sabotage.rs"]
+mod sabotage;
 #[path = "boundary/system.rs"]
 mod system;
 
@@ -36,10 +38,13 @@ fn jail() -> Option<PathBuf> {
 
 impl World {
     fn new(test: &str) -> Option<Self> {
-        let jail = jail();
+        Self::with_jail(test, jail())
+    }
+
+    fn with_jail(test: &str, jail: Option<PathBuf>) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || jail.is_none() {
-            assert!(std::env::var_os("CI").is_none(), "{test} needs root and cofferdam-jail");
-            eprintln!("skipped: {test} needs root and cofferdam-jail");
+            assert!(std::env::var_os("CI").is_none(), "{test} needs root and its jail");
+            eprintln!("skipped: {test} needs root and its jail");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -86,6 +91,7 @@ impl World {
             }),
             env: BTreeMap::new(),
             image_config: Default::default(),
+            unrestricted: false,
             resources: Resources {
                 cpus: 1.0,
                 memory: ByteSize(64 << 20),

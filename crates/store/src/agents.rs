@@ -8,9 +8,9 @@ use crate::change::{Actor, Change, Changed};
 use crate::idempotency::replayed;
 use crate::rows::{Columns, millis, to_json};
 use crate::{Error, Fresh, Idempotency, PageOf, Store};
-use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
+use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Level, Verb, apply_verb};
 use model::api::Image;
-use model::evidence::Evidence;
+use model::evidence::{Evidence, Observation};
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ pub struct Agent {
     /// What it is; never changes.
     pub spec: AgentSpec,
     /// The image's name when the agent was made.
-    pub image_name: Name,
+    pub image_name: Option<Name>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Where it was placed.
@@ -43,8 +43,11 @@ pub struct Agent {
     pub token_epoch: u64,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
-    /// What was seen of its boundary.
+    /// What was last seen of its boundary; it stays when that is gone.
     pub evidence: Vec<Evidence>,
+    /// When that was, and by what.
+    #[serde(default)]
+    pub observation: Option<Observation>,
     /// Where its workspace API answers.
     pub workspace_url: Option<String>,
     /// When its workspace API was last used.
@@ -85,8 +88,8 @@ pub const FIRST_EPOCH: u64 = 1;
 pub struct NewAgent {
     /// What it is.
     pub spec: AgentSpec,
-    /// The image's name.
-    pub image_name: Name,
+    /// The image's name, where it has one.
+    pub image_name: Option<Name>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// What the ledger says of a workspace token that is handed out with it.
@@ -100,7 +103,7 @@ pub struct Asked<'a> {
     pub account: AccountId,
     /// Whether this name is free.
     pub name: &'a Name,
-    /// What image this is: an id, or a name.
+    /// What image this is, if there is such: an id, or a name.
     pub image: &'a str,
 }
 
@@ -115,15 +118,14 @@ pub struct Candidate {
     pub free: u64,
     /// Memory in bytes.
     pub memory: u64,
+    /// The levels that it makes.
+    pub levels: Vec<Level>,
     /// When it last spoke.
     pub last_seen: Option<OffsetDateTime>,
     /// Where workspace APIs of the account's agents answer there, by the node's own word on one that it still has: a gate
     /// without agents gives its address up, and then it may be anybody's.
     pub way: Option<String>,
 }
-
-/// Picks a node for an agent. Runs within the transaction that takes the slot.
-pub type Place = fn(&AgentSpec, &[Candidate], OffsetDateTime) -> Option<NodeId>;
 
 /// Which agents to list.
 #[derive(Debug, Clone, Default)]
@@ -148,7 +150,7 @@ pub struct Order {
 pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
     Ok(Agent {
         spec: row.json("spec")?,
-        image_name: row.parsed("image_name")?,
+        image_name: row.parsed_opt("image_name")?,
         labels: row.json("labels")?,
         node: row.parsed("node")?,
         desired: row.parsed("desired")?,
@@ -158,6 +160,7 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
         token_epoch: row.number("token_epoch")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
+        observation: row.json_opt("observation")?,
         workspace_url: row.try_get("workspace_url")?,
         last_activity: row.at_opt("last_activity")?,
         created_at: row.at("created_at")?,
@@ -194,8 +197,8 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                    evidence = $6, workspace_url = $7, state_since = $8
-                 WHERE id = $9 AND generation = $10 AND state = $11",
+                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9
+                 WHERE id = $10 AND generation = $11 AND state = $12",
             )
             .bind(after.desired.as_str())
             .bind(after.state.as_str())
@@ -205,6 +208,7 @@ impl Change {
             .bind(to_json(&after.evidence))
             .bind(after.workspace_url.clone())
             .bind(at)
+            .bind(after.observation.as_ref().map(to_json))
             .bind(id.to_string())
             .bind(before.generation as i64)
             .bind(before.state.as_str())
@@ -265,6 +269,7 @@ impl Change {
             token_epoch: FIRST_EPOCH,
             reason: None,
             evidence: Vec::new(),
+            observation: None,
             // The account's gate on a node is the same for all of them; the node's own word follows.
             workspace_url: node.way.clone(),
             last_activity: None,
@@ -282,8 +287,8 @@ impl Change {
             .bind(spec.id.to_string())
             .bind(spec.account.to_string())
             .bind(spec.name.to_string())
-            .bind(spec.image.to_string())
-            .bind(image_name.to_string())
+            .bind(spec.image.map(|image| image.to_string()))
+            .bind(image_name.as_ref().map(Name::to_string))
             .bind(to_json(spec))
             .bind(to_json(labels))
             .bind(made.desired.as_str())
@@ -320,19 +325,20 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
         shared: row.text("tenant")? == "shared",
         free: row.number("free")?,
         memory: row.number("memory")?,
+        levels: row.json("levels")?,
         last_seen: row.at_opt("last_seen")?,
         way: row.try_get("way")?,
     })
 }
 
 impl Store {
-    /// Makes the agent that `make` makes of its image, on a node that `place` picks. Its node learns of it with the commit. On a replay nothing is made: the agent comes back as it was then.
+    /// Makes the agent that `make` makes of its image, if there is one, on the node that it picks of those that the account
+    /// may use. The node learns of it with the commit. On a replay nothing is made: the agent comes back as it was then.
     pub async fn create_agent<E: From<Error>>(
         &self,
         actor: Actor,
         Asked { account, name, image }: Asked<'_>,
-        make: impl FnOnce(Image) -> Result<NewAgent, E>,
-        place: Place,
+        make: impl FnOnce(Option<Image>, &[Candidate], OffsetDateTime) -> Result<(NewAgent, NodeId), E>,
         idempotency: Option<&Idempotency>,
     ) -> Result<(Agent, Fresh), E> {
         let mut change = self.change(actor).await?;
@@ -346,7 +352,7 @@ impl Store {
             .bind(image.to_owned())
             .bind(account.to_string())
             .add(
-                "SELECT n.id, n.tenant, n.memory, n.last_seen,
+                "SELECT n.id, n.tenant, n.memory, n.levels, n.last_seen,
                     (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
                     (SELECT a.workspace_url FROM agents a WHERE a.node = n.id AND a.state <> 'destroyed'
                         AND a.account || '' = $1 AND a.observed_generation > 0 AND a.workspace_url IS NOT NULL
@@ -363,17 +369,16 @@ impl Store {
         if !taken.is_empty() {
             return Err(Error::NameTaken { name: name.to_string() }.into());
         }
-        let image = images.first().ok_or(Error::NotFound { what: "image" })?;
-        let new = make(crate::images::image(image)?)?;
-        let spec = &new.spec;
+        let image = images.first().map(crate::images::image).transpose()?;
         let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
-        let node = place(spec, &candidates, self.now()).ok_or(Error::NoCapacity)?;
+        let (new, node) = make(image, &candidates, self.now())?;
+        let spec = &new.spec;
         let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
         let agent = change.insert(&new, placed)?;
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
-            "level": spec.level, "run_as": spec.run_as, "resources": spec.resources});
+            "level": spec.level, "unrestricted": spec.unrestricted, "run_as": spec.run_as, "resources": spec.resources});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
             change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());

@@ -25,7 +25,7 @@ mod tests;
 mod tokens;
 
 pub use accounts::NewAccount;
-pub use agents::{Agent, AgentFilter, Asked, Candidate, FIRST_EPOCH, NewAgent, Order, Place};
+pub use agents::{Agent, AgentFilter, Asked, Candidate, FIRST_EPOCH, NewAgent, Order};
 pub use change::{Actor, Changed, OnCommit};
 pub use deadlines::{Cause, Due};
 pub use error::Error;
@@ -71,6 +71,8 @@ fn migrations() -> Migrator {
         ("initial", include_str!("../migrations/sqlite/0001_initial.sql")),
         ("changes", include_str!("../migrations/sqlite/0002_changes.sql")),
         ("free_slots", include_str!("../migrations/sqlite/0003_free_slots.sql")),
+        ("levels", include_str!("../migrations/sqlite/0004_levels.sql")),
+        ("observation", include_str!("../migrations/sqlite/0005_observation.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -2,9 +2,10 @@
 
 use crate::agents::Agent;
 use crate::change::{Actor, Change};
-use crate::rows::millis;
+use crate::rows::{millis, to_json};
 use crate::{Error, Store};
-use model::agent::{AgentState, Desired, Observed, apply_observed};
+use model::agent::{AgentState, Desired, Level, Observed, apply_observed};
+use model::evidence::{Drift, claim, drift};
 use model::node_api::{ObservedAgent, ObservedState};
 use model::{AgentId, NodeId};
 use serde_json::json;
@@ -35,10 +36,10 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
             after.state = apply_observed(before.state, before.desired, report.observed);
             after.reason.clone_from(&report.reason);
         }
-        after.evidence = match report.observed {
-            Observed::Running | Observed::Paused => report.evidence.clone(),
-            _ => Vec::new(),
-        };
+        if lives(report) {
+            after.evidence.clone_from(&report.evidence);
+            after.observation.clone_from(&report.observation);
+        }
         if report.workspace_url.is_some() {
             after.workspace_url.clone_from(&report.workspace_url);
         }
@@ -48,7 +49,20 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
             after.desired = Desired::Stopped;
         }
     }
-    (after != *before).then_some(after)
+    // That the same was seen once more is no news.
+    let news = Agent { observation: before.observation.clone(), ..after.clone() } != *before;
+    news.then_some(after)
+}
+
+/// A boundary is there, and was looked at.
+fn lives(report: &ObservedAgent) -> bool {
+    matches!(report.observed, Observed::Running | Observed::Paused)
+}
+
+/// What its boundary lost or got back since the last report. Another start is another boundary.
+fn drifted(before: &Agent, after: &Agent) -> Vec<Drift> {
+    let lives = |agent: &Agent| matches!(agent.state, AgentState::Running | AgentState::Paused);
+    if lives(before) && lives(after) { drift(&before.evidence, &after.evidence) } else { Vec::new() }
 }
 
 impl Change {
@@ -60,6 +74,31 @@ impl Change {
             .add("UPDATE agents SET last_activity = $1 WHERE id = $2 AND (last_activity IS NULL OR last_activity < $1)")
             .bind(at)
             .bind(agent.id.to_string());
+    }
+
+    /// The same was seen as before, later.
+    fn looked_at(&mut self, before: &Agent, report: &ObservedAgent) {
+        let Some(observation) = report.observation.as_ref().filter(|_| lives(report)) else { return };
+        if report.generation == before.generation && report.evidence == before.evidence {
+            self.deferred
+                .add("UPDATE agents SET observation = $1 WHERE id = $2")
+                .bind(to_json(observation))
+                .bind(before.spec.id.to_string());
+        }
+    }
+
+    /// Notes which levels a node makes; `true` if that is news.
+    async fn levels(&mut self, node: NodeId, levels: &[Level]) -> Result<bool, Error> {
+        let changed = sqlx::query("UPDATE nodes SET levels = $1 WHERE id = $2 AND levels <> $1")
+            .bind(to_json(&levels))
+            .bind(node.to_string())
+            .execute(self.db().await?)
+            .await?;
+        let news = changed.rows_affected() > 0;
+        if news {
+            self.event(None, "node.levels", node, json!({"levels": levels}));
+        }
+        Ok(news)
     }
 
     async fn orphan(&mut self, node: NodeId, agent: AgentId) -> Result<bool, Error> {
@@ -81,12 +120,14 @@ impl Store {
     /// as orphans and left alone.
     pub async fn observe(&self, node: NodeId, report: &ObservedState) -> Result<(), Error> {
         // That an agent runs is told again by a node that lives, and is no longer so after a power cut.
-        let lives = |agent: &ObservedAgent| matches!(agent.observed, Observed::Running | Observed::Paused);
         let mut change = match report.agents.iter().all(lives) {
             true => self.repeatable_change(Actor::Node(node)).await?,
             false => self.change(Actor::Node(node)).await?,
         };
-        let mut audited = false;
+        let mut audited = match &report.levels {
+            Some(levels) => change.levels(node, levels).await?,
+            None => false,
+        };
         let mut strangers = 0;
         // An agent has one state at a time: of several the last counts.
         let agents: BTreeMap<AgentId, &ObservedAgent> =
@@ -100,13 +141,21 @@ impl Store {
                 continue;
             };
             change.seen(seen);
-            if let Some(after) = after_report(&before, seen) {
-                let kind = if after.state == before.state { "agent.observed" } else { "agent.state" };
-                let detail = json!({"observed": seen.observed, "reason": seen.reason,
-                    "observed_generation": seen.generation});
-                change.advance(&before, after, kind, detail)?;
-                audited = true;
+            let Some(after) = after_report(&before, seen) else {
+                change.looked_at(&before, seen);
+                continue;
+            };
+            let kind = if after.state == before.state { "agent.observed" } else { "agent.state" };
+            let detail = json!({"observed": seen.observed, "reason": seen.reason,
+                "observed_generation": seen.generation});
+            let after = change.advance(&before, after, kind, detail)?;
+            let drift = drifted(&before, &after);
+            if !drift.is_empty() {
+                let claimed = |agent: &Agent| claim(agent.spec.level, &agent.evidence);
+                let detail = json!({"from": claimed(&before), "to": claimed(&after), "controls": drift});
+                change.event(Some(after.spec.account), "agent.drift", after.spec.id, detail);
             }
+            audited = true;
         }
         for agent in &report.orphans {
             if strangers == ORPHANS {

@@ -37,6 +37,7 @@ pub(crate) fn instant(millis: i64) -> Option<OffsetDateTime> {
 pub(crate) trait Columns {
     fn text(&self, column: &'static str) -> Result<String, Error>;
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
+    fn parsed_opt<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error>;
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
     fn json_opt<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error>;
     fn number(&self, column: &'static str) -> Result<u64, Error>;
@@ -51,6 +52,11 @@ impl Columns for SqliteRow {
 
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {
         self.try_get::<&str, _>(column)?.parse().map_err(|_| Error::Corrupt { column })
+    }
+
+    fn parsed_opt<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error> {
+        let text: Option<&str> = self.try_get(column)?;
+        text.map(|text| text.parse().map_err(|_| Error::Corrupt { column })).transpose()
     }
 
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {

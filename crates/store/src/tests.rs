@@ -1,16 +1,18 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
-use crate::agents::{Agent, AgentFilter, Asked, Candidate, NewAgent, Order, Place};
+use crate::agents::{Agent, AgentFilter, Asked, Candidate, NewAgent, Order};
 use crate::change::{Actor, OnCommit};
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
 use crate::{Error, Fresh, NewAccount, Store};
-use model::agent::{AgentSpec, AgentState, ExitReason, Observed, RunAs, Verb};
+use model::agent::{AgentSpec, AgentState, ExitReason, Level, Observed, RunAs, Verb};
+use model::api::Image;
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
 use model::{AccountId, AgentId, ImageId, NodeId, Resources, Span, VolumeId};
 use proptest::prelude::*;
-use sqlx::Row;
+use serde_json::json;
+use sqlx::{Connection, Row};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use time::{Duration, OffsetDateTime};
@@ -36,7 +38,9 @@ struct World {
     directory: tempfile::TempDir,
 }
 
-fn place(_: &AgentSpec, candidates: &[Candidate], _: OffsetDateTime) -> Option<NodeId> {
+type Place = fn(&[Candidate]) -> Option<NodeId>;
+
+fn place(candidates: &[Candidate]) -> Option<NodeId> {
     candidates.first().map(|candidate| candidate.node)
 }
 
@@ -61,19 +65,25 @@ impl World {
             name: name.parse().unwrap(),
             account: self.account,
             level: model::agent::Level::Container,
-            image: self.image,
-            image_digest: "ab".repeat(32),
+            image: Some(self.image),
+            image_digest: Some("ab".repeat(32)),
             volume: VolumeId::new(),
             run_as: RunAs::Agent,
             main: None,
             env: Default::default(),
             image_config: Default::default(),
+            unrestricted: false,
             resources: Resources::default(),
             keep_scratch: false,
             ttl: None,
             idle_timeout: None,
         };
-        NewAgent { spec, image_name: "debian".parse().unwrap(), labels: Default::default(), token: None }
+        NewAgent {
+            spec,
+            image_name: Some("debian".parse().unwrap()),
+            labels: Default::default(),
+            token: None,
+        }
     }
 
     async fn agent(&self, name: &str) -> Agent {
@@ -81,14 +91,18 @@ impl World {
     }
 
     async fn create(&self, new: NewAgent, place: Place) -> Result<(Agent, Fresh), Error> {
-        let (name, image) = (new.spec.name.clone(), new.spec.image.to_string());
-        let make = |_| Ok(new);
+        let (name, image) = (new.spec.name.clone(), self.image.to_string());
+        let make = |image: Option<Image>, candidates: &[Candidate], _| {
+            assert_eq!(image.map(|image| image.id), Some(self.image));
+            place(candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
+        };
         let asked = Asked { account: self.account, name: &name, image: &image };
-        self.store.create_agent(Actor::System, asked, make, place, None).await
+        self.store.create_agent(Actor::System, asked, make, None).await
     }
 
     async fn saw(&self, agent: &Agent, generation: u64, observed: Observed) -> Agent {
-        let report = ObservedState { agents: vec![seen(agent, generation, observed)], orphans: Vec::new() };
+        let report =
+            ObservedState { agents: vec![seen(agent, generation, observed)], ..ObservedState::default() };
         self.store.observe(self.node, &report).await.unwrap();
         self.store.agent(agent.spec.id).await.unwrap()
     }
@@ -140,6 +154,7 @@ fn seen(agent: &Agent, generation: u64, observed: Observed) -> ObservedAgent {
         observed,
         reason: Some(ExitReason::Exited { code: 1 }),
         evidence: Vec::new(),
+        observation: None,
         workspace_url: None,
         last_activity: None,
     }
@@ -207,7 +222,7 @@ async fn the_database_keeps_tenants_apart() {
         "FOREIGN KEY",
     );
     // And a node of another account is never a candidate.
-    fn lone(_: &AgentSpec, candidates: &[Candidate], _: OffsetDateTime) -> Option<NodeId> {
+    fn lone(candidates: &[Candidate]) -> Option<NodeId> {
         assert_eq!(candidates.len(), 1, "{candidates:?}");
         Some(candidates[0].node)
     }
@@ -364,7 +379,7 @@ async fn a_node_does_not_fill_the_ledger() {
     let unknown =
         (0..1000).map(|_| ObservedAgent { id: AgentId::new(), ..seen(&agent, 1, Observed::Running) });
     let orphans = (0..1000).map(|_| AgentId::new()).collect();
-    let report = ObservedState { agents: flapping.chain(unknown).collect(), orphans };
+    let report = ObservedState { agents: flapping.chain(unknown).collect(), orphans, levels: None };
     world.store.observe(world.node, &report).await.unwrap();
     let made = world.count(events).await - before;
     assert!((2..=65).contains(&made), "{made} events of one report");
@@ -420,7 +435,7 @@ async fn deadlines_come_in_order() {
     let used = |at: i64| {
         let mut seen = seen(&agent, 1, Observed::Running);
         seen.last_activity = crate::rows::instant(START + at);
-        ObservedState { agents: vec![seen], orphans: Vec::new() }
+        ObservedState { agents: vec![seen], ..ObservedState::default() }
     };
     world.clock.0.store(8_000, Ordering::SeqCst);
     world.store.observe(world.node, &used(7_000)).await.unwrap();
@@ -573,7 +588,7 @@ async fn a_way_is_known_only_from_agents_that_are_there() {
     let seen = ObservedAgent { workspace_url: url.clone(), ..seen(&first, 1, Observed::Running) };
     world
         .store
-        .observe(world.node, &ObservedState { agents: vec![seen], orphans: Vec::new() })
+        .observe(world.node, &ObservedState { agents: vec![seen], ..ObservedState::default() })
         .await
         .unwrap();
     let second = world.agent("second").await;
@@ -583,4 +598,50 @@ async fn a_way_is_known_only_from_agents_that_are_there() {
     world.saw(&first, first.generation, Observed::Destroyed).await;
     // The node never spoke of the second, whose address was presumed: by now it may be anybody's.
     assert_eq!(world.agent("third").await.workspace_url, None);
+}
+
+#[tokio::test]
+async fn a_database_from_before_there_were_levels_is_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cofferdam.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options.foreign_keys(true)).await.unwrap();
+    let before = crate::migrations().iter().take(3).cloned().collect();
+    sqlx::migrate::Migrator::with_migrations(before).run(&mut old).await.unwrap();
+    let (account, node, image, agent) = (AccountId::new(), NodeId::new(), ImageId::new(), AgentId::new());
+    let spec = json!({"id": agent, "name": "a", "account": account, "level": "container", "image": image,
+        "image_digest": "ab".repeat(32), "volume": VolumeId::new(), "run_as": "agent", "main": null, "env": {},
+        "resources": Resources::default(), "keep_scratch": false, "ttl": null, "idle_timeout": null});
+    let rows = format!(
+        "INSERT INTO accounts VALUES ('{account}', 'default', 1, 0);
+         INSERT INTO nodes (id, name, tenant, cpus, memory, rev, created_at) VALUES ('{node}', 'n', 'shared', 1, 1, 1, 0);
+         INSERT INTO images (id, account, name, digest, size, config, created_at)
+             VALUES ('{image}', '{account}', 'debian', '{digest}', 1, '{{}}', 0);
+         INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state, generation,
+             observed_generation, token_epoch, evidence, created_at, state_since)
+             VALUES ('{agent}', '{account}', '{node}', 'shared', 'a', '{image}', 'debian', '{spec}', '{{}}', 'running',
+                 'running', 1, 1, 1, '[]', 0, 0);
+         INSERT INTO node_slots VALUES ('{node}', 0, '{agent}')",
+        digest = "ab".repeat(32),
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(rows)).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+
+    let store =
+        Store::open(&path, Arc::new(HeldClock(AtomicI64::new(0))), Arc::new(|_, _| {})).await.unwrap();
+    let kept = store.agent(agent).await.unwrap();
+    assert_eq!((kept.spec.level, kept.spec.image), (Level::Container, Some(image)));
+    assert_eq!(kept.image_name.map(|name| name.to_string()).as_deref(), Some("debian"));
+    let writer = &store.0.writer;
+    for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
+        let found = sqlx::query(check).fetch_all(writer).await.unwrap();
+        let said: Vec<String> = found.iter().map(|row| row.get(0)).collect();
+        assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
+    }
+    // From now on there are agents without an image, and none with half of one.
+    let update = |set: &str| sqlx::AssertSqlSafe(format!("UPDATE agents SET {set}"));
+    assert!(sqlx::query(update("image = NULL")).execute(writer).await.is_err());
+    assert!(sqlx::query(update("image = 'img_none'")).execute(writer).await.is_err(), "still a foreign key");
+    sqlx::query(update("image = NULL, image_name = NULL")).execute(writer).await.unwrap();
+    assert_eq!(store.agent(agent).await.unwrap().image_name, None);
 }

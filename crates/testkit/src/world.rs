@@ -308,7 +308,7 @@ impl World {
     /// Creates a running agent.
     #[track_caller]
     pub fn create(&self, name: &str, more: &[&str]) {
-        let mut args = vec!["create", "--name", name, "--image", "debian"];
+        let mut args = vec!["create", "--name", name];
         args.extend(more);
         self.cli(&args).ok();
     }

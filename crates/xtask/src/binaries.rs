@@ -6,26 +6,59 @@
 use crate::shell::{self, step};
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::path::PathBuf;
+
+/// What a jail contains that can leave controls out, and nothing that is shipped may (`crates/jail/src/sabotage.rs`).
+const SABOTAGE: &[u8] = b"COFFERDAM-SABOTAGE:";
 
 /// The chore: both binaries in `target/release`.
 pub fn build() -> Result<()> {
     step("building the jail (static)");
+    build_jail(&[])?;
+    install_jail()?;
+    step("building cofferdam");
+    // All packages are selected, as the tests do, so that libraries get the same features and are built once.
+    shell::run(shell::cargo().args(["build", "--release", "--workspace", "--exclude", "jail", "--bins"]))?;
+    check()
+}
+
+fn build_jail(more: &[&str]) -> Result<()> {
     let triple = host_triple()?;
     let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
     // With `--target`, the flags reach the jail and its libraries, but not build scripts and macros: those
     // cannot be linked statically.
     shell::run(
         shell::cargo()
-            .args(["build", "--release", "--package", "jail", "--target", &triple])
+            .args(["build", "--release", "--package", "jail", "--locked", "--target", &triple])
+            .args(more)
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env(variable, "-C target-feature=+crt-static"),
-    )?;
-    install_jail()?;
-    step("building cofferdam");
-    // All packages are selected, as the tests do, so that libraries get the same features and are built once.
-    shell::run(shell::cargo().args(["build", "--release", "--workspace", "--exclude", "jail", "--bins"]))?;
-    check()
+    )
+}
+
+/// The chore: a jail for tests that can leave controls out, in a place of its own, so that it is never taken for the other.
+pub fn build_sabotaged() -> Result<()> {
+    step("building the jail that tests sabotage");
+    let target = shell::target_dir().join("sabotage");
+    let dir = target.to_str().context("the path of the target directory is not text")?;
+    build_jail(&["--features", "sabotage", "--target-dir", dir])?;
+    let built = target.join(host_triple()?).join("release/cofferdam-jail");
+    let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if !contains(&content, SABOTAGE) {
+        bail!("{} cannot be sabotaged: its mark is not in it", built.display());
+    }
+    fs::create_dir_all(target.join("release"))?;
+    fs::copy(&built, sabotaged()).map(drop).with_context(|| format!("cannot write {}", sabotaged().display()))
+}
+
+/// Where that lies.
+pub fn sabotaged() -> PathBuf {
+    shell::target_dir().join("sabotage/release/cofferdam-jail")
+}
+
+fn contains(content: &[u8], mark: &[u8]) -> bool {
+    content.windows(mark.len()).any(|window| window == mark)
 }
 
 /// Puts the static jail beside cofferdam, unless the very same file is there. The tests of the jail's own crate make
@@ -43,8 +76,18 @@ pub fn install_jail() -> Result<()> {
     fs::rename(&fresh, &target).with_context(|| format!("cannot write {}", target.display()))
 }
 
-/// Fails when the jail that lies in `target/release` is not static.
+/// Fails when the jail that lies in `target/release` is not static, or when controls can be left out there.
 pub fn check() -> Result<()> {
+    for name in ["cofferdam", "cofferdam-jail"] {
+        let path = shell::release_dir().join(name);
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if contains(&content, SABOTAGE) {
+            bail!(
+                "{} can leave controls out: it was built with the feature `sabotage`, which is for tests",
+                path.display()
+            );
+        }
+    }
     let path = shell::release_dir().join("cofferdam-jail");
     let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     match interpreter_wanted(&content) {

@@ -20,6 +20,7 @@ usage: cargo xtask CHORE
 
   setup        install missing system packages and cargo-nextest (needs root)
   build        release binaries in target/release, the jail statically linked
+  sabotaged    the jail of tests that leave controls out; `test` builds it too
   lint         formatting, clippy, tidy
   tidy         the design's invariants
   test         setup, lint, build, all tests
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["setup"] => setup::run(),
         ["build"] => binaries::build(),
+        ["sabotaged"] => binaries::build_sabotaged(),
         ["lint"] => test::lint(),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),

@@ -68,6 +68,7 @@ pub(crate) fn built() -> Result<Built> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
     let metadata = keep("metadata.json", &metadata)?;
     binaries::install_jail()?;
+    binaries::build_sabotaged()?;
     // Paths need no escapes in JSON, unless somebody builds in a strange place.
     let programs = listed.split("\"binary-path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
     Ok(Built { programs: programs.map(PathBuf::from).collect(), binaries, metadata })

@@ -3,17 +3,26 @@
 use crate::cli::Global;
 use crate::output::{self, Format};
 use crate::progress::Progress;
-use crate::{context, resolve};
-use model::agent::{Command, RunAs};
+use crate::{confirm, context, resolve};
+use model::agent::{Command, Level, RunAs};
 use model::api::{Agent, CreateAgent};
 use model::{ByteSize, Name, Resources, Span};
 
 /// What `create` and `run` share: everything that is fixed when an agent is made.
 #[derive(clap::Args)]
 pub struct Spec {
-    /// Image, by name or id
-    #[arg(long, default_value = "debian", value_parser = resolve::reference, value_name = "IMAGE")]
-    pub image: String,
+    /// Image, by name or id; without one the installation's default
+    #[arg(long, value_parser = resolve::reference, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// How it is isolated: container (2), process (1) or workspace (0); by default the strongest of 2 and 1 that can be made
+    #[arg(long, value_parser = resolve::level, value_name = "LEVEL")]
+    pub level: Option<Level>,
+    /// Let no policy limit it; asks for the word `unrestricted`, for it may then do what it likes with what it reaches
+    #[arg(long)]
+    pub unrestricted: bool,
+    /// Answer the question of --unrestricted, for scripts
+    #[arg(long, requires = "unrestricted")]
+    pub yes: bool,
     /// Name of the agent; made up when absent
     #[arg(long)]
     pub name: Option<Name>,
@@ -59,6 +68,18 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Asks whoever wants an agent without limits to say so in full.
+    pub fn confirm(&self) -> anyhow::Result<()> {
+        if !self.unrestricted || self.yes {
+            return Ok(());
+        }
+        confirm::word(
+            "unrestricted",
+            "An unrestricted agent is limited by no policy: what it reaches, it may use, change and send away.\n\
+             Give it a node that holds nothing else, and secrets that can be lost.",
+        )
+    }
+
     /// The request. `argv` is the main process where there is to be one; empty means the image's own command.
     pub fn request(self, argv: Option<Vec<String>>) -> CreateAgent {
         let main =
@@ -68,7 +89,8 @@ impl Spec {
         CreateAgent {
             name: self.name,
             image: self.image,
-            level: Default::default(),
+            level: self.level,
+            unrestricted: self.unrestricted,
             main,
             entrypoint,
             env: resolve::map(self.env),
@@ -111,6 +133,7 @@ pub struct Args {
 
 impl Args {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
+        self.spec.confirm()?;
         let control = context::control(global.context.as_ref())?;
         let progress = Progress::brief("creating the agent");
         let main = Some(self.command).filter(|command| self.start || !command.is_empty());
@@ -131,6 +154,7 @@ impl Args {
 
 /// Prints what was made: its id, or all of it.
 pub fn print(agent: &Agent, global: &Global) -> anyhow::Result<()> {
+    output::warnings([agent]);
     match global.output {
         Format::Json => output::json(agent),
         Format::Table => output::line(agent.id),

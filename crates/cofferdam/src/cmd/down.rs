@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use model::Code;
 use serde_json::json;
 use std::fs::File;
-use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -273,21 +272,9 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 }
 
 fn confirm(paths: &Paths) -> anyhow::Result<()> {
-    if !std::io::stdin().is_terminal() {
-        return Err(fail_with(
-            Code::Validation,
-            "Nobody is here to confirm the purge.",
-            "--yes answers for scripts",
-        ));
-    }
-    eprintln!("This ends all agents and removes everything that they wrote:");
-    for path in [&paths.data, &paths.etc, &paths.run] {
-        eprintln!("  {}", path.display());
-    }
-    eprint!("Type the word purge to go on: ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() == "purge" { Ok(()) } else { Err(fail(Code::Validation, "Nothing was changed.")) }
+    let lost = [&paths.data, &paths.etc, &paths.run].map(|path| format!("  {}", path.display()));
+    let about = "This ends all agents and removes everything that they wrote:";
+    crate::confirm::word("purge", &format!("{about}\n{}", lost.join("\n")))
 }
 
 fn purge(paths: &Paths) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use crate::cli::Global;
 use crate::output::{self, Format};
 use crate::{context, resolve};
 use client::AgentFilter;
-use model::AgentState;
+use model::{AgentState, Name};
 
 /// List agents
 #[derive(clap::Args)]
@@ -50,21 +50,16 @@ impl Args {
                     [
                         agent.name.to_string(),
                         agent.state.to_string(),
-                        agent.image_name.to_string(),
+                        agent.level.to_string(),
+                        agent.image_name.as_ref().map_or("-".to_owned(), Name::to_string),
                         agent.claim.to_string(),
                         output::age(agent.created_at),
                     ]
                 });
-                output::table(["NAME", "STATE", "IMAGE", "CLAIM", "AGE"], rows)?;
+                output::table(["NAME", "STATE", "LEVEL", "IMAGE", "CLAIM", "AGE"], rows)?;
+                output::warnings(&agents);
             }
         }
         Ok(0)
-    }
-}
-
-/// A level in words.
-pub fn level(level: model::agent::Level) -> &'static str {
-    match level {
-        model::agent::Level::Container => "container",
     }
 }

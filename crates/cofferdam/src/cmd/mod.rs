@@ -12,6 +12,7 @@ pub mod events;
 pub mod exec;
 pub mod forward;
 pub mod image;
+pub mod inspect;
 pub mod list;
 pub mod login;
 pub mod logs;
@@ -61,6 +62,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
+        Command::Inspect(args) => args.run(global).await,
         Command::Verify(args) => args.run(global).await,
         Command::Up(_) | Command::Setup(_) | Command::Completions(_) | Command::Service(_) => Ok(0),
     }

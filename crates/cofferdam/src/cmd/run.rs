@@ -3,6 +3,7 @@
 use super::create::{self, Spec};
 use super::exec::{self, Streams};
 use crate::cli::Global;
+use crate::output;
 use crate::progress::Progress;
 use crate::session::{End, Signals};
 use crate::{context, failure, resolve};
@@ -54,6 +55,7 @@ impl Args {
 
     async fn start(self, global: &Global) -> anyhow::Result<u8> {
         self.streams.check(exec::WITHOUT_TERMINAL)?;
+        self.spec.confirm()?;
         let control = context::control(global.context.as_ref())?;
         if self.detach {
             let agent = control.create_agent(&self.spec.request(Some(self.command))).await?;
@@ -69,6 +71,7 @@ impl Args {
         let progress = Progress::brief("creating the agent");
         let workdir = self.spec.workdir.clone();
         let agent = control.create_agent(&self.spec.request(None)).await?;
+        output::warnings([&agent]);
         let outcome =
             work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
         if self.keep || matches!(outcome, Ok(End::Detached)) {
@@ -112,7 +115,10 @@ async fn work(
     if argv.is_empty() {
         return Err(failure::fail_with(
             Code::Validation,
-            format!("The image {} names no command of its own, and none was given.", agent.image_name),
+            match &agent.image_name {
+                Some(image) => format!("The image {image} names no command of its own, and none was given."),
+                None => "No command was given.".to_owned(),
+            },
             "give the command after `--`",
         ));
     }

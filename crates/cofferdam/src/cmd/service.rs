@@ -223,12 +223,5 @@ pub fn sandbox_config(node: &node::Config) -> anyhow::Result<sandbox::Config> {
         Some(jail) => jail.clone(),
         None => std::env::current_exe().context("cannot find this program")?.with_file_name("cofferdam-jail"),
     };
-    Ok(sandbox::Config {
-        run: node.run.clone(),
-        images: node.data.join("images"),
-        volumes: node.data.join("volumes"),
-        init_store: node.data.join("init"),
-        cgroup: node.cgroup.clone(),
-        jail,
-    })
+    Ok(node::directories(node, jail))
 }

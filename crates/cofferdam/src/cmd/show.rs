@@ -1,12 +1,11 @@
 //! `show`: one agent, and what was observed of its boundary.
 
-use super::list::level;
 use crate::cli::Global;
 use crate::output::{self, Format};
 use crate::{context, resolve};
-use model::agent::RunAs;
+use model::agent::{Level, RunAs};
 use model::api::Agent;
-use model::evidence::{Evidence, State};
+use model::evidence::{Control, Evidence, State};
 
 /// Show an agent, and what was observed of its boundary
 ///
@@ -40,7 +39,14 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
             "state",
             format!("{}{}, for {}", agent.state, resolve::because(agent), output::age(agent.state_since)),
         ),
-        ("image", format!("{} (sha256:{})", agent.image_name, agent.image_digest)),
+        ("level", format!("{} ({})", agent.level.number(), agent.level)),
+        (
+            "image",
+            match (&agent.image_name, &agent.image_digest) {
+                (Some(name), Some(digest)) => format!("{name} (sha256:{digest})"),
+                _ => "none: it sees the machine's own system".to_owned(),
+            },
+        ),
         (
             "limits",
             format!(
@@ -51,6 +57,10 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
         (
             "runs as",
             match agent.run_as {
+                RunAs::Agent if agent.level == Level::Workspace => {
+                    "an OS user that the account's workspaces share".to_owned()
+                }
+                RunAs::Agent if agent.level == Level::Process => "an OS user of its own".to_owned(),
                 RunAs::Agent => match agent.image_config.user.as_ref().filter(|user| user.uid != 0) {
                     Some(user) => format!(
                         "{} ({}:{})",
@@ -78,9 +88,9 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
     if let Some(idle) = agent.idle_timeout {
         fields.push(("stopped", format!("after {idle} without use")));
     }
-    fields.push(("level", level(agent.level).to_owned()));
     fields.push(("claim", agent.claim.to_string()));
     output::fields(&fields)?;
+    output::warnings([agent]);
     if agent.evidence.is_empty() {
         return output::line("\nNothing is observed of its boundary now.");
     }
@@ -90,16 +100,24 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
 
 /// Each control, and what is known of it.
 pub fn evidence(evidence: &[Evidence]) -> anyhow::Result<()> {
-    let rows = evidence.iter().map(|evidence| {
-        let name = serde_json::to_value(evidence.control).ok();
-        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ");
-        let mark = match evidence.state {
-            State::Probed => "✓ probed",
-            State::Observed => "✓",
-            State::Unsupported => "- not here",
-            State::Missing => "✗ missing",
-        };
-        [mark.to_owned(), name, evidence.detail.clone()]
-    });
+    let rows = evidence
+        .iter()
+        .map(|evidence| [mark(evidence.state).to_owned(), name(evidence.control), evidence.detail.clone()]);
     output::table(["", "CONTROL", "WHAT THE KERNEL SAYS"], rows)
+}
+
+/// A control in words.
+pub fn name(control: Control) -> String {
+    let name = serde_json::to_value(control).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ")
+}
+
+/// What is known of a control, at a glance.
+pub fn mark(state: State) -> &'static str {
+    match state {
+        State::Probed => "✓ probed",
+        State::Observed => "✓",
+        State::Unsupported => "- not here",
+        State::Missing => "✗ missing",
+    }
 }

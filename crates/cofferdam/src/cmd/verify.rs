@@ -1,6 +1,5 @@
 //! `verify`: one agent's boundary, read from the kernel and probed now.
 
-use super::list::level;
 use crate::cli::Global;
 use crate::failure::{fail, fail_with};
 use crate::output::{self, Format};
@@ -112,7 +111,7 @@ fn print(agent: &Agent, found: &Verification) -> anyhow::Result<()> {
     };
     output::fields(&[
         ("agent", format!("{} ({})", agent.name, agent.id)),
-        ("level", level(found.level).to_owned()),
+        ("level", found.level.to_string()),
         ("claim", found.claim.to_string()),
         ("at", output::time(found.at)),
         ("kernel", found.kernel.clone()),

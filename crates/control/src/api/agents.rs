@@ -10,8 +10,11 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::agent::{AgentState, Verb};
-use model::api::{Agent, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page, WorkspaceToken};
-use model::evidence::{Claim, claim};
+use model::api::{
+    Agent, AgentEvidence, ControlEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page,
+    WorkspaceToken,
+};
+use model::evidence::{Claim, Control, claim};
 use model::{Problem, Span};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,22 +25,30 @@ use store::AgentFilter;
 const MAX_WAIT: Span = Span(60);
 const DEFAULT_WAIT: Span = Span(30);
 
+/// Whether there is a boundary of which anything may be said.
+fn lives(state: AgentState) -> bool {
+    matches!(state, AgentState::Running | AgentState::Paused)
+}
+
+/// What may be said of it now.
+fn proved(agent: &store::Agent) -> Claim {
+    if lives(agent.state) { claim(agent.spec.level, &agent.evidence) } else { Claim::None }
+}
+
 fn wire(agent: store::Agent) -> Agent {
+    let claim = proved(&agent);
     let store::Agent { spec, state, .. } = agent;
-    let ended = !matches!(state, AgentState::Running | AgentState::Paused);
-    let proved = match state {
-        AgentState::Running | AgentState::Paused => claim(spec.level, &agent.evidence),
-        _ => Claim::None,
-    };
     Agent {
         id: spec.id,
         name: spec.name,
         account: spec.account,
         state,
-        reason: agent.reason.filter(|_| ended),
+        reason: agent.reason.filter(|_| !lives(state)),
         level: spec.level,
-        claim: proved,
-        evidence: agent.evidence,
+        unrestricted: spec.unrestricted,
+        warnings: model::mode::warnings(spec.level, spec.unrestricted),
+        claim,
+        evidence: if lives(state) { agent.evidence } else { Vec::new() },
         image: spec.image,
         image_name: agent.image_name,
         image_digest: spec.image_digest,
@@ -172,6 +183,46 @@ pub(super) async fn get(
         Some((until, timeout)) => app::wait(&state, &caller, &id, until, timeout).await?,
     };
     Ok(answer(StatusCode::OK, agent))
+}
+
+/// What an agent's boundary should be, and what was observed of it.
+///
+/// The node looks when the agent starts and every minute from then on, and reports what changed at once; that nothing
+/// changed shows in the time of the observation, every few minutes. For an agent that does not run it is what was last
+/// known.
+#[utoipa::path(get, path = "/v1/agents/{id}/evidence", tag = "agents", operation_id = "get_agent_evidence",
+    params(("id" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "Each control of its level", body = AgentEvidence)))]
+pub(super) async fn evidence(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<axum::Json<AgentEvidence>, Fault> {
+    let agent = app::find(&state, &caller, &id).await?;
+    let level = agent.spec.level;
+    let control = |control: Control| {
+        let mut of_it = agent.evidence.iter().filter(|found| found.control == control);
+        // The worst, should there be more than one.
+        let seen = of_it.clone().find(|found| !found.state.holds()).or_else(|| of_it.next());
+        ControlEvidence {
+            control,
+            mandatory: !control.is_optional(),
+            expected: control.expected(level).to_owned(),
+            state: seen.map_or(model::evidence::State::Missing, |found| found.state),
+            observed: seen
+                .map_or_else(|| "nothing was observed of it".to_owned(), |found| found.detail.clone()),
+        }
+    };
+    Ok(axum::Json(AgentEvidence {
+        agent: agent.spec.id,
+        name: agent.spec.name.clone(),
+        level,
+        state: agent.state,
+        claim: proved(&agent),
+        claim_then: claim(level, &agent.evidence),
+        observation: agent.observation.clone(),
+        controls: Control::of(level).iter().copied().map(control).collect(),
+    }))
 }
 
 async fn order(

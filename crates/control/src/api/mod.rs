@@ -34,6 +34,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::stop))
         .routes(routes!(agents::start))
         .routes(routes!(agents::token))
+        .routes(routes!(agents::evidence))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::grant))

@@ -56,10 +56,17 @@ pub(crate) fn document() -> OpenApi {
 fn own(operation: &str) -> &'static [Code] {
     use Code as C;
     match operation {
-        "create_agent" => &[C::NotFound, C::NameTaken, C::NoCapacity, C::IdempotencyMismatch],
+        "create_agent" => &[
+            C::ModeRefuses,
+            C::NotFound,
+            C::NameTaken,
+            C::LevelUnavailable,
+            C::NoCapacity,
+            C::IdempotencyMismatch,
+        ],
         "get_agent" => &[C::Timeout],
         "pause_agent" | "resume_agent" | "stop_agent" | "start_agent" | "destroy_agent" => {
-            &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
+            &[C::ModeRefuses, C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],

@@ -1,17 +1,20 @@
 //! Agents. A caller sees and moves those of its own account; of others it learns not even that they exist.
 
+use crate::app::placement::NoPlace;
 use crate::app::{App, names, placement, validate};
 use crate::auth::Caller;
 use crate::notify::Subscription;
 use crate::problems::Fault;
-use model::agent::{AgentSpec, AgentState, Command, RunAs, Verb};
+use model::agent::{AgentSpec, AgentState, Command, Level, RunAs, Verb};
 use model::api::{CreateAgent, CreateWorkspaceToken, Image, WorkspaceToken};
+use model::mode::Refusal;
 use model::token::{Scope, WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
 use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, Asked, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
+use store::{Agent, Asked, Candidate, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
@@ -33,6 +36,7 @@ pub(crate) async fn create(
         return Err(problem.remedy("add ?wait=running, or ask for the token later").into());
     }
     let deadline = until.map(|(until, timeout)| (until, tokio::time::Instant::now() + timeout));
+    let wanted = request.image.as_deref().unwrap_or(app.image.as_str());
     let mut tries = if request.name.is_some() { 1 } else { NAME_TRIES };
     loop {
         tries -= 1;
@@ -41,22 +45,23 @@ pub(crate) async fn create(
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
         let mut begun = None;
-        let make = |image: Image| {
-            let spec = spec(caller, &request, name.clone(), &image)?;
+        let make = |image: Option<Image>, candidates: &[Candidate], now: OffsetDateTime| {
+            let level = level(app, &request, candidates)?;
+            let image = if level.has_image() { Some(image.ok_or_else(|| no_image(wanted))?) } else { None };
+            let spec = spec(caller, &request, name.clone(), level, image.as_ref())?;
+            let node = placement::place(app.mode, &spec, candidates, now)
+                .map_err(|why| nowhere(why, level, candidates))?;
             let issued =
                 scopes.as_ref().map(|scopes| issue(app, caller, &spec, FIRST_EPOCH, scopes)).transpose()?;
             let token = issued.as_ref().map(|issued| issued.detail.clone());
             begun = Some((app.notify.agent(spec.id), issued));
-            Ok(NewAgent { spec, image_name: image.name, labels: request.labels.clone(), token })
+            let image_name = image.map(|image| image.name);
+            Ok((NewAgent { spec, image_name, labels: request.labels.clone(), token }, node))
         };
-        let asked = Asked { account: caller.account, name: &name, image: &request.image };
-        let place = placement::place;
-        let made = app.store.create_agent(caller.actor(), asked, make, place, idempotency.as_ref()).await;
+        let asked = Asked { account: caller.account, name: &name, image: wanted };
+        let made = app.store.create_agent(caller.actor(), asked, make, idempotency.as_ref()).await;
         let (mut agent, fresh) = match made {
             Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
-            Err(Failure::Store(store::Error::NotFound { what: "image" })) => {
-                return Err(no_image(&request.image));
-            }
             Err(Failure::Store(error)) => return Err(error.into()),
             Err(Failure::Fault(fault)) => return Err(fault),
             Ok(made) => made,
@@ -90,6 +95,56 @@ fn no_image(key: &str) -> Fault {
     Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
 }
 
+/// The level of a new agent: the one that was asked for, or that has what was asked for, or the default.
+fn level(app: &App, request: &CreateAgent, candidates: &[Candidate]) -> Result<Level, Problem> {
+    let known = candidates.iter().flat_map(|node| node.levels.iter().copied());
+    let level = match (request.level, &request.image) {
+        (Some(level), _) => level,
+        (None, Some(_)) => Level::Container,
+        (None, None) => app.mode.default_level(known),
+    };
+    app.mode.check_level(level).map_err(refused)?;
+    if !level.has_image() {
+        let why = |what: &str| format!("an agent of level `{level}` {what}");
+        if request.image.is_some() || request.entrypoint.is_some() {
+            let field = if request.image.is_some() { "image" } else { "entrypoint" };
+            let problem = Problem::invalid(field, why("sees the machine's own system, and has no image"));
+            return Err(problem.remedy("leave it out, or ask for level `container`"));
+        }
+        let main = request.main.as_ref().and_then(|main| main.user);
+        if request.run_as == Some(RunAs::Root) || main == Some(RunAs::Root) {
+            let field = if request.run_as.is_some() { "run_as" } else { "main.user" };
+            let problem = Problem::invalid(field, why("is an OS user of the machine, and never root"));
+            return Err(
+                problem.remedy("leave it out, or ask for level `container`: its root is nobody outside")
+            );
+        }
+    }
+    Ok(level)
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let problem = Problem::new(Code::ModeRefuses, refusal.to_string()).remedy(refusal.remedy());
+    Problem { field: Some(refusal.field().to_owned()), ..problem }
+}
+
+fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
+    match why {
+        NoPlace::Full => Failure::Store(store::Error::NoCapacity),
+        NoPlace::Mode(refusal) => refused(refusal).into(),
+        NoPlace::Level => {
+            let known = candidates.iter().flat_map(|node| &node.levels);
+            let known: BTreeSet<&str> = known.map(|level| level.as_str()).collect();
+            let known = Vec::from_iter(known).join(", ");
+            let detail = format!("no node makes agents of level `{level}`; there is: {known}");
+            let problem = Problem::new(Code::LevelUnavailable, detail);
+            let problem = problem
+                .remedy("`cofferdam doctor` on the node says what is in the way, or `levels` in node.toml");
+            Problem { field: Some("level".to_owned()), ..problem }.into()
+        }
+    }
+}
+
 /// Why none was made.
 enum Failure {
     Store(store::Error),
@@ -115,8 +170,15 @@ impl From<Problem> for Failure {
 }
 
 /// What the agent is for life: the request, with the image's defaults beneath it.
-fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> Result<AgentSpec, Problem> {
-    let mut config = image.config.clone().with_entrypoint(request.entrypoint.clone());
+fn spec(
+    caller: &Caller,
+    request: &CreateAgent,
+    name: Name,
+    level: Level,
+    image: Option<&Image>,
+) -> Result<AgentSpec, Problem> {
+    let config = image.map(|image| image.config.clone()).unwrap_or_default();
+    let mut config = config.with_entrypoint(request.entrypoint.clone());
     let mut env = std::mem::take(&mut config.env);
     env.extend(request.env.clone());
     let main = request.main.clone().map(|main| Command { argv: config.argv(&main.argv), ..main });
@@ -129,14 +191,15 @@ fn spec(caller: &Caller, request: &CreateAgent, name: Name, image: &Image) -> Re
         id: AgentId::new(),
         name,
         account: caller.account,
-        level: request.level,
-        image: image.id,
-        image_digest: image.digest.clone(),
+        level,
+        image: image.map(|image| image.id),
+        image_digest: image.map(|image| image.digest.clone()),
         volume: VolumeId::new(),
         run_as,
         main,
         env,
         image_config: config,
+        unrestricted: request.unrestricted,
         resources: request.resources,
         keep_scratch: request.keep_scratch,
         ttl: request.ttl,
@@ -164,6 +227,10 @@ pub(crate) async fn order(
     idempotency: Option<Idempotency>,
 ) -> Result<Agent, Fault> {
     let agent = find(app, caller, key).await?;
+    if matches!(verb, Verb::Start | Verb::Resume) {
+        // The installation may have had another mode when it was made.
+        app.mode.check_level(agent.spec.level).map_err(refused)?;
+    }
     let order = Order { if_match, cause: None, idempotency };
     Ok(app.store.order(caller.actor(), agent.spec.id, verb, &order).await?)
 }

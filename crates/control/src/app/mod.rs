@@ -11,6 +11,8 @@ pub(crate) mod validate;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::notify::Notify;
+use model::Name;
+use model::mode::Mode;
 use model::token::VerifyingKey;
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,10 @@ pub(crate) struct App {
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.
     pub(crate) database: std::path::PathBuf,
+    /// What kind of installation this is.
+    pub(crate) mode: Mode,
+    /// The image of agents that are created without one.
+    pub(crate) image: Name,
     /// Values of `Host` that are answered.
     pub(crate) hosts: Vec<String>,
     /// Cancelled when control is to end: whoever waits gets an answer now.

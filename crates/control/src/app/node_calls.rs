@@ -81,7 +81,8 @@ pub(crate) async fn desired(
 }
 
 pub(crate) async fn observed(app: &App, node: NodeId, mut report: ObservedState) -> Result<(), Fault> {
-    report.agents.iter_mut().for_each(validate::tame);
+    let now = app.store.now();
+    report.agents.iter_mut().for_each(|agent| validate::tame(agent, now));
     Ok(app.store.observe(node, &report).await?)
 }
 

@@ -5,6 +5,7 @@ use model::api::{CreateAgent, RegisterImage};
 use model::node_api::{Enroll, ObservedAgent};
 use model::{ExitReason, Problem, Span};
 use std::collections::BTreeMap;
+use time::OffsetDateTime;
 
 type Checked = Result<(), Problem>;
 
@@ -143,7 +144,7 @@ pub(crate) fn enroll(request: &Enroll) -> Checked {
 }
 
 /// Cuts and cleans what a node says of an agent: parts of it come from inside.
-pub(crate) fn tame(report: &mut ObservedAgent) {
+pub(crate) fn tame(report: &mut ObservedAgent, now: OffsetDateTime) {
     let clean = |text: &mut String| {
         *text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL).collect();
     };
@@ -151,6 +152,13 @@ pub(crate) fn tame(report: &mut ObservedAgent) {
     report.evidence.iter_mut().for_each(|evidence| clean(&mut evidence.detail));
     if let Some(ExitReason::Lost { detail } | ExitReason::Boundary { detail }) = &mut report.reason {
         clean(detail);
+    }
+    if let Some(observation) = &mut report.observation {
+        clean(&mut observation.kernel);
+        clean(&mut observation.version);
+        clean(&mut observation.init);
+        // A node's clock may run ahead; nothing was seen in the future.
+        observation.at = observation.at.min(now);
     }
     let is_origin = |url: &String| {
         let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));

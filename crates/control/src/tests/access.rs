@@ -29,6 +29,7 @@ fn cases(agent: &str, image: &str, key: &str) -> BTreeMap<(&'static str, &'stati
         ("post", "/v1/agents", Some(create_agent), NotFound),
         ("get", "/v1/agents", None, Own(200)),
         ("get", "/v1/agents/{id}", None, NotFound),
+        ("get", "/v1/agents/{id}/evidence", None, NotFound),
         ("post", "/v1/agents/{id}/pause", None, NotFound),
         ("post", "/v1/agents/{id}/resume", None, NotFound),
         ("post", "/v1/agents/{id}/stop", None, NotFound),

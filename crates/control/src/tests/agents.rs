@@ -64,7 +64,7 @@ async fn a_life() {
     let mut running = seen(&world, id.parse().unwrap(), 1, Observed::Running);
     let seen_all = |control| Evidence { control, state: State::Observed, detail: "seen".to_owned() };
     running.evidence = Control::CONTAINER.map(seen_all).to_vec();
-    machine.report(&world, &ObservedState { agents: vec![running], orphans: Vec::new() }).await;
+    machine.report(&world, &ObservedState { agents: vec![running], ..ObservedState::default() }).await;
     let agent = world.get("/v1/agents/worker?wait=running").await.expect(200);
     assert_eq!((&agent["state"], &agent["claim"]), (&json!("running"), &json!("sandboxed (container)")));
 
@@ -122,7 +122,7 @@ async fn what_ends_by_itself_stays_ended() {
     machine.saw(&world, &id, 1, Observed::Running).await;
     let mut ended = seen(&world, id.parse().unwrap(), 1, Observed::Stopped);
     ended.reason = Some(ExitReason::Exited { code: 3 });
-    machine.report(&world, &ObservedState { agents: vec![ended], orphans: Vec::new() }).await;
+    machine.report(&world, &ObservedState { agents: vec![ended], ..ObservedState::default() }).await;
     let desired = &machine.desired(&world, "").await.agents[0];
     assert_eq!((desired.desired, desired.generation), (model::Desired::Stopped, 2));
     // The node confirms; that does not wipe out the reason.
@@ -136,7 +136,7 @@ async fn what_ends_by_itself_stays_ended() {
     world.verb(&id, "start").await.expect(200);
     let mut failed = seen(&world, id.parse().unwrap(), 3, Observed::Failed);
     failed.reason = Some(ExitReason::Boundary { detail: "no\x1b[31m loop device".to_owned() });
-    machine.report(&world, &ObservedState { agents: vec![failed], orphans: Vec::new() }).await;
+    machine.report(&world, &ObservedState { agents: vec![failed], ..ObservedState::default() }).await;
     machine.saw(&world, &id, 4, Observed::Stopped).await;
     let agent = world.get("/v1/agents/a?wait=settled").await.expect(200);
     assert_eq!(agent["state"], "failed");
@@ -312,7 +312,7 @@ async fn names_capacity_and_images_in_use() {
     assert_ne!(moved["id"], image.as_str());
     assert_eq!(world.get("/v1/images").await.expect(200)["items"].as_array().unwrap().len(), 1);
     for agent in machine.desired(&world, "").await.agents {
-        assert_eq!(agent.spec.image_digest, "ab".repeat(32));
+        assert_eq!(agent.spec.image_digest, Some("ab".repeat(32)));
     }
     world.call_as(&world.key, "DELETE", "/v1/images/debian", None).await.expect(204);
     assert_eq!(world.get("/v1/images/debian").await.problem().0, "NOT_FOUND");

@@ -24,7 +24,13 @@ async fn fields_are_named() {
     let labels: Value =
         (0..65).map(|n| (format!("l{n}"), json!(""))).collect::<serde_json::Map<_, _>>().into();
     let cases = [
-        ("/v1/agents", json!({}), "image"),
+        ("/v1/agents", agent("level", json!("microvm")), "level"),
+        ("/v1/agents", agent("level", json!(2)), "level"),
+        ("/v1/agents", agent("level", json!("process")), "image"),
+        ("/v1/agents", json!({"level": "process", "entrypoint": ["sh"]}), "entrypoint"),
+        ("/v1/agents", json!({"level": "workspace", "run_as": "root"}), "run_as"),
+        ("/v1/agents", json!({"level": "process", "main": {"argv": ["sh"], "user": "root"}}), "main.user"),
+        ("/v1/agents", agent("unrestricted", json!("yes")), "unrestricted"),
         ("/v1/agents", json!({"image": 1}), "image"),
         ("/v1/agents", agent("colour", json!("red")), "colour"),
         ("/v1/agents", agent("name", json!("UPPER")), "name"),

@@ -2,8 +2,10 @@
 
 mod access;
 mod agents;
+mod evidence;
 mod images;
 mod inputs;
+mod levels;
 mod nodes;
 mod placement;
 mod serving;

@@ -162,6 +162,7 @@ async fn nodes_speak_of_their_own_agents_only() {
     let report = ObservedState {
         agents: vec![seen(&world, AgentId::new(), 1, Observed::Running)],
         orphans: vec![unknown, unknown],
+        levels: None,
     };
     machine.report(&world, &report).await;
     machine.report(&world, &report).await;
@@ -193,7 +194,7 @@ async fn bad_reports() {
     }
     let mut report = seen(&world, id.parse().unwrap(), 1, Observed::Running);
     report.workspace_url = Some("javascript:alert(1)".to_owned());
-    machine.report(&world, &ObservedState { agents: vec![report], orphans: Vec::new() }).await;
+    machine.report(&world, &ObservedState { agents: vec![report], ..ObservedState::default() }).await;
     let token = world.post(&format!("/v1/agents/{id}/token"), json!({"scopes": ["exec"]})).await;
     assert_eq!(token.problem().0, "WRONG_STATE");
 }

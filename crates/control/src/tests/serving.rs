@@ -21,7 +21,7 @@ async fn a_taken_port_names_the_remedy() {
 async fn an_empty_database_serves_nobody() {
     let directory = tempfile::tempdir().unwrap();
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = Config { listen, data: directory.path().join("control"), hosts: Vec::new() };
+    let config = Config { listen, data: directory.path().join("control"), ..Config::default() };
     let error = crate::serve(config.clone(), None).await.unwrap_err();
     assert!(matches!(error, Error::NotInitialised { .. }));
     assert!(crate::initialise(&config).await.unwrap().is_some());

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use model::agent::Observed;
 use model::clock::Clock;
+use model::mode::Mode;
 use model::node_api::{DesiredState, ObservedAgent, ObservedState};
 use model::token::NodeAssertion;
 use model::{AgentId, NodeId};
@@ -159,6 +160,15 @@ impl World {
         self.call_as(&self.key, "POST", &format!("/v1/agents/{id}/{verb}"), None).await
     }
 
+    /// Restarts control as an installation of another kind.
+    pub(super) async fn switch(&mut self, mode: Mode) {
+        self.config.mode = mode;
+        let own: SocketAddr = HOST.parse().unwrap();
+        let ending = CancellationToken::new();
+        self.app = assemble(&self.config, self.clock.clone(), own, ending).await.unwrap();
+        self.router = api::router(self.app.clone());
+    }
+
     /// Registers the image `debian` and tells its id.
     pub(super) async fn image(&self) -> String {
         let image = json!({"name": "debian", "digest": "ab".repeat(32), "size": 4096,
@@ -236,7 +246,7 @@ impl Machine {
     /// Reports one agent at a generation.
     pub(super) async fn saw(&self, world: &World, id: &str, generation: u64, observed: Observed) {
         let agent = seen(world, id.parse().unwrap(), generation, observed);
-        self.report(world, &ObservedState { agents: vec![agent], orphans: Vec::new() }).await;
+        self.report(world, &ObservedState { agents: vec![agent], ..ObservedState::default() }).await;
     }
 }
 
@@ -247,6 +257,7 @@ pub(super) fn seen(world: &World, id: AgentId, generation: u64, observed: Observ
         observed,
         reason: None,
         evidence: Vec::new(),
+        observation: None,
         workspace_url: Some("http://127.0.0.1:7701".to_owned()),
         last_activity: Some(world.clock.now()),
     }

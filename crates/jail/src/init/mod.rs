@@ -150,19 +150,20 @@ struct Init {
 pub fn run() -> ! {
     // Init's own stderr goes nowhere that anybody reads, and formatting a panic costs memory.
     std::panic::set_hook(Box::new(|_| {}));
-    if std::process::id() != 1 {
+    if std::process::id() != 1 && !crate::sabotage::leaves_out("pid_namespace") {
         // Anywhere else "kill everything" would mean another machine's everything.
         eprintln!("cofferdam-jail init runs as pid 1 of a boundary and is started by the zygote only");
         sys::exit_now(2);
     }
-    // Before anything is opened that might get its number.
+    // Before anything is opened that might get their numbers.
+    let ready = sys::inherited(READY_FD).ok();
     let filter = sys::inherited(SECCOMP_FD).ok().filter(|fd| sys::is_filter_listener(fd.as_fd()));
     // Without a record nobody could be told why, so nothing is begun.
     let Ok(record) = sys::inherited(EXIT_RECORD_FD).and_then(|fd| Record::new(File::from(fd))) else {
         sys::exit_now(1)
     };
     let attempt =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(record, filter) {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match Init::new(record, filter, ready) {
             Ok(mut init) => init.serve(),
             Err((step, error)) => format!("{step}: {error}"),
         }));
@@ -214,16 +215,18 @@ fn replace(path: &str, text: &str) -> io::Result<()> {
 }
 
 impl Init {
-    fn new(record: Record, listener_of_filter: Option<OwnedFd>) -> Result<Self, (&'static str, io::Error)> {
+    fn new(
+        record: Record,
+        listener_of_filter: Option<OwnedFd>,
+        ready: Option<OwnedFd>,
+    ) -> Result<Self, (&'static str, io::Error)> {
         fn step<T>(name: &'static str, result: io::Result<T>) -> Result<T, (&'static str, io::Error)> {
             result.map_err(|error| (name, error))
         }
         sys::tune_allocator();
         child::reset_signals();
         step("protecting init", sys::protect())?;
-        if sys::is_os_user() {
-            drop(step("saying so", sys::inherited(READY_FD))?);
-        }
+        drop(ready);
         let config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
         let log = |fd| sys::inherited(fd).map(File::from);

@@ -16,7 +16,7 @@ use crate::layout::{
 use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
-use crate::{landlock, wire};
+use crate::{landlock, sabotage, wire};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -84,11 +84,8 @@ fn become_init(
     let mut laps = Laps::start();
     let init = complete(prepared, &launch, volume, tree, shared, &mut laps)?;
     say(zygote, &Report::Ready(laps.into_vec()));
-    if let Root::System { .. } = launch.root {
-        let step = "placing init's descriptors";
-        let socket = process::duplicate_above(zygote, OUT_OF_THE_WAY).step(step)?;
-        process::place(socket, READY_FD).step(step)?;
-    }
+    let ready = process::duplicate_above(zygote, OUT_OF_THE_WAY);
+    ready.and_then(|ready| process::place(ready, READY_FD)).step("keeping the socket for init")?;
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 
@@ -108,12 +105,12 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
         sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
     }
     laps.lap("join cgroups");
-    let network = if wanted.host_network { 0 } else { libc::CLONE_NEWNET };
-    process::unshare(
-        libc::CLONE_NEWNS | network | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP,
-    )
-    .step("making namespaces")?;
-    root::leave_images()?;
+    #[cfg(feature = "sabotage")]
+    sabotage::lift_limits()?;
+    process::unshare(namespaces(wanted.host_network)).step("making namespaces")?;
+    if !sabotage::leaves_out("mount_namespace") {
+        root::leave_images()?;
+    }
     laps.lap("namespaces");
     process::set_host_name(NO_NAME, "").step("setting the host name")?;
 
@@ -126,7 +123,7 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     let userns = UserNamespace::create(proc.as_fd(), wanted.base_uid, &wanted.limits)?;
     laps.lap("user namespace");
     // The host's is not ours to change.
-    if !wanted.host_network {
+    if !wanted.host_network && !sabotage::leaves_out("network_namespace") {
         network::prepare(proc.as_fd())?;
     }
     laps.lap("network");
@@ -136,6 +133,18 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     act_as(ROOT)?;
     let (base_uid, terminals) = (wanted.base_uid, wanted.limits.terminals);
     Ok(Prepared { base_uid, terminals, fds, proc, userns })
+}
+
+/// What a boundary has of its own, beside the pid namespace that it was cloned into and the user namespace that comes last.
+fn namespaces(host_network: bool) -> i32 {
+    let kinds = [
+        ("mount_namespace", libc::CLONE_NEWNS),
+        ("network_namespace", if host_network { 0 } else { libc::CLONE_NEWNET }),
+        ("ipc_namespace", libc::CLONE_NEWIPC),
+        ("uts_namespace", libc::CLONE_NEWUTS),
+        ("cgroup_namespace", libc::CLONE_NEWCGROUP),
+    ];
+    kinds.into_iter().filter(|(name, _)| !sabotage::leaves_out(name)).fold(0, |all, (_, kind)| all | kind)
 }
 
 /// Makes it whole: what is left is to start init, which is returned.
@@ -148,6 +157,8 @@ fn complete(
     laps: &mut Laps,
 ) -> Result<OwnedFd, StepError> {
     let Prepared { base_uid, terminals, fds, proc, userns } = prepared;
+    #[cfg(feature = "sabotage")]
+    let volume = if sabotage::leaves_out("disk_limit") { sabotage::boundless_volume()? } else { volume };
     // As root on the disk, before ids are mapped.
     let keep_scratch = matches!(launch.root, Root::Image { keep_scratch: true, .. });
     volume::prepare(volume.as_fd(), keep_scratch, launch.owner)?;
@@ -188,15 +199,25 @@ fn complete(
     laps.lap("/proc");
     kernelfs::attach_sys(root.as_fd(), owner)?;
     laps.lap("/sys");
+    #[cfg(feature = "sabotage")]
+    if sabotage::leaves_out("root_filesystem") {
+        sabotage::show_the_host(&root)?;
+    }
     volume::set_spare_aside(volume.as_fd())?;
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
     laps.lap("enter the root");
 
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
-    process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
-    let listener = shared.filter.load_with_listener().step("loading the seccomp filter")?;
+    if !sabotage::leaves_out("no_new_privs") {
+        process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
+    }
+    let listener = match sabotage::leaves_out("seccomp") {
+        false => shared.filter.load_with_listener().step("loading the seccomp filter")?,
+        true => sys::open(c"/dev/null", libc::O_RDWR).step("having no filter")?,
+    };
     laps.lap("seccomp");
     match launch.root {
+        Root::Image { .. } if sabotage::leaves_out("user_namespace") => {}
         Root::Image { .. } => process::enter_namespace(userns.as_fd(), libc::CLONE_NEWUSER)
             .step("entering the user namespace")?,
         // As init does for its children where it may.
@@ -270,12 +291,20 @@ fn place_descriptors(
 /// Gives up what init and the agent do not need. With an image this process is in its user namespace already.
 fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -> Result<(), StepError> {
     let mut writable = None;
+    if sabotage::leaves_out("no_new_privs") {
+        // Without it Landlock takes a capability that is dropped below.
+        landlock::restrict(shared.landlock_abi, Some(init), None).step("applying Landlock")?;
+    }
     match root {
         Root::Image { .. } => {
             process::become_user(0, 0).step("becoming root inside")?;
             let mut keep = ROOT_CAPABILITIES.to_vec();
-            keep.push(INIT_CAPABILITY);
-            process::bound_capabilities(&keep).step("bounding capabilities")?;
+            if !sabotage::leaves_out("init_protection") {
+                keep.push(INIT_CAPABILITY);
+            }
+            if !sabotage::leaves_out("capabilities") {
+                process::bound_capabilities(&keep).step("bounding capabilities")?;
+            }
             process::set_capabilities(&keep).step("dropping capabilities")?;
         }
         Root::System { rail } => {
@@ -287,6 +316,9 @@ fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -
             process::set_gids(saved, ids.gid, ids.gid).step(step)?;
             writable = rail.then_some(&WRITABLE[..]);
         }
+    }
+    if sabotage::leaves_out("no_new_privs") {
+        return Ok(());
     }
     landlock::restrict(shared.landlock_abi, Some(init), writable).step("applying Landlock")
 }

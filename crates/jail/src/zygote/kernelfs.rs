@@ -6,6 +6,7 @@
 use super::root::{EMPTY, SYSFS, open as place};
 use super::rootfs::{attach_tmpfs, directory};
 use crate::layout::MASKED;
+use crate::sabotage;
 use crate::step::{Step, StepError};
 use crate::sys;
 use crate::sys::mount::{
@@ -62,6 +63,9 @@ pub fn attach_proc(root: BorrowedFd<'_>, proc: BorrowedFd<'_>) -> Result<(), Ste
     let step = "mounting /proc";
     let target = directory(root, "proc", 0o555)?;
     mount::attach(proc, target.as_fd()).step(step)?;
+    if sabotage::leaves_out("kernel_interfaces") {
+        return Ok(());
+    }
 
     // Masks come from a filesystem of their own with nothing in it: no path of the host shows in the list of mounts.
     let step = "masking /proc";
@@ -125,6 +129,10 @@ pub fn attach_dev(root: BorrowedFd<'_>, owner: u32, terminals: u32, shm_bytes: u
     for (name, major, minor) in DEVICES {
         sys::make_char_device(dev.as_fd(), name, 0o666, major, minor).step("making the nodes in /dev")?;
     }
+    if sabotage::leaves_out("devices (a node)") {
+        // The kernel's log.
+        sys::make_char_device(dev.as_fd(), c"kmsg", 0o666, 1, 11).step("making a node too much")?;
+    }
     for (name, goal) in DEVICE_LINKS {
         sys::symlink_at(goal, dev.as_fd(), name).step("making the links in /dev")?;
     }
@@ -142,5 +150,8 @@ pub fn attach_dev(root: BorrowedFd<'_>, owner: u32, terminals: u32, shm_bytes: u
     mount::attach(devpts.as_fd(), target.as_fd()).step("mounting /dev/pts")?;
     let target = directory(dev.as_fd(), "shm", 0o755)?;
     attach_tmpfs(target.as_fd(), owner, "1777", shm_bytes, DATA).step("mounting /dev/shm")?;
+    if sabotage::leaves_out("devices") {
+        return Ok(());
+    }
     mount::change(dev.as_fd(), Change { set: MOUNT_ATTR_RDONLY, ..Change::default() }).step(step)
 }

@@ -23,13 +23,13 @@ use crate::seccomp::{Filter, Profile};
 use crate::spec::{Launch, Prepare, PrepareFds, Reply, Request, Root};
 use crate::step::{Step, StepError};
 use crate::sys::process::{self, Cloned};
-use crate::{landlock, sys, wire};
+use crate::{landlock, sabotage, sys, wire};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What a child says before it becomes init; it closes its end of the socket by exec.
+/// What a child says before it becomes init, which closes its end of the socket once it has protected itself.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     /// It waits for its [`Launch`]. With how long each step took.
@@ -83,8 +83,11 @@ fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
     set_close_on_exec(socket).step("taking the zygote's socket")?;
     // What whoever started the platform had open is nobody's here, least of all a boundary's that waits.
     process::close_from(ZYGOTE_FD as u32 + 1).step("closing what was inherited")?;
+    #[cfg(feature = "sabotage")]
+    sabotage::keep_the_host()?;
     let system = root::enter(hidden)?;
-    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi: landlock::abi(), system };
+    let landlock_abi = if sabotage::leaves_out("landlock") { 0 } else { landlock::abi() };
+    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, system };
     let reply = |reply: &Reply, fds: &[BorrowedFd<'_>]| wire::send(socket, reply, fds).step("answering node");
     reply(&Reply::Ready { landlock_abi: shared.landlock_abi }, &[])?;
 
@@ -179,7 +182,8 @@ fn begin(
     let (socket, theirs) = wire::pair().step("making a socket for the child")?;
     // The other namespaces are the child's own business, so that this process is free again at once, and so that
     // they are charged to the agent's cgroups.
-    match process::clone(libc::CLONE_PARENT | libc::CLONE_NEWPID).step("cloning a pid namespace")? {
+    let pids = if sabotage::leaves_out("pid_namespace") { 0 } else { libc::CLONE_NEWPID };
+    match process::clone(libc::CLONE_PARENT | pids).step("cloning a pid namespace")? {
         Cloned::Parent(pid, pidfd) => {
             Ok(Pending { request: prepare.request, pid, pidfd, socket, said: None, working: true })
         }

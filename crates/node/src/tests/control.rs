@@ -43,6 +43,8 @@ struct Inner {
     tokens: BTreeSet<String>,
     polls: usize,
     away: bool,
+    /// Of a version that does not know of observations.
+    earlier: bool,
 }
 
 type Refused = (StatusCode, String);
@@ -139,6 +141,10 @@ async fn observed(
     Json(report): Json<ObservedState>,
 ) -> Result<impl IntoResponse, Refused> {
     control.authenticate(&headers)?;
+    if control.inner.lock().unwrap().earlier && report.agents.iter().any(|agent| agent.observation.is_some())
+    {
+        return Err(refuse(StatusCode::BAD_REQUEST));
+    }
     let _ = control.reports.send(report);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -263,6 +269,7 @@ fn running(state: &DesiredState) -> ObservedAgent {
         observed: Observed::Running,
         reason: None,
         evidence: Vec::new(),
+        observation: None,
         workspace_url: Some("http://127.0.0.1:7701".into()),
         last_activity: None,
     }
@@ -292,6 +299,31 @@ async fn enrols_pulls_and_reports() {
     world.reporter.set(ObservedAgent { observed: Observed::Paused, ..running(&state) });
     assert_eq!(world.reported().await.agents[0].observed, Observed::Paused);
     assert_eq!(world.control.exchanges(), 2);
+    session.abort();
+}
+
+/// Control may be of an earlier version, and refuse what it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_control_is_told_what_it_knows() {
+    let mut world = World::new().await;
+    world.write_bootstrap(BOOTSTRAP);
+    let session = world.start();
+    let state = world.applied().await;
+    let observation = Some(model::evidence::Observation {
+        at: time::OffsetDateTime::UNIX_EPOCH,
+        kernel: "6.18".to_owned(),
+        version: "0.2.0".to_owned(),
+        init: String::new(),
+    });
+    let seen = ObservedAgent { observation, ..running(&state) };
+    world.reporter.set(seen.clone());
+    assert_eq!(world.reported().await.agents, std::slice::from_ref(&seen));
+    world.control.inner.lock().unwrap().earlier = true;
+    world.reporter.set(ObservedAgent { observed: Observed::Paused, ..seen });
+    assert_eq!(
+        world.reported().await.agents,
+        [ObservedAgent { observed: Observed::Paused, ..running(&state) }]
+    );
     session.abort();
 }
 

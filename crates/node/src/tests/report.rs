@@ -1,6 +1,7 @@
 use crate::report::{ACTIVITY_EVERY, Due, Reporter};
 use model::AgentId;
 use model::agent::{Level, Observed};
+use model::evidence::Observation;
 use model::node_api::{ObservedAgent, ObservedState};
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant};
@@ -12,6 +13,7 @@ fn seen(id: AgentId, generation: u64) -> ObservedAgent {
         observed: Observed::Running,
         reason: None,
         evidence: Vec::new(),
+        observation: None,
         workspace_url: None,
         last_activity: None,
     }
@@ -69,6 +71,28 @@ fn activity_alone_is_reported_now_and_then() {
 }
 
 #[test]
+fn that_the_same_was_seen_again_can_wait() {
+    let (reporter, agent, start) = (Reporter::default(), AgentId::new(), Instant::now());
+    let at = |seconds| {
+        let at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let text = String::new;
+        let observation = Observation { at, kernel: text(), version: text(), init: text() };
+        ObservedAgent { observation: Some(observation), ..seen(agent, 1) }
+    };
+    reporter.set(at(0));
+    assert_eq!(now(reporter.take(start)).agents, [at(0)]);
+    reporter.set(at(60));
+    assert_eq!(later(reporter.take(start)), None);
+    reporter.set(at(300));
+    assert_eq!(now(reporter.take(start)).agents, [at(300)]);
+    // What is told for another reason counts as well.
+    reporter.set(ObservedAgent { generation: 2, ..at(360) });
+    assert_eq!(now(reporter.take(start)).agents[0].generation, 2);
+    reporter.set(ObservedAgent { generation: 2, ..at(600) });
+    assert_eq!(later(reporter.take(start)), None);
+}
+
+#[test]
 fn a_report_stays_small() {
     let (reporter, start) = (Reporter::default(), Instant::now());
     for _ in 0..120 {
@@ -90,17 +114,16 @@ fn orphans_are_reported_when_they_change() {
     assert!(now(reporter.take(start)).orphans.is_empty());
 }
 
-/// Control is told at the start, and again by a node that was not heard.
 #[test]
-fn levels_are_told_once() {
-    let (reporter, start) = (Reporter::new(vec![Level::Process]), Instant::now());
-    let report = now(reporter.take(start));
-    assert_eq!(report.levels, Some(vec![Level::Process]));
-    assert_eq!(later(reporter.take(start)), None);
-    reporter.give_back(&report);
-    assert!(now(reporter.take(start)).levels.is_some());
-    reporter.repeat_all();
-    assert!(now(reporter.take(start)).levels.is_some());
+fn what_the_node_makes_is_said_at_the_start() {
+    let levels = vec![Level::Process, Level::Container];
+    let (reporter, start) = (Reporter::new(levels.clone()), Instant::now());
+    let first = now(reporter.take(start));
+    assert_eq!((first.levels.clone(), first.agents.len()), (Some(levels.clone()), 0));
     reporter.set(seen(AgentId::new(), 1));
     assert_eq!(now(reporter.take(start)).levels, None);
+    reporter.give_back(&first);
+    assert_eq!(now(reporter.take(start)).levels, Some(levels.clone()));
+    reporter.repeat_all();
+    assert_eq!(now(reporter.take(start)).levels, Some(levels));
 }

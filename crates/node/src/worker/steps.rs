@@ -10,12 +10,13 @@ use crate::journal::JournalError;
 use crate::lease::Owner;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
-use crate::{blanks, terminate, validate};
+use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
 use model::{BoundaryId, Desired, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
+use std::time::Instant;
 use time::OffsetDateTime;
 
 /// Attempts at one launch when the zygote dies under it.
@@ -233,7 +234,7 @@ impl Worker {
                 loop {
                     match sandbox.launch(&spec, lease, address.gid, &path, blank.take()) {
                         Err(error) if error.is_transient() && attempts < ATTEMPTS => attempts += 1,
-                        result => return result.map(inspected),
+                        result => return result.map(proved),
                     }
                 }
             })
@@ -301,6 +302,9 @@ impl Worker {
         {
             tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
         }
+        self.observation = Some(verify::observation(&record));
+        self.next_look =
+            Instant::now() + recheck::phase(self.agent, self.shared.config.inspect_every.duration());
         self.boundary = Some(held);
         self.evidence = evidence;
         self.change(|local| {
@@ -386,6 +390,7 @@ impl Worker {
         self.blank = blank.filter(|_| cleaned.is_err());
         cleaned.map_err(|detail| Stuck::Step { what: "clean up after it", detail })?;
         self.evidence.clear();
+        self.observation = None;
         let before = self.local.clone();
         self.change(Local::cleaned);
         if let Err(error) = self.save() {
@@ -506,7 +511,14 @@ impl Worker {
     }
 }
 
-/// A boundary with what there is around it.
+/// A boundary with what was seen of it before it began.
+fn proved(boundary: Boundary) -> (Boundary, Vec<Evidence>) {
+    let evidence = boundary.proof().to_vec();
+    (boundary, evidence)
+}
+
+/// One that was taken over, with what there is around it. What it lacks now it may have lost while nobody looked: it is not
+/// ended for that, but nothing more is said of it than this.
 fn inspected(boundary: Boundary) -> (Boundary, Vec<Evidence>) {
     let evidence = boundary.inspect();
     (boundary, evidence)

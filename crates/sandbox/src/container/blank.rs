@@ -15,6 +15,7 @@ use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
+use model::evidence::Evidence;
 use model::{AgentSpec, BoundaryId, ByteSize, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -128,10 +129,17 @@ impl Blank {
     }
 
     /// The agent's from now on.
-    pub(super) fn into_boundary(mut self, shared: &Shared, record: BoundaryRecord) -> Boundary {
+    pub(super) fn into_boundary(
+        mut self,
+        shared: &Shared,
+        record: BoundaryRecord,
+        proof: Vec<Evidence>,
+    ) -> Boundary {
         self.traces.kept = true;
         let pidfd = self.traces.pidfd.take();
-        Boundary::new(shared, record, pidfd)
+        let mut boundary = Boundary::new(shared, record, pidfd);
+        boundary.proof = proof;
+        boundary
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Boundary {
     /// The jail of this node, for probes: an agent may run an older one.
     jail: PathBuf,
     jail_digest: String,
+    /// What was seen before it began.
+    pub(super) proof: Vec<Evidence>,
     /// Set when we ended it, so that its end is no riddle.
     killed: AtomicBool,
     /// How init ended, once it was collected: the kernel tells it only once.
@@ -78,6 +80,7 @@ impl Boundary {
             _watch: Watch::new(record.pid),
             record,
             pidfd,
+            proof: Vec::new(),
             killed: AtomicBool::new(false),
             status: Mutex::new(None),
         }
@@ -227,6 +230,11 @@ impl Boundary {
             disk_limit: disk.size,
             oom_kills: self.group.oom_kills(),
         }
+    }
+
+    /// What the kernel said of each control before anything of the agent ran. Empty for one that was taken over.
+    pub fn proof(&self) -> &[Evidence] {
+        &self.proof
     }
 
     /// What the kernel says of each control, now. One [`Evidence`] per control of its level.

@@ -5,10 +5,11 @@ use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
 use crate::host::namespace;
-use crate::{Shared, UidRange, children, files, procfs};
+use crate::{Shared, UidRange, children, files, inspect, procfs};
 use jail::spec::{self, ExecSpec, FileRules, InitConfig};
 use model::AgentSpec;
 use model::agent::{Command, Level, RunAs};
+use model::evidence::missing;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -97,6 +98,16 @@ fn claim(
         channel: channel.to_owned(),
         landlock_abi,
     };
+    // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
+    let volume = shared.volumes.path(spec.volume);
+    let hidden = if record.level.has_image() { Vec::new() } else { shared.config.hidden() };
+    let places = inspect::Places { volume: &volume, hidden: &hidden };
+    let evidence = inspect::inspect(&record, &blank.traces.group, places, || blank.is_alive());
+    let lacking = missing(spec.level, &evidence);
+    if !lacking.is_empty() {
+        return Err(LaunchError::Unproven { level: spec.level, lacking });
+    }
+    blank.laps.lap("inspect");
     let path = blank.traces.dir.join(CHANNEL);
     hand_over(&path, gid, channel)
         .map_err(|source| LaunchError::Channel { path: channel.to_owned(), source })?;
@@ -121,7 +132,7 @@ fn claim(
     }
     blank.laps.lap("configuration");
     tracing::debug!(agent = %spec.id, laps = blank.laps.to_json(), "launched");
-    Ok(blank.into_boundary(shared, record))
+    Ok(blank.into_boundary(shared, record, evidence))
 }
 
 /// Gives the listening socket its owner, and then its place: nobody could reach it before.

@@ -5,7 +5,7 @@ use crate::rows::{Rows, Target, quantile};
 use crate::session::{self, Session};
 use crate::weight;
 use model::Verb;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const THOUSAND: usize = 1000;
@@ -95,6 +95,14 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
     rows.add("  its own process", "MiB", own, None, Target::None);
     let fallen = each(before[0] - weight::available());
     rows.add("  by how much MemAvailable fell, all in all", "MiB", fallen, None, Target::None);
+    // Each is looked at once.
+    let busy = weight::processor(&session.world);
+    std::thread::sleep(Duration::from_secs(60));
+    for ((name, before), (_, after)) in busy.iter().zip(weight::processor(&session.world)) {
+        let target = if *name == "node" { Target::AtMost(2.0) } else { Target::None };
+        let share = (after - before) / 60_000.0 * 100.0;
+        rows.add(format!("  of a core in {name}, looking at each every minute"), "%", share, None, target);
+    }
     let started = Instant::now();
     session.wait(async {
         let mut tasks = JoinSet::new();

@@ -56,6 +56,7 @@ fn main() {
     let peers = Peers::make(&session);
     if wants("weight") {
         weight::platform(&session, &mut rows);
+        weight::proof(&session, rounds, &mut rows);
         weight::durability(&session, &mut rows);
     }
     if wants("create") {

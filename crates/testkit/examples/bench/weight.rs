@@ -1,9 +1,10 @@
 //! Memory and disk: what the platform takes, and what it makes durable.
 
-use crate::rows::{Rows, Target};
+use crate::rows::{Rows, Target, median};
 use crate::session::{self, Blanks, Session};
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use testkit::World;
 
 const MIB: f64 = 1_048_576.0;
@@ -70,6 +71,24 @@ pub fn platform(session: &Session, rows: &mut Rows) {
     assert_eq!(pids.len(), 3, "control, node and gate run");
     let memory: f64 = pids.iter().map(|pid| rollup(*pid, "Pss:")).sum();
     rows.add("control + node + one gate, idle (PSS)", "MiB", memory / MIB, None, Target::AtMost(80.0));
+    session.wait(session::destroy(&session.control, &agent));
+}
+
+/// How long it takes to read a boundary from the kernel, and to try all ways out of it: what `cofferdam verify` does.
+pub fn proof(session: &Session, rounds: usize, rows: &mut Rows) {
+    eprintln!("evidence");
+    let agent = session.wait(session::create(&session.control, session.request()));
+    let id = agent.id.to_string();
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..rounds.min(20) {
+        let report = session.world.cli(&["verify", &id, "-o", "json"]).json();
+        for (took, key) in took.iter_mut().zip(["inspect_us", "probe_us"]) {
+            took.push(Duration::from_micros(report[key].as_u64().expect("how long it took")));
+        }
+    }
+    let [inspect, probe] = &took;
+    rows.add("inspect one boundary", "ms", median(inspect), None, Target::AtMost(2.0));
+    rows.add("probe one boundary", "ms", median(probe), None, Target::AtMost(1000.0));
     session.wait(session::destroy(&session.control, &agent));
 }
 

@@ -31,12 +31,12 @@ const NAMES: [&str; 21] = [
 ];
 
 /// Makes every attempt, and says all that got through rather than the first.
-fn all_hold(user: &str) {
+fn all_hold(user: &str, level: &str) {
     if !testkit::can_run() {
         return;
     }
     let world = World::start();
-    world.create("attacker", &["--memory", "512MiB"]);
+    world.create("attacker", &["--memory", "512MiB", "--level", level]);
     let name = format!("cofferdam-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("an abstract name");
     let _listener = UnixListener::bind_addr(&address).expect("an abstract socket of the host");
@@ -44,7 +44,8 @@ fn all_hold(user: &str) {
     let env = [format!("ABSTRACT={name}"), ports];
     let env: Vec<&str> = env.iter().map(String::as_str).collect();
     let mut through = Vec::new();
-    for attack in NAMES {
+    // Without an image the machine's mounts are in sight, and there is no map of ids.
+    for attack in NAMES.into_iter().filter(|name| level == "container" || *name != "leaks") {
         let ran = world.python("attacker", user, &env, ATTACKS, &[attack]);
         println!("{}{}", ran.out, ran.err);
         if ran.code != 0 {
@@ -58,10 +59,15 @@ fn all_hold(user: &str) {
 
 #[test]
 fn attacks_as_agent_hold() {
-    all_hold("agent");
+    all_hold("agent", "container");
+}
+
+#[test]
+fn attacks_as_an_os_user_hold() {
+    all_hold("agent", "process");
 }
 
 #[test]
 fn attacks_as_root_hold() {
-    all_hold("root");
+    all_hold("root", "container");
 }
