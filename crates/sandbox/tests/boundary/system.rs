@@ -2,11 +2,14 @@
 //! programs, and what must work.
 
 use crate::{World, chain, until};
+use channel::{Decoder, Event, Hello, Kind, Reply, Request, User};
 use model::AgentSpec;
 use model::agent::Level;
 use sandbox::{Boundary, Sandbox};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 const LEVELS: [Level; 2] = [Level::Workspace, Level::Process];
 
@@ -229,6 +232,111 @@ fn a_blank_becomes_an_os_user() {
         assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
         let evidence = boundary.inspect();
         assert_eq!(model::evidence::claim(spec.level, &evidence), crate::full(spec.level), "{evidence:?}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+/// Asks an agent's init, as gate does: all frames of the answer, up to the end of what was asked for.
+fn ask(channel: &std::path::Path, request: &Request) -> Vec<(Kind, String)> {
+    let mut socket = UnixStream::connect(channel).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut out = Vec::new();
+    channel::encode_json(Kind::Hello, &Hello::OURS, &mut out).unwrap();
+    channel::encode_json(Kind::Request, request, &mut out).unwrap();
+    socket.write_all(&out).unwrap();
+    let (mut decoder, mut frames, mut buffer) = (Decoder::new(), Vec::new(), [0; 4096]);
+    loop {
+        while let Some(frame) = decoder.next().unwrap() {
+            let ended = frame.kind == Kind::Event && matches!(frame.json(), Ok(Event::Exited(_)));
+            frames.push((frame.kind, String::from_utf8_lossy(&frame.payload).into_owned()));
+            if ended || frames.last().unwrap().0 == Kind::Error {
+                return frames;
+            }
+        }
+        match socket.read(&mut buffer).unwrap() {
+            0 => return frames,
+            count => decoder.push(&buffer[..count]),
+        }
+    }
+}
+
+fn text(frames: &[(Kind, String)]) -> String {
+    frames
+        .iter()
+        .filter(|(kind, _)| matches!(kind, Kind::Data1 | Kind::Data2))
+        .map(|(_, text)| text.as_str())
+        .collect()
+}
+
+#[test]
+fn init_serves_an_os_user() {
+    let Some(world) = World::new("init_serves_an_os_user") else { return };
+    let sandbox = world.sandbox();
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let boundary = world.launch(&sandbox, &spec);
+        let channel = world.channel(&spec);
+        let exec = |script: &str, user, tty| {
+            let exec = channel::ExecRequest {
+                id: format!("exe_{script:.8}"),
+                argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+                env: Default::default(),
+                cwd: None,
+                user,
+                tty,
+                stdin: false,
+                timeout_ms: None,
+                output_limit: None,
+                attach: true,
+            };
+            ask(&channel, &Request::Exec(Box::new(exec)))
+        };
+        let id = boundary.record().base_uid + 1000;
+        let frames = exec(
+            "id -u; cat /proc/self/oom_score_adj; grep Cap /proc/self/status | grep -v 0000000000000000",
+            None,
+            None,
+        );
+        assert_eq!(text(&frames), format!("{id}\n0\n"), "{frames:?}");
+        let size = channel::Size { rows: 24, cols: 80 };
+        let frames = exec("tty; stat -c %u:%G $(tty); stty size", None, Some(size));
+        assert_eq!(text(&frames).replace('\r', ""), format!("/dev/pts/0\n{id}:agent\n24 80\n"), "{frames:?}");
+        // Nobody is root there, by any request.
+        let frames = exec("id", Some(User::Root), None);
+        assert!(
+            frames.last().is_some_and(|(kind, said)| *kind == Kind::Error && said.contains("nobody is root")),
+            "{frames:?}"
+        );
+        let read =
+            Request::Read { path: "/etc/shadow".into(), offset: 0, length: None, user: Some(User::Root) };
+        assert!(ask(&channel, &read).iter().any(|(_, said)| said.contains("nobody is root")));
+        // Files beneath the home at level 0, whatever the user may read at level 1.
+        let read = |path: &str| {
+            let request = Request::Read { path: path.into(), offset: 0, length: None, user: None };
+            text(&ask(&channel, &request))
+        };
+        exec("echo mine > ~/file; echo tmp > /tmp/file", None, None);
+        assert_eq!(read("/home/agent/file"), "mine\n");
+        assert_eq!(read("/tmp/file"), if level == Level::Process { "tmp\n" } else { "" });
+        assert_eq!(read("/etc/shadow"), "");
+        // Locks of bytes are counted by looking at its processes, which init may.
+        if fs::exists("/usr/bin/python3").unwrap() {
+            let lock = "import fcntl, os\nf = open(os.path.expanduser('~/lock'), 'w')\n\
+                        for i in range(20000): fcntl.lockf(f, fcntl.LOCK_EX, 1, 0)\nprint('locked')";
+            let frames = exec(&format!("python3 -c \"{lock}\""), None, None);
+            assert_eq!(text(&frames), "locked\n", "{frames:?}");
+        }
+        // The machine's own services are not its ports.
+        let port = outside.local_addr().unwrap().port();
+        let frames = ask(&channel, &Request::Port { port });
+        let refused = frames.iter().any(|(kind, said)| *kind == Kind::Error && !said.is_empty());
+        assert!(refused && !frames.iter().any(|(kind, _)| *kind == Kind::Reply), "{frames:?}");
+        let processes = ask(&channel, &Request::Processes);
+        assert!(processes.iter().any(|(kind, _)| *kind == Kind::Reply), "{processes:?}");
+        assert!(matches!(serde_json::from_str(&processes[1].1).unwrap(), Reply::Processes { .. }));
         end(&boundary);
     }
     drop(sandbox);
