@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LEVELS: [Level; 2] = [Level::Workspace, Level::Process];
 
@@ -238,6 +239,8 @@ fn a_blank_becomes_an_os_user() {
     world.assert_clean();
 }
 
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 /// Asks an agent's init, as gate does: all frames of the answer, up to the end of what was asked for.
 fn ask(channel: &std::path::Path, request: &Request) -> Vec<(Kind, String)> {
     let mut socket = UnixStream::connect(channel).unwrap();
@@ -281,7 +284,7 @@ fn init_serves_an_os_user() {
         let channel = world.channel(&spec);
         let exec = |script: &str, user, tty| {
             let exec = channel::ExecRequest {
-                id: format!("exe_{script:.8}"),
+                id: format!("exe_{:x}", NUMBER.fetch_add(1, Ordering::Relaxed)),
                 argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
                 env: Default::default(),
                 cwd: None,
