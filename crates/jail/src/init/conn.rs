@@ -2,7 +2,7 @@
 
 use super::errors::refuse;
 use super::pace::TOGETHER;
-use super::port::Port;
+use super::port::{self, Port};
 use super::slab::Key;
 use super::streams::{Filled, MAX_INPUT, PIECE};
 use super::{Init, Phase, Tag, say, sys, token};
@@ -407,6 +407,12 @@ impl Init {
                 Ok(())
             }
             Request::Port { port } => {
+                // Its loopback is the machine's.
+                if self.config.files.is_some() && !port::is_own(port) {
+                    let why =
+                        format!("no process of this agent's user listens at port {port}, or others do too");
+                    return Err(refuse(ErrorKind::Refused, why));
+                }
                 conn.state = State::Port(Box::new(Port::connect(&self.poll, port, key)?));
                 Ok(())
             }

@@ -6,9 +6,40 @@ use super::streams::{Filled, MAX_INPUT, PIECE};
 use super::sys::{self, Poll};
 use super::{Tag, say, token};
 use channel::{ChannelError, ErrorKind, Kind, Reply};
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+
+/// Whether this user listens at a port of this network namespace's loopback, and nobody else does: for an agent that shares
+/// the machine's.
+pub fn is_own(port: u16) -> bool {
+    let own = sys::user();
+    let mut found = false;
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(table) = File::open(table) else { continue };
+        // Those that listen come first.
+        let lines = BufReader::new(table).lines().skip(1).map_while(Result::ok);
+        for owner in
+            lines.map_while(|line| listener(&line)).filter(|(at, _)| *at == port).map(|(_, owner)| owner)
+        {
+            if owner != own {
+                return false;
+            }
+            found = true;
+        }
+    }
+    found
+}
+
+/// The port and the owner of a socket that listens: `sl local_address rem_address st tx:rx tr:tm retrnsmt uid` (proc(5)).
+fn listener(line: &str) -> Option<(u16, u32)> {
+    const LISTENS: &str = "0A";
+    let fields: Vec<&str> = line.split_whitespace().take(8).collect();
+    let [_, local, _, state, _, _, _, owner] = fields[..] else { return None };
+    let (_, port) = local.rsplit_once(':')?;
+    (state == LISTENS).then_some((u16::from_str_radix(port, 16).ok()?, owner.parse().ok()?))
+}
 
 /// The TCP side. Each direction ends on its own.
 #[derive(Debug)]
@@ -160,4 +191,22 @@ fn failed(number: u16, error: &io::Error) -> ChannelError {
         return refuse(ErrorKind::Refused, format!("nothing listens on port {number} inside the agent"));
     }
     of_io(&format!("could not connect to port {number} inside the agent"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_read_with_their_owners() {
+        let line = "   0: 0100007F:1E14 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 12 1 0 100 0";
+        assert_eq!(listener(line), Some((7700, 1001)));
+        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
+        assert_eq!(listener("  sl  local_address rem_address   st"), None);
+        let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listening.local_addr().unwrap().port();
+        assert!(is_own(port));
+        drop(listening);
+        assert!(!is_own(port));
+    }
 }

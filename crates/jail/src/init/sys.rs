@@ -372,10 +372,15 @@ pub fn protect() -> io::Result<()> {
     Ok(())
 }
 
+/// The effective uid.
+pub fn user() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Whether init is an OS user of the machine: without a user namespace, without any capability.
 pub fn is_os_user() -> bool {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::geteuid() != 0 }
+    user() != 0
 }
 
 /// Makes freed buffers go back to the kernel: glibc would otherwise learn from the first large one to keep them.

@@ -2,11 +2,15 @@
 //! programs, and what must work.
 
 use crate::{World, chain, until};
+use channel::{Decoder, Event, Hello, Kind, Reply, Request, User};
 use model::AgentSpec;
 use model::agent::Level;
 use sandbox::{Boundary, Sandbox};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LEVELS: [Level; 2] = [Level::Workspace, Level::Process];
 
@@ -85,7 +89,7 @@ fn nothing_of_the_machine_can_be_changed_and_nothing_of_others_read() {
              ls -A /root /srv /mnt /media /boot /var/lib /var/log /var/lib/cofferdam /etc/cofferdam 2> /dev/null | grep -v '^/\\|^$'\n\
              ls -A {hidden} {run} {volumes} {others} 2> /dev/null | grep -v '^/\\|^$'\n\
              ls -A /home; ls -A /tmp; cat /home/*/neighbour /tmp/neighbour 2> /dev/null\n\
-             {shown}/id id -u\n\
+             {shown}/id -u\n\
              unshare -U true 2> /dev/null && echo 'made a user namespace'\n\
              mount -t tmpfs none /tmp 2> /dev/null && echo mounted\n\
              for p in /proc/[0-9]*/root/home/agent/neighbour; do cat $p 2> /dev/null; done",
@@ -188,7 +192,11 @@ fn a_disk_moves_between_levels_and_is_bounded() {
     let (text, base) = said(Level::Workspace, "cat ~/kept; stat -c %u:%g ~/kept ~/d");
     let id = base + 1000;
     assert_eq!(text, format!("one\ntwo\n{id}:{id}\n{id}:{id}\n"));
-    let (text, _) = said(Level::Process, "head -c 200000000 /dev/zero > ~/big; stat -c %s ~/big");
+    let (text, _) = said(
+        Level::Process,
+        "head -c 65536 /dev/zero > ~/room; head -c 200000000 /dev/zero > ~/big 2> /dev/null; s=$(stat -c %s ~/big); \
+                                    rm ~/room; echo $s; cat /dev/zero > ~/more 2> /dev/null",
+    );
     let size: u64 = text.lines().last().unwrap().parse().unwrap();
     assert!((32 << 20..64 << 20).contains(&size), "{text}");
     let mut spec = world.spec_at(Level::Process, Some("rm /home/agent/big; exec sleep 1000"));
@@ -225,6 +233,113 @@ fn a_blank_becomes_an_os_user() {
         assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
         let evidence = boundary.inspect();
         assert_eq!(model::evidence::claim(spec.level, &evidence), crate::full(spec.level), "{evidence:?}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    world.assert_clean();
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Asks an agent's init, as gate does: all frames of the answer, up to the end of what was asked for.
+fn ask(channel: &std::path::Path, request: &Request) -> Vec<(Kind, String)> {
+    let mut socket = UnixStream::connect(channel).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut out = Vec::new();
+    channel::encode_json(Kind::Hello, &Hello::OURS, &mut out).unwrap();
+    channel::encode_json(Kind::Request, request, &mut out).unwrap();
+    socket.write_all(&out).unwrap();
+    let (mut decoder, mut frames, mut buffer) = (Decoder::new(), Vec::new(), [0; 4096]);
+    loop {
+        while let Some(frame) = decoder.next().unwrap() {
+            let ended = frame.kind == Kind::Event && matches!(frame.json(), Ok(Event::Exited(_)));
+            frames.push((frame.kind, String::from_utf8_lossy(&frame.payload).into_owned()));
+            if ended || frames.last().unwrap().0 == Kind::Error {
+                return frames;
+            }
+        }
+        match socket.read(&mut buffer).unwrap() {
+            0 => return frames,
+            count => decoder.push(&buffer[..count]),
+        }
+    }
+}
+
+fn text(frames: &[(Kind, String)]) -> String {
+    frames
+        .iter()
+        .filter(|(kind, _)| matches!(kind, Kind::Data1 | Kind::Data2))
+        .map(|(_, text)| text.as_str())
+        .collect()
+}
+
+#[test]
+fn init_serves_an_os_user() {
+    let Some(world) = World::new("init_serves_an_os_user") else { return };
+    let sandbox = world.sandbox();
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let boundary = world.launch(&sandbox, &spec);
+        let channel = world.channel(&spec);
+        let exec = |script: &str, user, tty| {
+            let exec = channel::ExecRequest {
+                id: format!("exe_{:x}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+                argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+                env: Default::default(),
+                cwd: None,
+                user,
+                tty,
+                stdin: false,
+                timeout_ms: None,
+                output_limit: None,
+                attach: true,
+            };
+            ask(&channel, &Request::Exec(Box::new(exec)))
+        };
+        let id = boundary.record().base_uid + 1000;
+        let frames = exec(
+            "id -u; cat /proc/self/oom_score_adj; grep Cap /proc/self/status | grep -v 0000000000000000",
+            None,
+            None,
+        );
+        assert_eq!(text(&frames), format!("{id}\n0\n"), "{frames:?}");
+        let size = channel::Size { rows: 24, cols: 80 };
+        let frames = exec("tty; stat -c %u:%G $(tty); stty size", None, Some(size));
+        assert_eq!(text(&frames).replace('\r', ""), format!("/dev/pts/0\n{id}:agent\n24 80\n"), "{frames:?}");
+        // Nobody is root there, by any request.
+        let frames = exec("id", Some(User::Root), None);
+        assert!(
+            frames.last().is_some_and(|(kind, said)| *kind == Kind::Error && said.contains("nobody is root")),
+            "{frames:?}"
+        );
+        let read =
+            Request::Read { path: "/etc/shadow".into(), offset: 0, length: None, user: Some(User::Root) };
+        assert!(ask(&channel, &read).iter().any(|(_, said)| said.contains("nobody is root")));
+        // Files beneath the home at level 0, whatever the user may read at level 1.
+        let read = |path: &str| {
+            let request = Request::Read { path: path.into(), offset: 0, length: None, user: None };
+            text(&ask(&channel, &request))
+        };
+        exec("echo mine > ~/file; echo tmp > /tmp/file", None, None);
+        assert_eq!(read("/home/agent/file"), "mine\n");
+        assert_eq!(read("/tmp/file"), if level == Level::Process { "tmp\n" } else { "" });
+        assert_eq!(read("/etc/shadow"), "");
+        // Locks of bytes are counted by looking at its processes, which init may.
+        if fs::exists("/usr/bin/python3").unwrap() {
+            let lock = "import fcntl, os\nf = open(os.path.expanduser('~/lock'), 'w')\n\
+                        for i in range(20000): fcntl.lockf(f, fcntl.LOCK_EX, 1, 0)\nprint('locked')";
+            let frames = exec(&format!("python3 -c \"{lock}\""), None, None);
+            assert_eq!(text(&frames), "locked\n", "{frames:?}");
+        }
+        // The machine's own services are not its ports.
+        let port = outside.local_addr().unwrap().port();
+        let frames = ask(&channel, &Request::Port { port });
+        let refused = frames.iter().any(|(kind, said)| *kind == Kind::Error && !said.is_empty());
+        assert!(refused && !frames.iter().any(|(kind, _)| *kind == Kind::Reply), "{frames:?}");
+        let processes = ask(&channel, &Request::Processes);
+        assert!(processes.iter().any(|(kind, _)| *kind == Kind::Reply), "{processes:?}");
+        assert!(matches!(serde_json::from_str(&processes[1].1).unwrap(), Reply::Processes { .. }));
         end(&boundary);
     }
     drop(sandbox);
