@@ -172,6 +172,9 @@ impl Control {
                 "/proc/sys and /sys are read-only, names in /proc that are the machine's are covered, and no file system of the kernel's is mounted that reaches the host."
             }
             Self::Devices => "/dev is read-only with six harmless nodes; devices work nowhere else.",
+            Self::OsUser if level == Level::Workspace => {
+                "The OS user of the account's workspaces: its ids are neither root's nor the platform's."
+            }
             Self::OsUser => {
                 "An OS user of its own: its ids are nobody else's, and neither root's nor the platform's."
             }

@@ -64,6 +64,7 @@ fn hear(zygote: BorrowedFd<'_>) -> Result<(Launch, OwnedFd, OwnedFd), StepError>
 /// A boundary without image and volume.
 struct Prepared {
     base_uid: u32,
+    host_network: bool,
     terminals: u32,
     fds: PrepareFds<OwnedFd>,
     /// A procfs of its pid namespace, not attached yet.
@@ -132,7 +133,7 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     laps.lap("user namespace's limits");
     act_as(ROOT)?;
     let (base_uid, terminals) = (wanted.base_uid, wanted.limits.terminals);
-    Ok(Prepared { base_uid, terminals, fds, proc, userns })
+    Ok(Prepared { base_uid, host_network: wanted.host_network, terminals, fds, proc, userns })
 }
 
 /// What a boundary has of its own, beside the pid namespace that it was cloned into and the user namespace that comes last.
@@ -156,7 +157,7 @@ fn complete(
     shared: &Shared,
     laps: &mut Laps,
 ) -> Result<OwnedFd, StepError> {
-    let Prepared { base_uid, terminals, fds, proc, userns } = prepared;
+    let Prepared { base_uid, host_network, terminals, fds, proc, userns } = prepared;
     #[cfg(feature = "sabotage")]
     let volume = if sabotage::leaves_out("disk_limit") { sabotage::boundless_volume()? } else { volume };
     // As root on the disk, before ids are mapped.
@@ -189,7 +190,8 @@ fn complete(
         Root::System { .. } => {
             rootfs::furnish(root.as_fd(), owner, &TEMPORARY, launch.tmp_bytes)?;
             let work = root::open(root::LOWER).step("finding room")?;
-            Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid))?)
+            let resolver = host_network.then_some(&*shared.resolver);
+            Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid), resolver)?)
         }
     };
     laps.lap("home, /tmp, /run, /etc");

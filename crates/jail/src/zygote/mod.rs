@@ -40,10 +40,15 @@ enum Report {
     Failed(StepError),
 }
 
+/// The most of the machine's `resolv.conf` that is taken.
+const RESOLVER_MAX: usize = 16 << 10;
+
 /// What every boundary has in common, made once.
 struct Shared {
     filter: Filter,
     landlock_abi: u32,
+    /// How the machine itself resolves names, for agents in its network.
+    resolver: Vec<u8>,
     /// Whether the machine's system could be taken.
     system: Result<(), StepError>,
 }
@@ -85,9 +90,11 @@ fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
     process::close_from(ZYGOTE_FD as u32 + 1).step("closing what was inherited")?;
     #[cfg(feature = "sabotage")]
     sabotage::keep_the_host()?;
+    let mut resolver = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+    resolver.truncate(RESOLVER_MAX);
     let system = root::enter(hidden)?;
     let landlock_abi = if sabotage::leaves_out("landlock") { 0 } else { landlock::abi() };
-    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, system };
+    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, resolver, system };
     let reply = |reply: &Reply, fds: &[BorrowedFd<'_>]| wire::send(socket, reply, fds).step("answering node");
     reply(&Reply::Ready { landlock_abi: shared.landlock_abi }, &[])?;
 

@@ -103,8 +103,13 @@ fn cover(root: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
 
 /// Puts files of the agent's own in the place of those of `/etc` that tell of the machine or its people. Back come those
 /// of the host's name and of hosts, for init to write: the agent reads them, and has them read-only. `work` is where they
-/// are mounted until this process leaves its root.
-pub fn own_etc(root: BorrowedFd<'_>, work: BorrowedFd<'_>, ids: Identity) -> Result<[OwnedFd; 2], StepError> {
+/// are mounted until this process leaves its root. `resolver` is how the machine resolves names, for agents in its network.
+pub fn own_etc(
+    root: BorrowedFd<'_>,
+    work: BorrowedFd<'_>,
+    ids: Identity,
+    resolver: Option<&[u8]>,
+) -> Result<[OwnedFd; 2], StepError> {
     let step = "making files of the agent's own in /etc";
     let files = Filesystem::new(c"tmpfs")
         .and_then(|files| {
@@ -113,20 +118,23 @@ pub fn own_etc(root: BorrowedFd<'_>, work: BorrowedFd<'_>, ids: Identity) -> Res
         .step(step)?;
     mount::attach(files.as_fd(), work).step(step)?;
     let Identity { uid, gid } = ids;
+    let asking = format!("nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n");
+    let users = format!(
+        "root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n\
+         agent:x:{uid}:{gid}::{HOME}:/bin/sh\n"
+    );
+    let groups = format!("root:x:0:\ntty:x:5:\nnogroup:x:65534:\nagent:x:{gid}:\n");
     let text = |name: &CStr| match name.to_bytes() {
-        b"resolv.conf" => format!("nameserver {NAMESERVER}\noptions timeout:2 attempts:2\n"),
-        b"passwd" => format!(
-            "root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n\
-             agent:x:{uid}:{gid}::{HOME}:/bin/sh\n"
-        ),
-        b"group" => format!("root:x:0:\ntty:x:5:\nnogroup:x:65534:\nagent:x:{gid}:\n"),
-        _ => String::new(),
+        b"resolv.conf" => resolver.unwrap_or(asking.as_bytes()),
+        b"passwd" => users.as_bytes(),
+        b"group" => groups.as_bytes(),
+        _ => &[],
     };
     let create = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let mut for_init = Vec::new();
     for name in OWN_ETC {
         let file = sys::open_at(files.as_fd(), name, create, 0o644).step(step)?;
-        sys::write_all(file.as_fd(), text(name).as_bytes()).step(step)?;
+        sys::write_all(file.as_fd(), text(name)).step(step)?;
         if matches!(name.to_bytes(), b"hostname" | b"hosts") {
             for_init.push(file);
         }

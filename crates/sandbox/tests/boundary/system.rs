@@ -38,7 +38,7 @@ fn it_is_a_user_of_its_own_at_home() {
     let sandbox = world.sandbox();
     for level in LEVELS {
         let spec = world.spec_at(level, None);
-        let script = "whoami; echo $HOME; pwd; cat /etc/hostname; getent hosts tester | head -1; cat /etc/resolv.conf | head -1; \
+        let script = "whoami; echo $HOME; pwd; cat /etc/hostname; getent hosts tester | head -1; echo \"$(head -1 /etc/resolv.conf)\"; \
                       id -u; id -G; stat -c %u /home/agent; echo hello > /tmp/a && cp /tmp/a /var/tmp/a && cp /tmp/a /dev/shm/a && \
                       cp /tmp/a ~/a && cat ~/a; umask; tty -s < /dev/tty || echo no terminal";
         let (boundary, said) = run(&world, &sandbox, &spec, script);
@@ -46,7 +46,14 @@ fn it_is_a_user_of_its_own_at_home() {
         let lines: Vec<&str> = said.lines().collect();
         let expected = ["agent", "/home/agent", "/home/agent", "tester"];
         assert_eq!(lines[..4], expected, "{said}");
-        assert!(lines[4].contains("tester") && lines[5] == "nameserver 192.0.2.53", "{said}");
+        assert!(lines[4].contains("tester"), "{said}");
+        // Names are resolved in the network that it is in.
+        let machines = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let resolver = match level {
+            Level::Workspace => machines.lines().next().unwrap_or_default(),
+            _ => "nameserver 192.0.2.53",
+        };
+        assert_eq!(lines[5], resolver, "{said}");
         assert_eq!(lines[6..9], [id.as_str(), &id, &id], "{said}");
         assert_eq!(lines[9..11], ["hello", "0022"], "{said}");
         end(&boundary);
