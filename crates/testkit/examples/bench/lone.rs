@@ -3,6 +3,7 @@
 use crate::peers::{Peers, timed};
 use crate::rows::{Rows, Target, median, quantile};
 use crate::session::{self, Blanks, Session};
+use model::agent::Level;
 use std::time::{Duration, Instant};
 
 /// How long the parts of a life took.
@@ -72,6 +73,24 @@ pub fn creates(session: &Session, peers: &Peers, count: usize, rows: &mut Rows) 
     for (part, samples) in parts {
         rows.add(part, "ms", median(samples), None, Target::None);
     }
+}
+
+/// The same below a container: an OS user beside the tools that make one, and a workspace.
+pub fn levels(count: usize, rows: &mut Rows) {
+    let session = Session::start_at(Level::Process, Blanks::Ready);
+    let peers = Peers::make(&session);
+    eprintln!("create at level 1: {count} rounds");
+    let mut os_user = Vec::new();
+    let lives = rounds(&session, count, || os_user.push(timed(&mut peers.os_user())));
+    let peer = Some(("setpriv+bwrap", median(&os_user)));
+    let name = format!("create + true at level 1, {}", session.blanks.name());
+    rows.add(&name, "ms", median(&lives.first), peer, Target::RatioAtMost(1.0));
+    drop(peers);
+    drop(session);
+    let session = Session::start_at(Level::Workspace, Blanks::None);
+    eprintln!("create at level 0: {count} rounds");
+    let lives = rounds(&session, count, || {});
+    rows.add("create + true at level 0", "ms", median(&lives.first), None, Target::AtMost(3.0));
 }
 
 /// Execs are measured in turn, so many of ours and of theirs: whoever runs programs in an agent runs more than one.

@@ -17,8 +17,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str =
-    "bench [SECTION...] [--rounds N]: sections are create, exec, streams, crowd, weight; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are create, levels, exec, streams, crowd, weight; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -74,6 +73,9 @@ fn main() {
     }
     drop(peers);
     drop(session);
+    if wants("levels") {
+        lone::levels(rounds, &mut rows);
+    }
     if wants("create") {
         profile::ask(&mut rows);
     }

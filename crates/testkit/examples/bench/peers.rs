@@ -76,6 +76,14 @@ impl Peers {
         command
     }
 
+    /// `true` as another user, on the machine's own system and without its network.
+    pub fn os_user(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "bwrap"]);
+        command.args(["--unshare-net", "--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/tmp", "true"]);
+        command
+    }
+
     /// A container that lasts, for `runc exec`.
     pub fn container(&self) -> Container<'_> {
         let id = format!("{}-lasting", self.name());

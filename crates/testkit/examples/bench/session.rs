@@ -1,6 +1,7 @@
 //! The installation under test, and what a program does with it.
 
 use client::{Control, Incoming, Workspace};
+use model::agent::Level;
 use model::api::{Agent, CreateAgent, CreateWorkspaceToken};
 use model::token::Scope;
 use model::workspace::CreateExec;
@@ -23,6 +24,8 @@ pub struct Session {
     pub control: Control,
     /// Whether agents find boundaries ready.
     pub blanks: Blanks,
+    /// How the agents are isolated.
+    level: Level,
     asked: Cell<u64>,
 }
 
@@ -49,8 +52,13 @@ impl Blanks {
 }
 
 impl Session {
-    /// Starts it, with the base image.
+    /// Starts it, with the base image, for containers.
     pub fn start(blanks: Blanks) -> Self {
+        Self::start_at(Level::Container, blanks)
+    }
+
+    /// Starts it, with the base image, for agents of a level.
+    pub fn start_at(level: Level, blanks: Blanks) -> Self {
         let world = World::prepare_sized(SLOTS);
         match blanks {
             Blanks::None => world.blanks_at_most(0),
@@ -61,12 +69,12 @@ impl Session {
         world.up();
         world.provide_image();
         let (runtime, control) = world.control();
-        Self { world, runtime, control, blanks, asked: Cell::new(0) }
+        Self { world, runtime, control, blanks, level, asked: Cell::new(0) }
     }
 
     /// What is created: nothing but defaults, or a little more memory than ever before.
     pub fn request(&self) -> CreateAgent {
-        let mut request = request();
+        let mut request = CreateAgent { level: Some(self.level), ..request() };
         if self.blanks == Blanks::Bare {
             self.asked.set(self.asked.get() + 1);
             request.resources.memory.0 += self.asked.get() << 20;
@@ -94,7 +102,7 @@ impl Session {
 
 /// Nothing but defaults.
 pub fn request() -> CreateAgent {
-    serde_json::from_value(json!({"image": "debian"})).expect("a request")
+    serde_json::from_value(json!({})).expect("a request")
 }
 
 /// Creates an agent and has a way into it: one call. The first exec waits until it runs.
