@@ -242,7 +242,7 @@ fn drift_is_what_a_claim_could_differ_by() {
         after: State::Missing,
         detail: String::new(),
     };
-    assert_eq!(drift(&all, &fallen), [fell.clone()]);
+    assert_eq!(drift(&all, &fallen), std::slice::from_ref(&fell));
     let back = Drift { before: State::Missing, after: State::Observed, ..fell.clone() };
     assert_eq!(drift(&fallen, &all), [back]);
     fallen.remove(2);

@@ -139,5 +139,5 @@ fn what_lacks_a_control_never_runs() {
     let events = world.cli(&["events", "-n", "200", "-o", "json"]).json();
     let ran = events.as_array().expect("events").iter().find(|event| event["detail"]["to"] == "running");
     assert_eq!(ran, None);
-    assert_eq!(process_limits(&world), [PathBuf::new(); 0]);
+    assert!(process_limits(&world).is_empty());
 }
