@@ -369,6 +369,8 @@ impl Worker {
 
     fn forget(&mut self) -> Result<(), Stuck> {
         self.shared.journal.remove(self.agent)?;
+        // Freed by the tombstone, unless the disk was full then.
+        crate::fleet::lock(&self.shared.leases).free(self.agent);
         self.shared.reporter.forget(self.agent);
         self.shared.disclaim(self.agent);
         Ok(())

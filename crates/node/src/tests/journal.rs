@@ -104,3 +104,29 @@ fn files_are_for_root_alone() {
     let name = format!("agents/{}.json", record.desired.spec.id.base32());
     assert_eq!(mode(&journal.root().join(name)), 0o600);
 }
+
+/// Nodes that knew one level said nothing of it, and every agent had an image.
+#[test]
+fn records_of_a_node_that_knew_one_level_are_read() {
+    use model::agent::Level;
+    let boundary = serde_json::json!({
+        "boundary": model::BoundaryId::new(), "agent": model::AgentId::new(), "pid": 7, "start_time": 8,
+        "boot_id": "b", "base_uid": 0x7000_0000, "init_digest": "i", "image_digest": "0a".repeat(32),
+        "volume": model::VolumeId::new(), "channel": "/run/x.sock", "landlock_abi": 7,
+    });
+    let mut record = serde_json::to_value(record(Phase::Live(Motion::Running))).unwrap();
+    record["boundary"] = boundary.clone();
+    let read: Local = serde_json::from_value(record).unwrap();
+    let found = read.boundary.unwrap();
+    assert_eq!((found.level, found.image_digest.clone()), (Level::Container, Some("0a".repeat(32))));
+    assert_eq!(
+        serde_json::to_value(found).unwrap(),
+        boundary,
+        "and the same is written, for a node that is put back"
+    );
+    let shape = serde_json::json!({
+        "image_digest": "0a", "disk": 1, "memory": 2, "keep_scratch": false, "owner": [1000, 1000],
+    });
+    let shape: sandbox::Shape = serde_json::from_value(shape).unwrap();
+    assert_eq!((shape.level, shape.image_digest.as_deref()), (Level::Container, Some("0a")));
+}
