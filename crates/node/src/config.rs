@@ -1,7 +1,7 @@
 //! `node.toml`.
 
-use model::ByteSize;
 use model::config::{Checked, Fault};
+use model::{ByteSize, Driver};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,10 @@ pub struct Config {
     pub blanks: u32,
     /// The jail binary; by default the `cofferdam-jail` beside this executable.
     pub jail: Option<PathBuf>,
+    /// Who makes the boundaries of containers that do not say.
+    pub driver: Driver,
+    /// Who may make them at all. Runtimes are looked for in the directories of the system's programs.
+    pub drivers: Vec<Driver>,
     /// What any agent may have at most, whatever control says.
     pub limits: Limits,
     /// What one image may hold.
@@ -106,6 +110,8 @@ impl Default for Config {
             slots: 200,
             blanks: 8,
             jail: None,
+            driver: Driver::Builtin,
+            drivers: vec![Driver::Builtin],
             limits: Limits::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -176,6 +182,7 @@ impl Checked for Config {
             ((1..=10_000).contains(&self.slots), "slots", "must be between 1 and 10000"),
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
             (self.blanks <= 1000, "blanks", "must be at most 1000"),
+            (self.drivers.contains(&self.driver), "driver", "must be one of drivers"),
             (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
             (
                 self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,

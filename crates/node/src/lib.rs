@@ -240,6 +240,7 @@ fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
         init_store: config.data.join("init"),
         cgroup: config.cgroup.clone(),
         jail,
+        runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
     }
 }
 

@@ -18,6 +18,7 @@ mod image;
 mod inspect;
 mod logs;
 mod netfilter;
+mod oci;
 mod probe;
 mod procfs;
 mod sweep;
@@ -31,6 +32,7 @@ pub use cgroup::{CgroupError, is_cgroup_path};
 pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
+pub use oci::{DIRECTORIES, RuntimeError};
 pub use probe::ProbeError;
 pub use volume::{MINIMUM_VOLUME, VolumeError};
 pub use zygote::ZygoteError;
@@ -56,6 +58,8 @@ pub struct Config {
     pub cgroup: String,
     /// The `cofferdam-jail` binary.
     pub jail: PathBuf,
+    /// Where OCI runtimes are looked for: [`DIRECTORIES`].
+    pub runtimes: Vec<PathBuf>,
 }
 
 /// A range of 65,536 host uids and gids, leased to one agent while it runs.

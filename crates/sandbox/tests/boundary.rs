@@ -1,6 +1,8 @@
 //! Boundaries on the real kernel, with the real zygote and init. Needs root, mkfs.erofs, mkfs.ext4, a static
 //! busybox and a static `cofferdam-jail` (`COFFERDAM_JAIL`, or where `cargo xtask build` puts it).
 
+#[path = "boundary/oci.rs"]
+mod oci;
 #[path = "boundary/probe.rs"]
 mod probe;
 
@@ -49,6 +51,7 @@ impl World {
             init_store: dir.path().join("init"),
             cgroup: format!("cofferdam-test-{}-{number}", std::process::id()),
             jail: jail?,
+            runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
         };
         fs::create_dir(&config.images).unwrap();
         fs::create_dir_all(config.run.join("gates/account")).unwrap();
@@ -67,6 +70,7 @@ impl World {
             name: "tester".parse().unwrap(),
             account: AccountId::new(),
             level: Level::Container,
+            driver: None,
             image: Some(ImageId::new()),
             image_digest: Some(self.image.clone()),
             volume: VolumeId::new(),
@@ -189,7 +193,7 @@ fn busybox_image(dir: &Path, images: &Path) -> String {
         fs::create_dir_all(root.join(path)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for tool in ["sh", "sleep", "cat", "head", "tail", "kill", "true", "echo", "touch"] {
+    for tool in ["sh", "sleep", "cat", "head", "tail", "kill", "true", "echo", "touch", "mv"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).unwrap();
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n")

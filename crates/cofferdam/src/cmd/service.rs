@@ -230,5 +230,6 @@ pub fn sandbox_config(node: &node::Config) -> anyhow::Result<sandbox::Config> {
         init_store: node.data.join("init"),
         cgroup: node.cgroup.clone(),
         jail,
+        runtimes: sandbox::DIRECTORIES.map(Into::into).to_vec(),
     })
 }

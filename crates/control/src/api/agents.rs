@@ -36,6 +36,7 @@ fn wire(agent: store::Agent) -> Agent {
         state,
         reason: agent.reason.filter(|_| ended),
         level: spec.level,
+        driver: spec.driver,
         unrestricted: spec.unrestricted,
         warnings: model::mode::warnings(spec.level, spec.unrestricted),
         claim: proved,

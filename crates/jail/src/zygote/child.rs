@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The host name of a boundary that is no agent's yet.
 const NO_NAME: &str = "blank";
 /// The host's root.
-const ROOT: u32 = 0;
+pub const ROOT: u32 = 0;
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -166,14 +166,14 @@ fn complete(
     // All that could lead back to the host, while the numbers are still theirs.
     drop((volume, image, proc, userns, root));
     let init = place_descriptors(fds, logs, listener)?;
-    restrict(shared, init.as_fd())?;
+    restrict(shared.landlock_abi, init.as_fd())?;
     process::set_umask(0o022);
     laps.lap("ids, capabilities, Landlock");
     Ok(init)
 }
 
 /// Limits that no cgroup knows.
-fn limit(limits: &Limits) -> Result<(), StepError> {
+pub fn limit(limits: &Limits) -> Result<(), StepError> {
     let set = |resource, soft: u64, hard| process::limit(resource, soft, hard).step("setting limits");
     set(libc::RLIMIT_NOFILE, 1024, limits.open_files)?;
     set(libc::RLIMIT_SIGPENDING, limits.pending_signals, limits.pending_signals)?;
@@ -187,8 +187,13 @@ fn limit(limits: &Limits) -> Result<(), StepError> {
 
 /// Takes the effective ids, and keeps all capabilities. User namespace, overlay and every file that is made as the
 /// agent's first ids belong to them.
-fn act_as(id: u32) -> Result<(), StepError> {
+pub fn act_as(id: u32) -> Result<(), StepError> {
     process::set_ids([None, Some(id), None], false).step("taking the agent's ids")
+}
+
+/// A copy of a descriptor above all numbers that init expects.
+pub fn take_above(fd: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
+    process::duplicate_above(fd, OUT_OF_THE_WAY).step("placing init's descriptors")
 }
 
 /// Puts everything where init expects it, and marks the rest to be closed by exec. Returns init's binary.
@@ -198,20 +203,19 @@ fn place_descriptors(
     listener: OwnedFd,
 ) -> Result<OwnedFd, StepError> {
     let step = "placing init's descriptors";
-    let above = |fd: BorrowedFd<'_>| process::duplicate_above(fd, OUT_OF_THE_WAY).step(step);
     let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
     let wanted = [
-        (above(null.as_fd())?, 0),
-        (above(null.as_fd())?, 1),
-        (above(null.as_fd())?, 2),
-        (above(fds.channel.as_fd())?, CHANNEL_FD),
-        (above(fds.exit_record.as_fd())?, EXIT_RECORD_FD),
-        (above(fds.config.as_fd())?, CONFIG_FD),
-        (above(log_a.as_fd())?, LOG_A_FD),
-        (above(log_b.as_fd())?, LOG_B_FD),
-        (above(listener.as_fd())?, SECCOMP_FD),
+        (take_above(null.as_fd())?, 0),
+        (take_above(null.as_fd())?, 1),
+        (take_above(null.as_fd())?, 2),
+        (take_above(fds.channel.as_fd())?, CHANNEL_FD),
+        (take_above(fds.exit_record.as_fd())?, EXIT_RECORD_FD),
+        (take_above(fds.config.as_fd())?, CONFIG_FD),
+        (take_above(log_a.as_fd())?, LOG_A_FD),
+        (take_above(log_b.as_fd())?, LOG_B_FD),
+        (take_above(listener.as_fd())?, SECCOMP_FD),
     ];
-    let init = above(fds.init.as_fd())?;
+    let init = take_above(fds.init.as_fd())?;
     // While their numbers are still theirs: closed later, they would close what has been placed there.
     drop((fds, log_a, log_b, listener, null));
     for (fd, number) in wanted {
@@ -222,11 +226,11 @@ fn place_descriptors(
 }
 
 /// Gives up what init and the agent do not need. This process is in its user namespace already.
-fn restrict(shared: &Shared, init: BorrowedFd<'_>) -> Result<(), StepError> {
+pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>) -> Result<(), StepError> {
     process::become_user(0, 0).step("becoming root inside")?;
     let mut keep = ROOT_CAPABILITIES.to_vec();
     keep.push(INIT_CAPABILITY);
     process::bound_capabilities(&keep).step("bounding capabilities")?;
     process::set_capabilities(&keep).step("dropping capabilities")?;
-    landlock::restrict(shared.landlock_abi, Some(init)).step("applying Landlock")
+    landlock::restrict(landlock_abi, Some(init)).step("applying Landlock")
 }

@@ -8,13 +8,13 @@
 //!
 //! It never resolves a path that somebody gave it, and ends when node closes the socket.
 
-mod child;
-mod kernelfs;
-mod network;
-mod root;
-mod rootfs;
-mod userns;
-mod volume;
+pub(crate) mod child;
+pub(crate) mod kernelfs;
+pub(crate) mod network;
+pub(crate) mod root;
+pub(crate) mod rootfs;
+pub(crate) mod userns;
+pub(crate) mod volume;
 
 use crate::laps::Lap;
 use crate::layout::{ID_COUNT, ZYGOTE_FD};
@@ -39,7 +39,7 @@ enum Report {
 }
 
 /// What every boundary has in common, made once.
-struct Shared {
+pub(crate) struct Shared {
     filter: Filter,
     landlock_abi: u32,
 }

@@ -12,7 +12,7 @@ use crate::plan::Step;
 use crate::{blanks, terminate, validate};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
-use model::{BoundaryId, Desired, ExitReason};
+use model::{BoundaryId, Desired, Driver, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use time::OffsetDateTime;
@@ -133,7 +133,7 @@ impl Worker {
     fn admit(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
-        let fault = validate::check(spec, &self.shared.config.limits).err().or_else(|| {
+        let fault = validate::check(spec, &self.shared.config).err().or_else(|| {
             let claimed = self.shared.claim(spec.volume, self.agent);
             (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
         });
@@ -148,7 +148,9 @@ impl Worker {
     async fn lease(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
-        if local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
+        // Nobody but Cofferdam itself makes blanks.
+        let builtin = validate::driver(spec, &self.shared.config) == Driver::Builtin;
+        if local.lease.is_none() && builtin && !self.shared.sandbox.has_volume(spec.volume) {
             let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
             if let Some(blank) = found {
                 let lease = blank.lease();
@@ -195,7 +197,8 @@ impl Worker {
 
     async fn launch(&mut self) -> Result<(), Stuck> {
         let Some(local) = &self.local else { return Ok(()) };
-        let spec = local.desired.spec.clone();
+        let mut spec = local.desired.spec.clone();
+        spec.driver = Some(validate::driver(&spec, &self.shared.config));
         let Some(lease) = local.lease else { return Ok(()) };
         let address = match self.shared.gates.ensure(spec.account) {
             Ok(address) => address,
@@ -404,6 +407,7 @@ impl Worker {
             volume: spec.volume,
             channel: channel(&directory, self.agent),
             landlock_abi: 0,
+            driver: Driver::Builtin,
         }
     }
 

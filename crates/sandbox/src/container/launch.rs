@@ -5,10 +5,10 @@ use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
 use crate::host::namespace;
-use crate::{Shared, UidRange, children, files, procfs};
+use crate::{Shared, UidRange, children, files, inspect, oci, procfs};
 use jail::spec::{self, ExecSpec, InitConfig};
-use model::AgentSpec;
 use model::agent::{Command, RunAs};
+use model::{AgentSpec, Driver};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -41,7 +41,10 @@ pub(crate) fn launch(
         shared.volumes.create(spec.volume, spec.resources.disk)?;
     }
     let attempt = || {
-        let blank = blank::begin(shared, &spec.resources, lease, None)?;
+        let blank = match spec.driver.unwrap_or_default() {
+            Driver::Builtin => blank::begin(shared, &spec.resources, lease, None)?,
+            runtime => oci::begin(shared, spec, lease, runtime)?,
+        };
         claim(shared, blank, spec, gid, channel)
     };
     match attempt() {
@@ -94,7 +97,13 @@ fn claim(
         volume: spec.volume,
         channel: channel.to_owned(),
         landlock_abi,
+        driver: spec.driver.unwrap_or_default(),
     };
+    if record.driver != Driver::Builtin {
+        let volume = shared.volumes.path(spec.volume);
+        let seen = inspect::inspect(&record, &blank.traces.group, &volume, || blank.is_alive());
+        oci::check(record.driver, &seen)?;
+    }
     let path = blank.traces.dir.join(CHANNEL);
     hand_over(&path, gid, channel)
         .map_err(|source| LaunchError::Channel { path: channel.to_owned(), source })?;

@@ -260,6 +260,7 @@ fn the_doctor_finds_this_host_fit() {
         init_store: here.into(),
         cgroup: "cofferdam-test".into(),
         jail,
+        runtimes: Vec::new(),
     };
     let checks = crate::doctor::checks(&config);
     for check in &checks {
