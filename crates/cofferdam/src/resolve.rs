@@ -5,7 +5,7 @@ use client::{Control, Workspace};
 use model::agent::{Level, RunAs};
 use model::api::Agent;
 use model::token::Scope;
-use model::{AgentState, Code};
+use model::{AgentState, Code, Driver};
 use std::collections::BTreeMap;
 
 /// How long a change of state may take before a command gives up waiting.
@@ -58,6 +58,12 @@ pub fn level(text: &str) -> Result<Level, String> {
     let named = |level: &Level| level.as_str() == text || level.number().to_string() == text;
     let expected = || "expected container (2), process (1) or workspace (0)".to_owned();
     Level::ALL.into_iter().find(named).ok_or_else(expected)
+}
+
+/// Who makes a boundary.
+pub fn driver(text: &str) -> Result<Driver, String> {
+    let named = |driver: &Driver| driver.as_str() == text;
+    Driver::ALL.into_iter().find(named).ok_or_else(|| "expected builtin or runc".to_owned())
 }
 
 /// Settings as the map that the API takes; the last of a key counts.

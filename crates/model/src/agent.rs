@@ -368,6 +368,9 @@ pub struct AgentSpec {
     pub account: crate::id::AccountId,
     /// How it is isolated.
     pub level: Level,
+    /// Who makes its boundary; the node's own choice without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<crate::driver::Driver>,
     /// The image's row in control. There is one from [`Level::Container`] up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageId>,

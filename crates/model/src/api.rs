@@ -1,6 +1,7 @@
 //! The control API, `/v1`: what requests and answers carry.
 
 use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
+use crate::driver::Driver;
 use crate::evidence::{Claim, Control, Evidence, Observation, State};
 use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
 use crate::image::ImageConfig;
@@ -35,6 +36,10 @@ pub struct CreateAgent {
     /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
     #[serde(default)]
     pub level: Option<Level>,
+    /// Who makes its boundary, at level `container` alone; default is the node's choice, which is `builtin` unless its owner
+    /// says otherwise. What may be claimed follows from what is observed, whoever made it.
+    #[serde(default)]
+    pub driver: Option<Driver>,
     /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.
     #[serde(default)]
     pub unrestricted: bool,
@@ -98,6 +103,9 @@ pub struct Agent {
     pub reason: Option<ExitReason>,
     /// How it is isolated.
     pub level: Level,
+    /// Who is to make its boundary; the node's own choice without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
     /// Whether no policy limits it.
     #[serde(default)]
     pub unrestricted: bool,

@@ -9,6 +9,7 @@ pub mod api;
 pub mod clock;
 pub mod config;
 pub mod crowd;
+pub mod driver;
 pub mod evidence;
 pub mod gate_api;
 pub mod id;
@@ -27,6 +28,7 @@ pub mod workspace;
 mod tests;
 
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
+pub use driver::Driver;
 pub use id::{AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, UserId, VolumeId};
 pub use name::Name;
 pub use problem::{Code, Problem};

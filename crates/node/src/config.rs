@@ -2,7 +2,7 @@
 
 use model::agent::Level;
 use model::config::{Checked, Fault};
-use model::{ByteSize, Span};
+use model::{ByteSize, Driver, Span};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,10 @@ pub struct Config {
     pub inspect_every: Span,
     /// The jail binary; by default the `cofferdam-jail` beside this executable.
     pub jail: Option<PathBuf>,
+    /// Who makes the boundaries of containers that do not say.
+    pub driver: Driver,
+    /// Who may make them at all. Runtimes are looked for in the directories of the system's programs.
+    pub drivers: Vec<Driver>,
     /// What any agent may have at most, whatever control says.
     pub limits: Limits,
     /// What one image may hold.
@@ -113,6 +117,8 @@ impl Default for Config {
             blanks: 8,
             inspect_every: Span(60),
             jail: None,
+            driver: Driver::Builtin,
+            drivers: vec![Driver::Builtin],
             limits: Limits::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -185,6 +191,7 @@ impl Checked for Config {
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
             (self.blanks <= 1000, "blanks", "must be at most 1000"),
             ((1..=3600).contains(&self.inspect_every.0), "inspect_every", "must be between 1s and 1h"),
+            (self.drivers.contains(&self.driver), "driver", "must be one of drivers"),
             (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
             (
                 self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,

@@ -258,6 +258,7 @@ pub fn directories(config: &Config, jail: PathBuf) -> sandbox::Config {
         cgroup: config.cgroup.clone(),
         jail,
         hidden: vec![config.data.clone()],
+        runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
     }
 }
 

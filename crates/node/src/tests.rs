@@ -28,6 +28,7 @@ fn spec() -> AgentSpec {
         main: None,
         env: Default::default(),
         image_config: Default::default(),
+        driver: None,
         unrestricted: false,
         resources: Resources::default(),
         keep_scratch: false,

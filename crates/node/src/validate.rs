@@ -1,9 +1,9 @@
 //! What a node accepts of a desired state. Control is trusted to say what should run, not to be right: a
 //! control that was taken over must not gain more on its nodes than agents within their owner's caps.
 
-use crate::config::Limits;
-use model::AgentSpec;
+use crate::Config;
 use model::agent::{Command, Level, RunAs};
+use model::{AgentSpec, Driver};
 use std::collections::BTreeMap;
 
 /// One argument, value or path may have this many bytes: the kernel's own limit of a string of execve(2).
@@ -16,8 +16,15 @@ const MAX_ID: u32 = 65_535;
 const MAX_ITEMS: usize = 4096;
 
 /// Why a spec is not acted on, in words for the agent's owner.
-pub(crate) fn check(spec: &AgentSpec, limits: &Limits) -> Result<(), String> {
+pub(crate) fn check(spec: &AgentSpec, config: &Config) -> Result<(), String> {
+    let limits = &config.limits;
     level(spec)?;
+    let driver = driver(spec, config);
+    if spec.level.has_image() && !config.drivers.contains(&driver) {
+        return Err(format!(
+            "this node makes no boundaries with {driver}; ask for another driver, or add it to drivers in node.toml"
+        ));
+    }
     spec.resources.validate().map_err(|error| error.to_string())?;
     let resources = &spec.resources;
     let over = |what: &str, asked: String, cap: String| {
@@ -64,6 +71,14 @@ pub(crate) fn allowed(level: Level, levels: &[Level]) -> Result<(), String> {
     ))
 }
 
+/// Who makes its boundary here.
+pub(crate) fn driver(spec: &AgentSpec, config: &Config) -> Driver {
+    match spec.level {
+        Level::Container => spec.driver.unwrap_or(config.driver),
+        Level::Workspace | Level::Process => Driver::Builtin,
+    }
+}
+
 /// What a level has and what it cannot have.
 fn level(spec: &AgentSpec) -> Result<(), String> {
     let level = spec.level;
@@ -77,6 +92,9 @@ fn level(spec: &AgentSpec) -> Result<(), String> {
     let main = spec.main.as_ref().and_then(|main| main.user);
     if spec.image.is_some() || spec.image_digest.is_some() || spec.image_config != Default::default() {
         return Err(format!("an agent of level {level} has no image: it sees this machine's own system"));
+    }
+    if spec.driver.is_some_and(|driver| driver != Driver::Builtin) {
+        return Err(format!("no OCI runtime makes an agent of level {level}"));
     }
     if spec.keep_scratch {
         return Err(format!("an agent of level {level} has no scratch layer that could be kept"));

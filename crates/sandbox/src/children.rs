@@ -11,7 +11,7 @@ use rustix::process::{
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ static WATCHED: LazyLock<Mutex<HashMap<u32, usize>>> = LazyLock::new(Mutex::defa
 fn watched() -> MutexGuard<'static, HashMap<u32, usize>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What OCI runtimes call themselves and what they start, until that is init.
+const RUNTIMES: &[&str] = &["runc", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]"];
 
 /// As long as it lives, the child is left for its holder to collect.
 #[derive(Debug)]
@@ -63,11 +66,13 @@ fn named(names: &[&str]) -> Vec<(u32, bool)> {
 }
 
 /// Collects ended children that nobody watches, and counts them. They are told by their name: that of the stored init
-/// binary, and further on the way that of a blank, of init and of a probe. Children of other kinds belong to whoever started them.
+/// binary, and further on the way that of a blank, of a runtime, of init and of a probe. Children of other kinds belong to whoever started them.
 pub(crate) fn reap_orphans(init_digest: &str) -> usize {
     // The kernel keeps 15 characters of a name.
     let name = init_digest.get(..15).unwrap_or(init_digest);
-    let ended = named(&[name, "blank", "init", "probe"]).into_iter().filter(|(_, ended)| *ended);
+    let ended = named(&[&[name, "blank", "init", "probe"], RUNTIMES].concat())
+        .into_iter()
+        .filter(|(_, ended)| *ended);
     let mut reaped = 0;
     for (pid, _) in ended.filter(|(pid, _)| !watched().contains_key(pid)) {
         if let Some(pid) = Pid::from_raw(pid as i32) {
@@ -94,6 +99,22 @@ pub(crate) fn end_orphans(name: &str, limit: Duration) {
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         if let Ok(true) = wait(pidfd.as_fd(), end) {
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+}
+
+/// Processes by descriptors, of those that are still there.
+pub(crate) fn open(pids: Vec<u32>) -> Vec<OwnedFd> {
+    let pids = pids.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    pids.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect()
+}
+
+/// Collects those of these processes that are children of this one, and end within the limit.
+pub(crate) fn collect(processes: Vec<OwnedFd>, limit: Duration) {
+    let end = Instant::now() + limit;
+    for process in processes {
+        if let Ok(true) = wait(process.as_fd(), end) {
+            let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
     }
 }

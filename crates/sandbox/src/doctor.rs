@@ -8,6 +8,7 @@ use crate::host::loop_device::{self, Access};
 use crate::host::{mount, namespace};
 use crate::{Config, image};
 use jail::sys::mount::Change;
+use model::Driver;
 use model::agent::Level;
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,17 @@ pub fn checks(config: &Config) -> Vec<Check> {
     }
     if let Ok(layout) = &layout {
         add(0, Need::Required, "pause and kill (cgroup v2)", as_root(&|| freezer(layout)));
+    }
+    for driver in Driver::ALL.into_iter().filter(|driver| *driver != Driver::Builtin) {
+        let seen = crate::oci::find(driver, &config.runtimes);
+        let seen = seen.map(|(_, path)| path.display().to_string());
+        let remedy = format!("only for `driver = \"{driver}\"`: apt install {driver}");
+        add(
+            2,
+            Need::Optional,
+            &format!("OCI runtime {driver}"),
+            seen.map_err(|error| (error.to_string(), remedy)),
+        );
     }
     add(2, Need::Optional, "AppArmor", apparmor());
     add(1, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));

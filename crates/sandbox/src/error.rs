@@ -2,6 +2,7 @@
 
 use crate::cgroup::CgroupError;
 use crate::image::ImageError;
+use crate::oci::RuntimeError;
 use crate::volume::VolumeError;
 use crate::zygote::ZygoteError;
 use model::evidence::Evidence;
@@ -110,6 +111,9 @@ pub enum LaunchError {
         /// What was not seen.
         lacking: Vec<Evidence>,
     },
+    /// The runtime could not make the boundary.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// Init ended before it could be recorded.
     #[error("the agent's init ended at once")]
     DiedAtOnce(#[source] io::Error),

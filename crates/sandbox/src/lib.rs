@@ -18,6 +18,7 @@ mod image;
 mod inspect;
 mod logs;
 mod netfilter;
+mod oci;
 mod probe;
 mod procfs;
 mod sweep;
@@ -31,6 +32,7 @@ pub use cgroup::{CgroupError, is_cgroup_path};
 pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
+pub use oci::{DIRECTORIES, RuntimeError};
 pub use probe::ProbeError;
 pub use volume::{MINIMUM_VOLUME, VolumeError};
 pub use zygote::ZygoteError;
@@ -58,6 +60,8 @@ pub struct Config {
     pub jail: PathBuf,
     /// Directories of the platform's besides those above, which no agent sees.
     pub hidden: Vec<PathBuf>,
+    /// Where OCI runtimes are looked for: [`DIRECTORIES`].
+    pub runtimes: Vec<PathBuf>,
 }
 
 impl Config {

@@ -1,6 +1,8 @@
 //! Boundaries on the real kernel, with the real zygote and init. Needs root, mkfs.erofs, mkfs.ext4, a static
 //! busybox and a static `cofferdam-jail` (`COFFERDAM_JAIL`, or where `cargo xtask build` puts it).
 
+#[path = "boundary/oci.rs"]
+mod oci;
 #[path = "boundary/probe.rs"]
 mod probe;
 #[path = "boundary/sabotage.rs"]
@@ -57,6 +59,7 @@ impl World {
             cgroup: format!("cofferdam-test-{}-{number}", std::process::id()),
             jail: jail?,
             hidden: Vec::new(),
+            runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
         };
         fs::create_dir(&config.images).unwrap();
         fs::create_dir_all(config.run.join("gates/account")).unwrap();
@@ -79,6 +82,7 @@ impl World {
             name: "tester".parse().unwrap(),
             account: AccountId::new(),
             level,
+            driver: None,
             image: level.has_image().then(ImageId::new),
             image_digest: level.has_image().then(|| self.image.clone()),
             volume: VolumeId::new(),
@@ -202,7 +206,7 @@ fn busybox_image(dir: &Path, images: &Path) -> String {
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for tool in
-        ["sh", "sleep", "cat", "rm", "mkdir", "chmod", "head", "tail", "kill", "true", "echo", "touch"]
+        ["sh", "sleep", "cat", "rm", "mkdir", "mv", "chmod", "head", "tail", "kill", "true", "echo", "touch"]
     {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).unwrap();
     }

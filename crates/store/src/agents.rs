@@ -378,7 +378,7 @@ impl Store {
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
-            "level": spec.level, "unrestricted": spec.unrestricted, "run_as": spec.run_as, "resources": spec.resources});
+            "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "run_as": spec.run_as, "resources": spec.resources});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
             change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());

@@ -72,6 +72,7 @@ impl World {
             main: None,
             env: Default::default(),
             image_config: Default::default(),
+            driver: None,
             unrestricted: false,
             resources: Resources::default(),
             keep_scratch: false,

@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::{confirm, context, resolve};
 use model::agent::{Command, Level, RunAs};
 use model::api::{Agent, CreateAgent};
-use model::{ByteSize, Name, Resources, Span};
+use model::{ByteSize, Driver, Name, Resources, Span};
 
 /// What `create` and `run` share: everything that is fixed when an agent is made.
 #[derive(clap::Args)]
@@ -17,6 +17,9 @@ pub struct Spec {
     /// How it is isolated: container (2), process (1) or workspace (0); by default the strongest of 2 and 1 that can be made
     #[arg(long, value_parser = resolve::level, value_name = "LEVEL")]
     pub level: Option<Level>,
+    /// Who makes its boundary: builtin, or runc where the node allows it
+    #[arg(long, value_parser = resolve::driver, value_name = "DRIVER")]
+    pub driver: Option<Driver>,
     /// Let no policy limit it; asks for the word `unrestricted`, for it may then do what it likes with what it reaches
     #[arg(long)]
     pub unrestricted: bool,
@@ -90,6 +93,7 @@ impl Spec {
             name: self.name,
             image: self.image,
             level: self.level,
+            driver: self.driver,
             unrestricted: self.unrestricted,
             main,
             entrypoint,

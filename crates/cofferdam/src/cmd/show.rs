@@ -40,6 +40,7 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
             format!("{}{}, for {}", agent.state, resolve::because(agent), output::age(agent.state_since)),
         ),
         ("level", format!("{} ({})", agent.level.number(), agent.level)),
+        ("driver", agent.driver.map_or("the node's choice".to_owned(), |driver| driver.to_string())),
         (
             "image",
             match (&agent.image_name, &agent.image_digest) {

@@ -45,6 +45,7 @@ fn wire(agent: store::Agent) -> Agent {
         state,
         reason: agent.reason.filter(|_| !lives(state)),
         level: spec.level,
+        driver: spec.driver,
         unrestricted: spec.unrestricted,
         warnings: model::mode::warnings(spec.level, spec.unrestricted),
         claim,

@@ -21,6 +21,7 @@ fn spec(memory: u64, level: Level, unrestricted: bool) -> AgentSpec {
         main: None,
         env: Default::default(),
         image_config: Default::default(),
+        driver: None,
         unrestricted,
         resources,
         keep_scratch: false,

@@ -23,9 +23,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The host name of a boundary that is no agent's yet.
 const NO_NAME: &str = "blank";
 /// The host's root.
-const ROOT: u32 = 0;
+pub const ROOT: u32 = 0;
 /// What is like `/tmp`; an image has its own `/var`.
-const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
+pub const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -229,14 +229,18 @@ fn complete(
     // All that could lead back to the host, while the numbers are still theirs.
     drop((volume, tree, proc, userns, root));
     let init = place_descriptors(fds, logs, listener, names)?;
-    restrict(shared, init.as_fd(), &launch.root, base_uid)?;
+    let os_user = match launch.root {
+        Root::Image { .. } => None,
+        Root::System { rail } => Some(OsUser { base_uid, rail }),
+    };
+    restrict(shared.landlock_abi, init.as_fd(), os_user)?;
     process::set_umask(0o022);
     laps.lap("ids, capabilities, Landlock");
     Ok(init)
 }
 
 /// Limits that no cgroup knows.
-fn limit(limits: &Limits) -> Result<(), StepError> {
+pub fn limit(limits: &Limits) -> Result<(), StepError> {
     let set = |resource, soft: u64, hard| process::limit(resource, soft, hard).step("setting limits");
     set(libc::RLIMIT_NOFILE, 1024, limits.open_files)?;
     set(libc::RLIMIT_SIGPENDING, limits.pending_signals, limits.pending_signals)?;
@@ -250,8 +254,13 @@ fn limit(limits: &Limits) -> Result<(), StepError> {
 
 /// Takes the effective ids, and keeps all capabilities. User namespace, overlay and every file that is made as the
 /// agent's first ids belong to them.
-fn act_as(id: u32) -> Result<(), StepError> {
+pub fn act_as(id: u32) -> Result<(), StepError> {
     process::set_ids([None, Some(id), None], false).step("taking the agent's ids")
+}
+
+/// A copy of a descriptor above all numbers that init expects.
+pub fn take_above(fd: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
+    process::duplicate_above(fd, OUT_OF_THE_WAY).step("placing init's descriptors")
 }
 
 /// Puts everything where init expects it, and marks the rest to be closed by exec. Returns init's binary.
@@ -262,25 +271,24 @@ fn place_descriptors(
     names: Option<[OwnedFd; 2]>,
 ) -> Result<OwnedFd, StepError> {
     let step = "placing init's descriptors";
-    let above = |fd: BorrowedFd<'_>| process::duplicate_above(fd, OUT_OF_THE_WAY).step(step);
     let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
     let mut wanted = vec![
-        (above(null.as_fd())?, 0),
-        (above(null.as_fd())?, 1),
-        (above(null.as_fd())?, 2),
-        (above(fds.channel.as_fd())?, CHANNEL_FD),
-        (above(fds.exit_record.as_fd())?, EXIT_RECORD_FD),
-        (above(fds.config.as_fd())?, CONFIG_FD),
-        (above(log_a.as_fd())?, LOG_A_FD),
-        (above(log_b.as_fd())?, LOG_B_FD),
-        (above(listener.as_fd())?, SECCOMP_FD),
+        (take_above(null.as_fd())?, 0),
+        (take_above(null.as_fd())?, 1),
+        (take_above(null.as_fd())?, 2),
+        (take_above(fds.channel.as_fd())?, CHANNEL_FD),
+        (take_above(fds.exit_record.as_fd())?, EXIT_RECORD_FD),
+        (take_above(fds.config.as_fd())?, CONFIG_FD),
+        (take_above(log_a.as_fd())?, LOG_A_FD),
+        (take_above(log_b.as_fd())?, LOG_B_FD),
+        (take_above(listener.as_fd())?, SECCOMP_FD),
     ];
     if let Some([hostname, hosts]) = &names {
-        wanted.push((above(hostname.as_fd())?, HOSTNAME_FD));
-        wanted.push((above(hosts.as_fd())?, HOSTS_FD));
+        wanted.push((take_above(hostname.as_fd())?, HOSTNAME_FD));
+        wanted.push((take_above(hosts.as_fd())?, HOSTS_FD));
     }
     let last = SECCOMP_FD + if names.is_some() { 2 } else { 0 };
-    let init = above(fds.init.as_fd())?;
+    let init = take_above(fds.init.as_fd())?;
     // While their numbers are still theirs: closed later, they would close what has been placed there.
     drop((fds, log_a, log_b, listener, null, names));
     for (fd, number) in wanted {
@@ -290,15 +298,22 @@ fn place_descriptors(
     Ok(init)
 }
 
-/// Gives up what init and the agent do not need. With an image this process is in its user namespace already.
-fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -> Result<(), StepError> {
+/// An agent that is no root of a user namespace.
+pub struct OsUser {
+    base_uid: u32,
+    /// Whether it may change nothing but what is its own.
+    rail: bool,
+}
+
+/// Gives up what init and the agent do not need. This process is in its user namespace already, if it is no OS user.
+pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>) -> Result<(), StepError> {
     let mut writable = None;
     if sabotage::leaves_out("no_new_privs") {
         // Without it Landlock takes a capability that is dropped below.
-        landlock::restrict(shared.landlock_abi, Some(init), None).step("applying Landlock")?;
+        landlock::restrict(landlock_abi, Some(init), None).step("applying Landlock")?;
     }
-    match root {
-        Root::Image { .. } => {
+    match os_user {
+        None => {
             process::become_user(0, 0).step("becoming root inside")?;
             let mut keep = ROOT_CAPABILITIES.to_vec();
             if !sabotage::leaves_out("init_protection") {
@@ -309,7 +324,7 @@ fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -
             }
             process::set_capabilities(&keep).step("dropping capabilities")?;
         }
-        Root::System { rail } => {
+        Some(OsUser { base_uid, rail }) => {
             process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
             let (ids, saved) = (system::os_user(base_uid), base_uid + SAVED_GID);
             let step = "becoming the agent's OS user";
@@ -322,5 +337,5 @@ fn restrict(shared: &Shared, init: BorrowedFd<'_>, root: &Root, base_uid: u32) -
     if sabotage::leaves_out("no_new_privs") {
         return Ok(());
     }
-    landlock::restrict(shared.landlock_abi, Some(init), writable).step("applying Landlock")
+    landlock::restrict(landlock_abi, Some(init), writable).step("applying Landlock")
 }

@@ -8,14 +8,14 @@
 //!
 //! It resolves no path that somebody gave it but those that node hides at its start, and ends when node closes the socket.
 
-mod child;
-mod kernelfs;
-mod network;
-mod root;
-mod rootfs;
+pub(crate) mod child;
+pub(crate) mod kernelfs;
+pub(crate) mod network;
+pub(crate) mod root;
+pub(crate) mod rootfs;
 mod system;
-mod userns;
-mod volume;
+pub(crate) mod userns;
+pub(crate) mod volume;
 
 use crate::laps::Lap;
 use crate::layout::{ID_COUNT, ZYGOTE_FD};
@@ -44,7 +44,7 @@ enum Report {
 const RESOLVER_MAX: usize = 16 << 10;
 
 /// What every boundary has in common, made once.
-struct Shared {
+pub(crate) struct Shared {
     filter: Filter,
     landlock_abi: u32,
     /// How the machine itself resolves names, for agents in its network.

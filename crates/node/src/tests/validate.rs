@@ -1,13 +1,17 @@
 use super::spec;
-use crate::Limits;
 use crate::validate::check;
+use crate::{Config, Limits};
 use model::agent::{Command, Level, RunAs};
 use model::{AgentSpec, ByteSize};
 
 fn refused(change: impl FnOnce(&mut AgentSpec), word: &str) {
     let mut spec = spec();
     change(&mut spec);
-    let detail = check(&spec, &Limits { memory: ByteSize(2 << 30), ..Limits::default() }).unwrap_err();
+    let detail = check(
+        &spec,
+        &Config { limits: Limits { memory: ByteSize(2 << 30), ..Limits::default() }, ..Config::default() },
+    )
+    .unwrap_err();
     assert!(detail.contains(word), "{detail}");
 }
 
@@ -18,7 +22,7 @@ fn main(argv: &[&str]) -> Option<Command> {
 
 #[test]
 fn what_a_node_takes() {
-    assert_eq!(check(&spec(), &Limits::default()), Ok(()));
+    assert_eq!(check(&spec(), &Config::default()), Ok(()));
 }
 
 #[test]
@@ -47,11 +51,11 @@ fn what_a_node_refuses() {
 fn what_levels_without_an_image_refuse() {
     for level in [Level::Workspace, Level::Process] {
         let bare = AgentSpec { level, image: None, image_digest: None, ..spec() };
-        assert_eq!(check(&bare, &Limits::default()), Ok(()));
+        assert_eq!(check(&bare, &Config::default()), Ok(()));
         let refused = |change: &dyn Fn(&mut AgentSpec), word: &str| {
             let mut spec = bare.clone();
             change(&mut spec);
-            let detail = check(&spec, &Limits::default()).unwrap_err();
+            let detail = check(&spec, &Config::default()).unwrap_err();
             assert!(detail.contains(word), "{detail}");
         };
         refused(&|bare| bare.image_digest = spec().image_digest, "no image");

@@ -13,7 +13,7 @@ use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
-use model::{BoundaryId, Desired, ExitReason};
+use model::{BoundaryId, Desired, Driver, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use std::time::Instant;
@@ -138,11 +138,10 @@ impl Worker {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
         let fault = validate::allowed(spec.level, &self.shared.config.levels);
-        let fault =
-            fault.and_then(|()| validate::check(spec, &self.shared.config.limits)).err().or_else(|| {
-                let claimed = self.shared.claim(spec.volume, self.agent);
-                (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
-            });
+        let fault = fault.and_then(|()| validate::check(spec, &self.shared.config)).err().or_else(|| {
+            let claimed = self.shared.claim(spec.volume, self.agent);
+            (!claimed).then(|| "its volume belongs to another agent of this node".to_owned())
+        });
         match fault {
             Some(detail) => self.fail(detail),
             // Its gate comes up while the volume is made. When it does not, the launch says so.
@@ -155,8 +154,9 @@ impl Worker {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
         let owner = Owner::of(spec);
-        // A blank has ids of its own.
-        let own = owner == Owner::Agent(self.agent);
+        // A blank has ids of its own, and is of nobody else's making.
+        let builtin = validate::driver(spec, &self.shared.config) == Driver::Builtin;
+        let own = builtin && owner == Owner::Agent(self.agent);
         if own && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
             let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
             if let Some(blank) = found {
@@ -204,7 +204,8 @@ impl Worker {
 
     async fn launch(&mut self) -> Result<(), Stuck> {
         let Some(local) = &self.local else { return Ok(()) };
-        let spec = local.desired.spec.clone();
+        let mut spec = local.desired.spec.clone();
+        spec.driver = Some(validate::driver(&spec, &self.shared.config));
         let Some(lease) = local.lease else { return Ok(()) };
         let address = match self.shared.gates.ensure(spec.account) {
             Ok(address) => address,
@@ -421,6 +422,7 @@ impl Worker {
             volume: spec.volume,
             channel: channel(&directory, self.agent),
             landlock_abi: 0,
+            driver: Driver::Builtin,
         }
     }
 

@@ -42,6 +42,12 @@ impl Group {
         self.tree.parents().into_iter().map(|parent| parent.join(&name)).collect()
     }
 
+    /// Those that we do not use, and that are there when an OCI runtime made them.
+    fn others(&self) -> Vec<PathBuf> {
+        let name = self.boundary.base32();
+        self.tree.others().into_iter().map(|parent| parent.join(&name)).collect()
+    }
+
     /// The v2 directory.
     pub(crate) fn unified(&self) -> Option<PathBuf> {
         self.tree.unified().map(|parent| parent.join(self.boundary.base32()))
@@ -103,12 +109,25 @@ impl Group {
     pub(crate) fn procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
         self.dirs()
             .into_iter()
+            // Whoever joins is not to be told from what is in it already.
+            .chain(self.others().into_iter().filter(|dir| dir.exists()))
             .map(|dir| {
                 let path = dir.join("cgroup.procs");
                 let file = OpenOptions::new().write(true).open(&path);
                 file.map(OwnedFd::from).map_err(CgroupError::file("open", &path))
             })
             .collect()
+    }
+
+    /// The processes in it, by a hierarchy that all of them are in.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let procs = self.dirs().first().and_then(|dir| text(dir, "cgroup.procs")).unwrap_or_default();
+        procs.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// Moves a process in.
+    pub(crate) fn join(&self, pid: u32) -> Result<(), CgroupError> {
+        self.dirs().iter().try_for_each(|dir| put(dir, "cgroup.procs", pid))
     }
 
     /// Whether any process lives in it.
@@ -176,7 +195,8 @@ impl Group {
 
     /// Removes the directories. Fails on the first that has live processes; one that is gone is fine.
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
-        for dir in self.dirs() {
+        // What is used comes last: as long as it is there, a sweep finds what else is left by it.
+        for dir in self.others().into_iter().chain(self.dirs()) {
             match fs::remove_dir(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(CgroupError::file("remove the cgroup", &dir)(error));

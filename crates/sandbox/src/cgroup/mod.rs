@@ -255,6 +255,22 @@ impl Tree {
         parents
     }
 
+    /// Our directories in the hierarchies of v1 that are not used. An OCI runtime makes cgroups in all that there are.
+    pub(crate) fn others(&self) -> Vec<PathBuf> {
+        let used = self.parents();
+        let mut others: Vec<PathBuf> =
+            self.layout.legacy.values().map(|hierarchy| hierarchy.mount.join(&self.name)).collect();
+        others.retain(|other| !used.contains(other));
+        others.sort();
+        others.dedup();
+        others
+    }
+
+    /// The path of a boundary's cgroup beneath the mount of any hierarchy.
+    pub(crate) fn path(&self, boundary: &str) -> String {
+        format!("/{}/{boundary}", self.name)
+    }
+
     /// Our directory in the v2 hierarchy.
     pub(crate) fn unified(&self) -> Option<PathBuf> {
         self.layout.unified.as_ref().map(|unified| unified.mount.join(&self.name))

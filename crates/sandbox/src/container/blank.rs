@@ -8,9 +8,9 @@
 use super::launch::agent;
 use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
 use crate::cgroup::Group;
-use crate::children::Watch;
+use crate::children::{self, Watch};
 use crate::error::LaunchError;
-use crate::zygote::{Begun, Launched, Prepared, Refusal};
+use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
 use crate::{Shared, UidRange, files};
 use jail::laps::Laps;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
@@ -89,7 +89,8 @@ pub struct Blank {
     /// The limits in force.
     pub(super) resources: Resources,
     pub(super) pid: u32,
-    begun: Begun,
+    /// Nothing where somebody else than the zygote made it.
+    begun: Option<Begun>,
     /// The ABI of Landlock around it, once it has an image.
     pub(super) landlock_abi: Option<u32>,
     /// Where init's configuration goes.
@@ -128,6 +129,31 @@ impl Blank {
         self.traces.remove()
     }
 
+    /// One that a runtime made, around an init that waits for its configuration.
+    pub(crate) fn made(
+        traces: Traces,
+        lease: UidRange,
+        resources: Resources,
+        pid: u32,
+        landlock_abi: u32,
+        config: File,
+        laps: Laps,
+    ) -> Self {
+        Self {
+            id: traces.id,
+            lease,
+            resources,
+            pid,
+            begun: None,
+            landlock_abi: Some(landlock_abi),
+            config: Some(config),
+            laps,
+            traces,
+            mount: None,
+            _watch: Watch::new(pid),
+        }
+    }
+
     /// The agent's from now on.
     pub(super) fn into_boundary(
         mut self,
@@ -145,17 +171,43 @@ impl Blank {
 
 /// What there is of a boundary outside of it. Dropped, its process is ended and all of it removed, unless it is an
 /// agent's.
-pub(super) struct Traces {
-    pub(super) group: Group,
-    pub(super) dir: PathBuf,
+pub(crate) struct Traces {
+    pub(crate) id: BoundaryId,
+    pub(crate) group: Group,
+    pub(crate) dir: PathBuf,
     /// Its volume's file, as long as that is no agent's.
     pub(super) volume: Option<PathBuf>,
-    pidfd: Option<OwnedFd>,
+    pub(crate) pidfd: Option<OwnedFd>,
     /// It is not ours to remove, or it is removed.
     kept: bool,
 }
 
 impl Traces {
+    /// Of a boundary that is not begun.
+    pub(crate) fn new(shared: &Shared, id: BoundaryId) -> Self {
+        let (group, dir) = (Group::new(&shared.cgroups, id), blank_dir(&shared.config, id));
+        Self { id, group, dir, volume: None, pidfd: None, kept: false }
+    }
+
+    /// Makes its cgroups, its directory and all that is in there, and returns init's descriptors and node's end of the pipe
+    /// for init's configuration.
+    pub(crate) fn lay_out(
+        &self,
+        shared: &Shared,
+        resources: &Resources,
+    ) -> Result<(PrepareFds<OwnedFd>, File), LaunchError> {
+        self.group.create(resources)?;
+        let cgroups = self.group.procs()?;
+        let exit_record = make_dir(&self.dir)?;
+        let path = self.dir.join(CHANNEL);
+        let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
+        let (config, ours) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|error| LaunchError::Config(error.into()))?;
+        let init = File::open(&shared.init.path)
+            .map_err(|source| LaunchError::Files { path: shared.init.path.clone(), source })?;
+        Ok((PrepareFds { init: init.into(), channel, exit_record, config, cgroups }, ours.into()))
+    }
+
     fn remove(&mut self) -> Result<(), LaunchError> {
         if self.kept {
             return Ok(());
@@ -165,7 +217,10 @@ impl Traces {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
             let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         }
+        // What somebody whom it ends had started is this process's then.
+        let started = children::open(self.group.processes());
         self.group.clear(PATIENCE)?;
+        children::collect(started, PATIENCE);
         let volume = self.volume.as_deref().map_or(Ok(()), files::remove);
         let path = self.dir.clone();
         files::remove_dir(&self.dir).and(volume).map_err(|source| LaunchError::Files { path, source })?;
@@ -207,25 +262,15 @@ pub(super) fn begin(
     resources.validate()?;
     let id = BoundaryId::new();
     let mut laps = Laps::start();
-    let (group, dir) = (Group::new(&shared.cgroups, id), blank_dir(&shared.config, id));
-    let mut traces = Traces { group, dir, volume: None, pidfd: None, kept: false };
+    let mut traces = Traces::new(shared, id);
     let mut mount = None;
     if let Some(disk) = disk {
         let volume = shared.volumes.create_blank(id, disk)?;
         mount = Some(shared.volumes.mount(traces.volume.insert(volume))?);
         laps.lap("make and mount a volume");
     }
-    traces.group.create(resources)?;
-    let cgroups = traces.group.procs()?;
-    laps.lap("cgroups");
-    let exit_record = make_dir(&traces.dir)?;
-    let path = traces.dir.join(CHANNEL);
-    let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
-    let (config, ours) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| LaunchError::Config(error.into()))?;
-    let init = File::open(&shared.init.path)
-        .map_err(|source| LaunchError::Files { path: shared.init.path.clone(), source })?;
-    let fds = PrepareFds { init: init.into(), channel, exit_record, config, cgroups };
-    laps.lap("channel, record, pipe");
+    let (fds, config) = traces.lay_out(shared, resources)?;
+    laps.lap("cgroups, channel, record, pipe");
     let Prepared { begun, pid, pidfd, laps: within } =
         shared.zygote.prepare(lease.base, host_network, fds)?.map_err(refused)?;
     traces.pidfd = Some(pidfd);
@@ -236,9 +281,9 @@ pub(super) fn begin(
         lease,
         resources: *resources,
         pid,
-        begun,
+        begun: Some(begun),
         landlock_abi: None,
-        config: Some(ours.into()),
+        config: Some(config),
         laps,
         traces,
         mount,
@@ -256,8 +301,8 @@ pub(super) fn complete(
     let mount = blank.mount.take().map_or_else(|| shared.volumes.mount(volume), Ok)?;
     blank.laps.lap("mount the volume");
     let launch = |request| launch_request(request, shape);
-    let Launched { landlock_abi, laps } =
-        shared.zygote.launch(&blank.begun, launch, mount)?.map_err(refused)?;
+    let begun = blank.begun.as_ref().ok_or(ZygoteError::Died)?;
+    let Launched { landlock_abi, laps } = shared.zygote.launch(begun, launch, mount)?.map_err(refused)?;
     blank.laps.lap("image and volume");
     blank.laps.within(laps);
     blank.landlock_abi = Some(landlock_abi);
@@ -295,7 +340,7 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn launch_request(request: u64, shape: &Shape) -> Launch {
+pub(crate) fn launch_request(request: u64, shape: &Shape) -> Launch {
     let memory = shape.memory.0;
     let root = match shape.level {
         // The zygote refuses what is no digest.

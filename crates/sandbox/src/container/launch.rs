@@ -5,11 +5,11 @@ use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
 use crate::host::namespace;
-use crate::{Shared, UidRange, children, files, inspect, procfs};
+use crate::{Shared, UidRange, children, files, inspect, oci, procfs};
 use jail::spec::{self, ExecSpec, FileRules, InitConfig};
-use model::AgentSpec;
 use model::agent::{Command, Level, RunAs};
 use model::evidence::missing;
+use model::{AgentSpec, Driver};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -44,7 +44,10 @@ pub(crate) fn launch(
     }
     let attempt = || {
         let host_network = spec.level == Level::Workspace;
-        let blank = blank::begin(shared, &spec.resources, lease, None, host_network)?;
+        let blank = match spec.driver.unwrap_or_default() {
+            Driver::Builtin => blank::begin(shared, &spec.resources, lease, None, host_network)?,
+            runtime => oci::begin(shared, spec, lease, runtime)?,
+        };
         claim(shared, blank, spec, gid, channel)
     };
     match attempt() {
@@ -97,6 +100,7 @@ fn claim(
         volume: spec.volume,
         channel: channel.to_owned(),
         landlock_abi,
+        driver: spec.driver.unwrap_or_default(),
     };
     // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
     let volume = shared.volumes.path(spec.volume);

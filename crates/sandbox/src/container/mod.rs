@@ -1,6 +1,6 @@
 //! Levels 0 to 2: launching a boundary, taking it over, pausing, ending and clearing it away.
 
-mod blank;
+pub(crate) mod blank;
 mod boundary;
 mod launch;
 
@@ -14,7 +14,7 @@ use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
 use model::agent::Level;
-use model::{AgentId, BoundaryId, VolumeId};
+use model::{AgentId, BoundaryId, Driver, VolumeId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -59,10 +59,17 @@ pub struct BoundaryRecord {
     pub channel: PathBuf,
     /// The Landlock ABI in force around it; 0 = none.
     pub landlock_abi: u32,
+    /// Who made it. Records of nodes that knew one driver have none.
+    #[serde(default, skip_serializing_if = "is_builtin")]
+    pub driver: Driver,
 }
 
 fn container() -> Level {
     Level::Container
+}
+
+fn is_builtin(driver: &Driver) -> bool {
+    *driver == Driver::Builtin
 }
 
 fn is_container(level: &Level) -> bool {

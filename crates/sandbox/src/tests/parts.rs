@@ -261,6 +261,7 @@ fn the_doctor_finds_this_host_fit() {
         cgroup: "cofferdam-test".into(),
         jail,
         hidden: Vec::new(),
+        runtimes: Vec::new(),
     };
     let checks = crate::doctor::checks(&config);
     for check in &checks {

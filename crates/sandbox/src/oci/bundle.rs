@@ -1,0 +1,42 @@
+//! `config.json` (OCI runtime specification 1.0): as little of it as there is for a runtime to do.
+//!
+//! It names neither hooks nor a user namespace, resources nor a seccomp filter: limits are set on the cgroups already, and
+//! the process that is started enters its user namespace and loads its filter by itself, with a listener, which no
+//! document can express. It names no network namespace, for that is the one that the runtime itself is in.
+
+use jail::layout::MASKED;
+use jail::oci::ARGUMENTS;
+use serde_json::json;
+use std::io;
+use std::path::Path;
+
+/// Writes it. The root is mounted where the runtime is, and nowhere else.
+pub(super) fn write(bundle: &Path, root: &Path, cgroup: &str, base_uid: u32) -> io::Result<()> {
+    let masked: Vec<_> = MASKED.iter().map(|name| format!("/proc/{}", name.to_string_lossy())).collect();
+    let namespaces = ["pid", "mount", "ipc", "uts", "cgroup"].map(|kind| json!({"type": kind}));
+    let document = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": base_uid, "gid": base_uid},
+            "args": ARGUMENTS,
+            "cwd": "/",
+            "capabilities": {},
+            "noNewPrivileges": true,
+        },
+        "root": {"path": root},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            // Over itself: a runtime that finds no mount of /dev makes nodes of its own in it.
+            {"destination": "/dev", "type": "bind", "source": root.join("dev"),
+             "options": ["rbind", "ro", "nosuid", "noexec"]},
+        ],
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": cgroup,
+            "rootfsPropagation": "private",
+            "maskedPaths": masked,
+            "readonlyPaths": ["/proc/sys"],
+        },
+    });
+    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&document)?)
+}
