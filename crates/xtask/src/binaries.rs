@@ -133,6 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_program_that_leaves_controls_out_is_told_from_others() {
+        assert!(contains(&[b"\x7fELF", SABOTAGE, b"seccomp"].concat(), SABOTAGE));
+        assert!(!contains(&SABOTAGE[1..], SABOTAGE));
+    }
+
+    #[test]
     fn a_dynamic_program_is_told_from_other_files() {
         // Every test program that cargo builds for the host is dynamic.
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
