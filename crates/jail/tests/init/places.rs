@@ -28,7 +28,9 @@ fn read(path: &str) -> Request {
 fn archive(name: &str) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
-    (header.set_size(3), header.set_mode(0o644), header.set_cksum());
+    header.set_size(3);
+    header.set_mode(0o644);
+    header.set_cksum();
     builder.append_data(&mut header, name, &b"new"[..]).expect("in memory");
     builder.into_inner().expect("in memory")
 }
