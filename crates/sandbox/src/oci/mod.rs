@@ -121,6 +121,11 @@ pub(crate) fn begin(
     driver: Driver,
 ) -> Result<Blank, LaunchError> {
     spec.resources.validate()?;
+    // As the zygote has it: ids below are the machine's own.
+    if lease.base < UidRange::COUNT {
+        let detail = "the first uid must leave the host's first 65536 ids alone".to_owned();
+        return Err(LaunchError::Step { step: "checking the boundary".to_owned(), detail, source: None });
+    }
     let mut laps = Laps::start();
     let (runtime, _) = find(driver, &shared.config.runtimes)?;
     let digest = spec.image_digest.as_deref().unwrap_or_default();

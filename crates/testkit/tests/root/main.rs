@@ -6,6 +6,7 @@ mod beside;
 mod blanks;
 mod cli;
 mod doors;
+mod drivers;
 mod evidence;
 mod exhaustion;
 mod faults;

@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("passwd", "useradd for the service users"),
     ("procps", "ps and sysctl"),
     ("python3-minimal", "programs that tests write"),
+    ("runc", "an OCI runtime as the second driver of containers"),
     ("skopeo", "pushes images, and writes them in all forms of files"),
     ("systemd", "what this machine is for"),
     ("systemd-sysv", "makes it pid 1"),
