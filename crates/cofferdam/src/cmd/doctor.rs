@@ -21,7 +21,12 @@ struct Report {
     control_url: String,
     levels: Vec<Level>,
     checks: Vec<Check>,
+    advice: &'static str,
 }
+
+/// What no check can see.
+const ADVICE: &str = "High-risk profile: an unrestricted agent (`create --unrestricted`) belongs on a machine that holds nothing \
+                      else, with secrets that can be lost.";
 
 #[derive(Serialize)]
 struct Level {
@@ -47,7 +52,7 @@ impl Args {
             Level { level: number, name, available: passes(&checks, number) }
         };
         let levels = model::agent::Level::ALL.map(level).into();
-        let report = Report { control_url, levels, checks };
+        let report = Report { control_url, levels, checks, advice: ADVICE };
         match global.output {
             Format::Json => output::json(&report)?,
             Format::Table => print(&report)?,
@@ -84,5 +89,5 @@ fn print(report: &Report) -> anyhow::Result<()> {
         let can = if level.available { "can be made here" } else { "cannot be made here" };
         output::line(format_args!("Level {} ({}) {can}.", level.level, level.name))?;
     }
-    Ok(())
+    output::line(format_args!("\n{}", report.advice))
 }

@@ -41,16 +41,17 @@ pub fn require_root(command: &str) -> anyhow::Result<()> {
     ))
 }
 
-/// Refuses a machine on which boundaries of level 2 cannot be made, with every reason at once.
+/// Refuses a machine on which not even boundaries of level 1 can be made, with every reason at once.
 pub fn check_machine(paths: &Paths) -> anyhow::Result<()> {
     let config = service::sandbox_config(&service::node_config(paths)?)?;
     let checks = sandbox::doctor::checks(&config);
-    if sandbox::doctor::passes(&checks, 2) {
+    let least = model::agent::Level::Process.number();
+    if sandbox::doctor::passes(&checks, least) {
         return Ok(());
     }
     let missing = checks
         .iter()
-        .filter(|check| !check.ok && check.level <= 2 && check.need == sandbox::doctor::Need::Required);
+        .filter(|check| !check.ok && check.level <= least && check.need == sandbox::doctor::Need::Required);
     let (mut what, mut remedies) = (Vec::new(), Vec::new());
     for check in missing {
         what.push(format!("{}: {}", check.control, check.detail));
@@ -59,7 +60,7 @@ pub fn check_machine(paths: &Paths) -> anyhow::Result<()> {
     remedies.dedup();
     Err(fail_with(
         Code::Unavailable,
-        format!("This machine cannot make boundaries of level 2 yet ({}).", what.join("; ")),
+        format!("This machine cannot make boundaries of level {least} or more yet ({}).", what.join("; ")),
         remedies.join("; "),
     ))
 }
