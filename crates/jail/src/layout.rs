@@ -45,8 +45,8 @@ pub const SECCOMP_FD: i32 = 8;
 pub const HOSTNAME_FD: i32 = 9;
 /// Init of an agent without an image: the file that is `/etc/hosts` inside, for writing.
 pub const HOSTS_FD: i32 = 10;
-/// Closed by init once it has protected itself: the zygote says that a boundary is there only then, and whoever looks at it
-/// finds all that there will be.
+/// Closed by an init that is an OS user once it has protected itself: the zygote says that a boundary is there only then, and
+/// whoever looks at it finds all that there will be. Others are whole before they are executed.
 pub const READY_FD: i32 = 11;
 
 /// A gid inside that no process of the agent has, as init's saved one.

@@ -85,8 +85,10 @@ fn become_init(
     let mut laps = Laps::start();
     let init = complete(prepared, &launch, volume, tree, shared, &mut laps)?;
     say(zygote, &Report::Ready(laps.into_vec()));
-    let ready = process::duplicate_above(zygote, OUT_OF_THE_WAY);
-    ready.and_then(|ready| process::place(ready, READY_FD)).step("keeping the socket for init")?;
+    if let Root::System { .. } = launch.root {
+        let ready = process::duplicate_above(zygote, OUT_OF_THE_WAY);
+        ready.and_then(|ready| process::place(ready, READY_FD)).step("keeping the socket for init")?;
+    }
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 
