@@ -125,14 +125,12 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
 
     let directories = directories(&config, jail.clone());
     let tried = directories.clone();
-    let can = tokio::task::spawn_blocking(move || sandbox::doctor::levels(&tried));
     let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
+    // Not beside the other: whoever starts a program while init's is being stored keeps that from being executed.
+    let can = blocking("see which levels there are", move || sandbox::doctor::levels(&tried)).await?;
     let records = journal.load()?;
     let (leases, strangers) = take_stock(&config, &sandbox, &records);
-    let reporter = Arc::new(Reporter::new(levels(
-        &config,
-        can.await.map_err(|error| machine("see which levels there are")(io::Error::other(error)))?,
-    )));
+    let reporter = Arc::new(Reporter::new(levels(&config, can)));
     let settings = gates::Settings {
         directory: config.run.join("gates"),
         guard: config.guard,

@@ -174,7 +174,7 @@ def attack_kernel_interfaces():
     refuse("io_uring_register", 427, -1, 0, 0, 0)
     refuse("fanotify_init", nr(300, 262), 0, 0)
     refuse("open_by_handle_at", nr(304, 265), -100, ctypes.create_string_buffer(64), 0)
-    refuse("name_to_handle_at", nr(303, 264), -100, ctypes.c_char_p(b"/"), ctypes.create_string_buffer(256), ctypes.create_string_buffer(8), 0, also=(errno.EOPNOTSUPP,))
+    refuse("name_to_handle_at", nr(303, 264), -100, ctypes.c_char_p(b"/"), ctypes.create_string_buffer(256), ctypes.create_string_buffer(8), 0, also=(errno.EOPNOTSUPP, errno.EOVERFLOW))
     refuse("lookup_dcookie", nr(212, 18), 0, 0, 0)
     refuse("open_by_handle_at of the mount", nr(304, 265), os.open("/", os.O_RDONLY), ctypes.create_string_buffer(64), 0)
     refuse("memfd_secret", 447, 0)
