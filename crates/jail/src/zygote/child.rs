@@ -212,7 +212,9 @@ fn complete(
     laps.lap("enter the root");
 
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
-    if !sabotage::leaves_out("no_new_privs") {
+    // An OS user's init does so itself: kernels before 6.16 undo another real gid in an exec with it.
+    let is_image = matches!(launch.root, Root::Image { .. });
+    if is_image && !sabotage::leaves_out("no_new_privs") {
         process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
     }
     let listener = match sabotage::leaves_out("seccomp") {
@@ -309,10 +311,12 @@ pub struct OsUser {
 
 /// Gives up what init and the agent do not need. This process is in its user namespace already, if it is no OS user.
 pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>) -> Result<(), StepError> {
-    let mut writable = None;
-    if sabotage::leaves_out("no_new_privs") {
-        // Without it Landlock takes a capability that is dropped below.
-        landlock::restrict(landlock_abi, Some(init), None).step("applying Landlock")?;
+    // Without no_new_privs Landlock takes a capability that is dropped below.
+    let early = os_user.is_some() || sabotage::leaves_out("no_new_privs");
+    let writable = os_user.as_ref().and_then(|user| user.rail.then_some(&WRITABLE[..]));
+    let rail = || landlock::restrict(landlock_abi, Some(init), writable).step("applying Landlock");
+    if early {
+        rail()?;
     }
     match os_user {
         None => {
@@ -326,18 +330,14 @@ pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>
             }
             process::set_capabilities(&keep).step("dropping capabilities")?;
         }
-        Some(OsUser { base_uid, rail }) => {
+        Some(OsUser { base_uid, .. }) => {
             process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
             let (ids, saved) = (system::os_user(base_uid), base_uid + SAVED_GID);
             let step = "becoming the agent's OS user";
             become_user_saving(User::Agent, ids, saved).step(step)?;
             // Exec makes the effective one the saved one, and leaves the real one for init to save.
             process::set_gids(saved, ids.gid, ids.gid).step(step)?;
-            writable = rail.then_some(&WRITABLE[..]);
         }
     }
-    if sabotage::leaves_out("no_new_privs") {
-        return Ok(());
-    }
-    landlock::restrict(landlock_abi, Some(init), writable).step("applying Landlock")
+    if early { Ok(()) } else { rail() }
 }
