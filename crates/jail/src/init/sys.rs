@@ -365,9 +365,7 @@ pub fn protect() -> io::Result<()> {
             check(libc::setresgid(keep, keep, SAVED_GID))?;
         }
         if !crate::sabotage::leaves_out("no_new_privs") {
-            if !crate::sabotage::leaves_out("no_new_privs") {
-                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, zero, zero, zero))?;
-            }
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, zero, zero, zero))?;
         }
         check(libc::prctl(libc::PR_SET_DUMPABLE, zero, zero, zero, zero))?;
     }
