@@ -212,7 +212,7 @@ fn complete(
     laps.lap("enter the root");
 
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
-    // An OS user's init does so itself: kernels before 6.16 undo another real gid in an exec with it.
+    // An OS user's init does so itself: with it, kernels such as 6.1 undo another real gid in an exec.
     let is_image = matches!(launch.root, Root::Image { .. });
     if is_image && !sabotage::leaves_out("no_new_privs") {
         process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
