@@ -109,6 +109,9 @@ pub enum ExtractError {
     },
 }
 
+/// What may follow an archive's end: programs fill up a record, of 10 KiB unless told otherwise.
+const MAX_PADDING: u64 = 1 << 20;
+
 /// Unpacks `tar` into the directory `target`, which must exist.
 ///
 /// The first component of every name is what the agent called the copied thing; it is replaced by `rename`,
@@ -144,6 +147,11 @@ pub fn extract(
         if let Some(member) = reader.read(&mut raw)? {
             extraction.member(member, &mut raw)?;
         }
+    }
+    // What broke off on the other side is known at the end of the stream only, which lies behind the archive's.
+    let behind = io::copy(&mut archive.into_inner().take(MAX_PADDING + 1), &mut io::sink());
+    if behind.map_err(ExtractError::Read)? > MAX_PADDING {
+        return Err(ExtractError::Malformed("more follows after its end"));
     }
     Ok(extraction.done)
 }

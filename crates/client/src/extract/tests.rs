@@ -261,6 +261,23 @@ fn a_lying_size_is_an_error_and_not_a_short_file() {
 }
 
 #[test]
+fn a_stream_that_breaks_behind_the_end_is_an_error() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+    }
+    let archive = Tar::new().directory("top").bytes();
+    let behind = |rest: &mut dyn Read| {
+        extract(archive.chain(rest), target().path(), Some("copy".as_ref()), Limits::default())
+    };
+    assert!(matches!(behind(&mut Broken), Err(ExtractError::Read(_))));
+    assert!(matches!(behind(&mut io::repeat(0)), Err(ExtractError::Malformed(_))));
+    assert!(behind(&mut io::repeat(0).take(9 << 10)).is_ok());
+}
+
+#[test]
 fn noise_is_refused() {
     let target = target();
     let noise: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();

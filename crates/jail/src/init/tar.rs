@@ -12,6 +12,7 @@ use channel::{ChannelError, ErrorKind, Kind, Reply};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -37,16 +38,18 @@ pub fn pack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
         )));
     }
     link.say(Kind::Reply, &Reply::Streaming)?;
-    let mut builder = Builder::new(link.outgoing());
+    // Dropped it would write an archive's end, and half an archive would pass for a whole one.
+    let mut builder = ManuallyDrop::new(Builder::new(link.outgoing()));
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let mut pending = vec![(path.clone(), name)];
     while let Some((path, name)) = pending.pop() {
-        pack_one(&mut builder, &places, &path, &name, &mut pending).map_err(|error| {
-            // The reader of half an archive must see that it is half.
-            of_io(&format!("could not pack {}", path.display()), &error)
-        })?;
+        pack_one(&mut builder, &places, &path, &name, &mut pending)
+            .map_err(|error| of_io(&format!("could not pack {}", path.display()), &error))?;
     }
-    builder.into_inner().and_then(|mut outgoing| outgoing.flush()).map_err(failed)?;
+    ManuallyDrop::into_inner(builder)
+        .into_inner()
+        .and_then(|mut outgoing| outgoing.flush())
+        .map_err(failed)?;
     link.end()
 }
 

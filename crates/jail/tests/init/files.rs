@@ -211,6 +211,29 @@ fn trees_go_out_and_in_unchanged() {
 }
 
 #[test]
+fn a_tree_that_cannot_be_read_to_its_end_has_no_end_as_an_archive() {
+    if skipped() {
+        return;
+    }
+    let agent = Agent::start();
+    let script = "mkdir -p tree; echo text > tree/open; echo text > tree/closed; chmod 0 tree/closed";
+    assert_eq!(agent.sh(&format!("cd {}; {script}", agent.path(""))).2.code, 0);
+    let mut client = agent.ask(&Request::TarOut { path: agent.path("tree"), user: None });
+    client.hello();
+    assert_eq!(client.reply(), Reply::Streaming);
+    let mut archive = Vec::new();
+    loop {
+        let frame = client.frame().expect("an error at last");
+        match frame.kind {
+            Kind::Data1 => archive.extend(frame.payload),
+            Kind::Error => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!archive.ends_with(&[0; 1024]), "half an archive passes for a whole one");
+}
+
+#[test]
 fn archives_that_reach_outside_are_refused() {
     if skipped() {
         return;
