@@ -190,7 +190,8 @@ fn complete(
             None
         }
         Root::System { .. } => {
-            rootfs::furnish(root.as_fd(), owner, &TEMPORARY, launch.tmp_bytes)?;
+            let temporary = if sabotage::leaves_out("private_tmp") { &[] } else { &TEMPORARY[..] };
+            rootfs::furnish(root.as_fd(), owner, temporary, launch.tmp_bytes)?;
             let work = root::open(root::LOWER).step("finding room")?;
             let resolver = host_network.then_some(&*shared.resolver);
             Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid), resolver)?)
@@ -332,7 +333,9 @@ pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>
         }
         Some(OsUser { base_uid, .. }) => {
             process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
-            let (ids, saved) = (system::os_user(base_uid), base_uid + SAVED_GID);
+            // A user that the machine has.
+            let base = if sabotage::leaves_out("os_user") { 0 } else { base_uid };
+            let (ids, saved) = (system::os_user(base), base_uid + SAVED_GID);
             let step = "becoming the agent's OS user";
             become_user_saving(User::Agent, ids, saved).step(step)?;
             // Exec makes the effective one the saved one, and leaves the real one for init to save.
