@@ -16,7 +16,7 @@ use crate::layout::{
 use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
-use crate::{landlock, sabotage, wire};
+use crate::{apparmor, landlock, sabotage, wire};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -26,6 +26,8 @@ const NO_NAME: &str = "blank";
 pub const ROOT: u32 = 0;
 /// What is like `/tmp`; an image has its own `/var`.
 pub const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
+/// What is done there, with what helps where it cannot be.
+pub const APPARMOR: &str = "asking for the AppArmor profile (restart the node if somebody has unloaded it)";
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -212,6 +214,9 @@ fn complete(
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
     laps.lap("enter the root");
 
+    if launch.apparmor && !sabotage::leaves_out("apparmor") {
+        apparmor::confine_next(proc.as_fd()).step(APPARMOR)?;
+    }
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
     // An OS user's init does so itself: with it, kernels such as 6.1 undo another real gid in an exec.
     let is_image = matches!(launch.root, Root::Image { .. });

@@ -51,6 +51,8 @@ fn loss(control: Control, level: Level) -> Loss {
             "mount -o remount,bind,ro,nosuid,noexec /dev",
         ),
         Control::NetworkNamespace => Loss::Device,
+        // From all agents at once: `apparmor.rs`.
+        Control::AppArmor => Loss::None,
         Control::DiskLimit
         | Control::OsUser
         | Control::UserNamespace

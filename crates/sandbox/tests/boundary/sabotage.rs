@@ -7,7 +7,8 @@
 use crate::{World, chain};
 use model::agent::Level;
 use model::evidence::{Control, Evidence, claim, missing, with_probe};
-use sandbox::LaunchError;
+use sandbox::apparmor::Offer;
+use sandbox::{LaunchError, Sandbox};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +28,7 @@ enum By {
 }
 
 /// What is left out, which control that is at each level that has it, and who misses it.
-const TABLE: [(&str, Control, By); 25] = [
+const TABLE: [(&str, Control, By); 26] = [
     // A user that the machine has.
     ("os_user", Control::OsUser, By::Inspect),
     ("user_namespace", Control::UserNamespace, By::Inspect),
@@ -56,6 +57,7 @@ const TABLE: [(&str, Control, By); 25] = [
     ("landlock", Control::Landlock, By::Inspect),
     // The zygote says that there is a domain, and there is none.
     ("landlock (unsaid)", Control::Landlock, By::Probe),
+    ("apparmor", Control::AppArmor, By::Inspect),
     ("kernel_interfaces", Control::KernelInterfaces, By::Inspect),
     ("devices", Control::Devices, By::Inspect),
     // A node for the kernel's log.
@@ -102,45 +104,51 @@ fn what_is_left_out_is_missed() {
         return;
     }
     let mut unseen = Vec::new();
-    let rows = Level::ALL.into_iter().flat_map(|level| TABLE.map(|row| (level, row)));
-    for (level, (what, control, by)) in rows.filter(|(level, row)| Control::of(*level).contains(&row.1)) {
+    for (what, control, by) in TABLE {
         let least_landlock = if by == By::Probe { 6 } else { 1 };
         if control == Control::Landlock && jail::landlock::abi() < least_landlock {
             eprintln!("{what}: this kernel's Landlock has nothing that could be missed");
             continue;
         }
+        if control == Control::AppArmor && *sandbox::apparmor::offer() != Offer::Loaded {
+            eprintln!("{what}: {:?}", sandbox::apparmor::offer());
+            continue;
+        }
         let Some(mut world) = World::with_jail(what, Some(without(what, dir.path()))) else { return };
         world.config.hidden = vec![PLATFORM.into()];
-        match missed(&world, level, by) {
-            Ok(lacking) => {
-                let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
-                eprintln!("{level:?} without {what}: {lacking:?}");
-                if control == Control::NetworkNamespace {
-                    // The host's sysfs comes with its network.
-                    named.remove(&Control::RootFilesystem);
+        let sandbox = world.sandbox();
+        for level in Level::ALL.into_iter().filter(|level| Control::of(*level).contains(&control)) {
+            match missed(&world, &sandbox, level, by) {
+                Ok(lacking) => {
+                    let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
+                    eprintln!("{level:?} without {what}: {lacking:?}");
+                    if control == Control::NetworkNamespace {
+                        // The host's sysfs comes with its network.
+                        named.remove(&Control::RootFilesystem);
+                    }
+                    // Without an image several controls look at the same mounts.
+                    if !level.has_image() && control != Control::ReadOnlySystem {
+                        named.remove(&Control::ReadOnlySystem);
+                    }
+                    if named != BTreeSet::from([control]) {
+                        unseen.push(format!("{level:?} without {what}: {lacking:?}"));
+                    }
                 }
-                // Without an image several controls look at the same mounts.
-                if !level.has_image() && control != Control::ReadOnlySystem {
-                    named.remove(&Control::ReadOnlySystem);
+                Err(error) if control == Control::DiskLimit && error.contains("mapping the volume") => {
+                    eprintln!("{what}: this kernel cannot even make it: {error}");
                 }
-                if named != BTreeSet::from([control]) {
-                    unseen.push(format!("{level:?} without {what}: {lacking:?}"));
-                }
+                Err(error) => unseen.push(format!("{level:?} without {what}: {error}")),
             }
-            Err(error) if control == Control::DiskLimit && error.contains("mapping the volume") => {
-                eprintln!("{what}: this kernel cannot even make it: {error}");
-            }
-            Err(error) => unseen.push(format!("{level:?} without {what}: {error}")),
         }
         // What was refused has left nothing, and nothing ever ran in it.
+        drop(sandbox);
         world.assert_clean();
     }
     assert_eq!(unseen, [""; 0]);
 }
 
 /// What is missed of a boundary that is made by this world's jail.
-fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> {
-    let sandbox = world.sandbox();
+fn missed(world: &World, sandbox: &Sandbox, level: Level, by: By) -> Result<Vec<Evidence>, String> {
     let spec = world.spec_at(level, None);
     sandbox.create_volume(spec.volume, spec.resources.disk).map_err(|error| chain(&error))?;
     let boundary = match sandbox.launch(&spec, crate::lease(), 0, &world.channel(&spec), None) {
