@@ -148,7 +148,7 @@ pub fn unpack(link: &mut Link, path: &str) -> Result<(), ChannelError> {
             }
             if bounded {
                 unpack_beneath(&target, &name, &mut entry).map_err(|error| outside(&name, error, failed))?;
-            } else if !entry.unpack_in(path).map_err(failed)? {
+            } else if !entry.unpack_in(path).map_err(|error| failed(cause(&name, &error)))? {
                 return Err(refused(&name, "leads outside of the target"));
             }
         }
@@ -178,7 +178,16 @@ fn unpack_beneath<R: Read>(target: &File, name: &Path, entry: &mut ::tar::Entry<
     let Some(last) = name.file_name() else { return Ok(()) };
     let parent = directory(target.as_fd(), name.parent().unwrap_or(Path::new("")))?;
     let parent = parent.ok_or(io::ErrorKind::PermissionDenied)?;
-    entry.unpack(named(&parent).join(last)).map(drop)
+    entry.unpack(named(&parent).join(last)).map(drop).map_err(|error| cause(name, &error))
+}
+
+/// What the library says of an entry is where it wanted to have it. Why it could not is behind that.
+fn cause(name: &Path, error: &io::Error) -> io::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    io::Error::new(error.kind(), format!("{}: {cause}", name.display()))
 }
 
 /// The same error once more.

@@ -7,8 +7,8 @@
 use crate::{World, chain};
 use model::agent::Level;
 use model::evidence::{Control, Evidence, claim, missing, with_probe};
+use sandbox::LaunchError;
 use sandbox::apparmor::Offer;
-use sandbox::{LaunchError, Sandbox};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -116,9 +116,8 @@ fn what_is_left_out_is_missed() {
         }
         let Some(mut world) = World::with_jail(what, Some(without(what, dir.path()))) else { return };
         world.config.hidden = vec![PLATFORM.into()];
-        let sandbox = world.sandbox();
         for level in Level::ALL.into_iter().filter(|level| Control::of(*level).contains(&control)) {
-            match missed(&world, &sandbox, level, by) {
+            match missed(&world, level, by) {
                 Ok(lacking) => {
                     let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
                     eprintln!("{level:?} without {what}: {lacking:?}");
@@ -141,14 +140,14 @@ fn what_is_left_out_is_missed() {
             }
         }
         // What was refused has left nothing, and nothing ever ran in it.
-        drop(sandbox);
         world.assert_clean();
     }
     assert_eq!(unseen, [""; 0]);
 }
 
 /// What is missed of a boundary that is made by this world's jail.
-fn missed(world: &World, sandbox: &Sandbox, level: Level, by: By) -> Result<Vec<Evidence>, String> {
+fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> {
+    let sandbox = world.sandbox();
     let spec = world.spec_at(level, None);
     sandbox.create_volume(spec.volume, spec.resources.disk).map_err(|error| chain(&error))?;
     let boundary = match sandbox.launch(&spec, crate::lease(), 0, &world.channel(&spec), None) {
