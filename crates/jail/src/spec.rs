@@ -131,7 +131,8 @@ pub struct PrepareFds<F> {
     /// Where init reads its [`InitConfig`], as JSON up to the end of file: a pipe whose other end is node's alone. Init
     /// does nothing before that; at an end without a configuration it ends.
     pub config: F,
-    /// `cgroup.procs` files, opened for writing, of all the cgroups that the agent belongs in.
+    /// What leads into all the cgroups that the agent belongs in: files, opened for writing, that take a `0` of whoever joins,
+    /// and of v2 a directory to be cloned into, or else its file.
     pub cgroups: Vec<F>,
 }
 

@@ -197,7 +197,7 @@ impl Traces {
         resources: &Resources,
     ) -> Result<(PrepareFds<OwnedFd>, File), LaunchError> {
         self.group.create(resources)?;
-        let cgroups = self.group.procs()?;
+        let cgroups = self.group.places()?;
         let exit_record = make_dir(&self.dir)?;
         let path = self.dir.join(CHANNEL);
         let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
