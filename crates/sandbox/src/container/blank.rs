@@ -51,10 +51,13 @@ pub struct Shape {
     pub keep_scratch: bool,
     /// Whose the home is: uid and gid inside.
     pub owner: (u32, u32),
+    /// At level 0 the first of the ids that all agents of an account share; those of others come with the blank.
+    #[serde(default)]
+    pub base_uid: Option<u32>,
 }
 
 impl Shape {
-    /// The shape that an agent needs.
+    /// The shape that an agent needs, but for ids that are there before it.
     pub fn of(spec: &AgentSpec) -> Self {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
@@ -64,6 +67,7 @@ impl Shape {
             memory: spec.resources.memory,
             keep_scratch: spec.keep_scratch,
             owner: (uid, gid),
+            base_uid: None,
         }
     }
 
@@ -237,13 +241,13 @@ impl Drop for Traces {
     }
 }
 
-/// Makes one ahead. One that is no boundary to the network cannot be: whose its ids are is an account's business.
+/// Makes one ahead.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
-    let (disk, resources) = match form {
-        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
-        Form::Whole(shape) => (shape.disk, shape.resources()),
+    let (disk, resources, host_network) = match form {
+        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }, false),
+        Form::Whole(shape) => (shape.disk, shape.resources(), shape.level == Level::Workspace),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk), false)?;
+    let mut blank = begin(shared, &resources, lease, Some(disk), host_network)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
