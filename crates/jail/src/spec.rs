@@ -62,6 +62,9 @@ pub struct Launch {
     /// Whose the home is when it is made.
     #[serde(default)]
     pub owner: Identity,
+    /// Begins in the AppArmor profile ([`crate::apparmor`]), which is loaded.
+    #[serde(default)]
+    pub apparmor: bool,
     /// Size of the tmpfs on `/tmp`. Its pages are charged to the agent's memory.
     pub tmp_bytes: u64,
     /// Size of the tmpfs on `/dev/shm`, charged likewise.

@@ -11,7 +11,7 @@ use crate::cgroup::Group;
 use crate::children::{self, Watch};
 use crate::error::LaunchError;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, files};
+use crate::{Shared, UidRange, apparmor, files};
 use jail::laps::Laps;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
@@ -358,6 +358,7 @@ pub(crate) fn launch_request(request: u64, shape: &Shape) -> Launch {
         request,
         root,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
+        apparmor: shape.level.has_image() && *apparmor::offer() == apparmor::Offer::Loaded,
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),
         shm_bytes: (memory / 8).clamp(4 << 20, 64 << 20),

@@ -136,12 +136,13 @@ pub(crate) fn begin(
     let (fds, config) = traces.lay_out(shared, &spec.resources)?;
     let workshop = Workshop::new(shared, driver)?;
     let cgroup = shared.cgroups.path(&traces.id.base32());
-    bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base)
+    let launch = blank::launch_request(0, &Shape::of(spec));
+    bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base, launch.apparmor)
         .map_err(|source| RuntimeError::Run { driver, source })?;
     let order = Order {
         base_uid: lease.base,
         limits: Limits::default(),
-        launch: blank::launch_request(0, &Shape::of(spec)),
+        launch,
         root: workshop.text(ROOT),
         args: workshop.arguments(traces.id),
     };
