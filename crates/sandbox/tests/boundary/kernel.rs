@@ -83,7 +83,7 @@ fn init_serves_under_another_kernel() {
             ),
             "0\nkept\n"
         );
-        let frames = exec(&channel, "tty; busybox stty size", None, Some(Size { rows: 24, cols: 80 }));
+        let frames = exec(&channel, "busybox tty; busybox stty size", None, Some(Size { rows: 24, cols: 80 }));
         assert_eq!(text(&frames).replace('\r', ""), "/dev/pts/0\n24 80\n", "{frames:?}");
         let read = |path: &str| {
             text(&ask(&channel, &Request::Read { path: path.into(), offset: 0, length: None, user: None }))

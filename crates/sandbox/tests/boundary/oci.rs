@@ -77,22 +77,6 @@ fn a_runtime_makes_the_same_boundary() {
         let seen = evidence.iter().filter(|found| found.state != State::Probed).map(|found| found.control);
         let seen: Vec<Control> = seen.filter(|control| *control != Control::Landlock).collect();
         assert_eq!(seen, [Control::DiskLimit]);
-        // It has the descriptors that any init has, and none that the runtime had.
-        let descriptors = |boundary: &Boundary| {
-            let id = boundary.record().boundary.base32();
-            let shown = |path: PathBuf| {
-                let target = fs::read_link(&path).unwrap().to_string_lossy().replace(&id, "ID");
-                // Sockets and pipes have numbers.
-                let kind = if target.starts_with('/') { &target } else { target.split(':').next().unwrap() };
-                (path.file_name().unwrap().to_owned(), kind.to_owned())
-            };
-            let dir = fs::read_dir(format!("/proc/{}/fd", boundary.record().pid)).unwrap();
-            dir.map(|entry| shown(entry.unwrap().path())).collect::<BTreeSet<(OsString, String)>>()
-        };
-        let builtin = world.launch(sandbox, &world.spec(Some("sleep 1000")));
-        assert_eq!(descriptors(&boundary), descriptors(&builtin));
-        builtin.kill().unwrap();
-        builtin.cleanup().unwrap();
         // What the runtime was given is what init has.
         let limits = fs::read_to_string(format!("/proc/{}/limits", boundary.record().pid)).unwrap();
         for (name, value) in
@@ -108,6 +92,25 @@ fn a_runtime_makes_the_same_boundary() {
         for of_the_host in [world.dir.path().to_str().unwrap(), &world.config.cgroup, id.as_str()] {
             assert!(!seen.contains(of_the_host), "{of_the_host} is seen inside: {seen}");
         }
+        // It has the descriptors that any init has, and none that the runtime had.
+        let descriptors = |boundary: &Boundary| {
+            let id = boundary.record().boundary.base32();
+            let shown = |path: PathBuf| {
+                let target = fs::read_link(&path).unwrap().to_string_lossy().replace(&id, "ID");
+                // Sockets and pipes have numbers.
+                let kind = if target.starts_with('/') { &target } else { target.split(':').next().unwrap() };
+                (path.file_name().unwrap().to_owned(), kind.to_owned())
+            };
+            let dir = fs::read_dir(format!("/proc/{}/fd", boundary.record().pid)).unwrap();
+            dir.map(|entry| shown(entry.unwrap().path())).collect::<BTreeSet<(OsString, String)>>()
+        };
+        let builtin = world.launch(sandbox, &world.spec(Some(script)));
+        until("the other has looked around", || {
+            fs::exists(format!("/proc/{}/root/home/agent/seen", builtin.record().pid)).unwrap()
+        });
+        assert_eq!(descriptors(&boundary), descriptors(&builtin));
+        builtin.kill().unwrap();
+        builtin.cleanup().unwrap();
         // Nothing of the runtime is left while the agent runs.
         assert_eq!(fs::read_dir(world.config.run.join("blanks")).unwrap().count(), 0);
 
