@@ -15,6 +15,7 @@ fn main() {
         Some("probe") => jail::probe::run(args),
         Some("oci") => jail::oci::outside(),
         Some("inside") => jail::oci::inside(args),
+        Some("guest") => jail::oci::kernel::inside(),
         Some("confine") => jail::confine::run(args),
         _ => {
             eprintln!("{USAGE}");

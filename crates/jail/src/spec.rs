@@ -105,6 +105,9 @@ pub struct Limits {
     pub inotify_watches: u32,
     /// Pseudo terminals.
     pub terminals: u32,
+    /// Namespaces of each kind that may be made inside: none, but by a runtime that is a kernel.
+    #[serde(default)]
+    pub namespaces: u32,
 }
 
 impl Default for Limits {
@@ -116,6 +119,7 @@ impl Default for Limits {
             inotify_instances: 128,
             inotify_watches: 65_536,
             terminals: 64,
+            namespaces: 0,
         }
     }
 }

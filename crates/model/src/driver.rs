@@ -25,17 +25,25 @@ pub enum Driver {
     Builtin,
     /// runc, or what is installed under its name.
     Runc,
+    /// gVisor: a kernel of its own answers the agent's system calls.
+    Runsc,
 }
 
 impl Driver {
     /// All that there are.
-    pub const ALL: [Self; 2] = [Self::Builtin, Self::Runc];
+    pub const ALL: [Self; 3] = [Self::Builtin, Self::Runc, Self::Runsc];
+
+    /// Whether the agent's system calls are answered by a kernel that is not the host's.
+    pub fn is_kernel(self) -> bool {
+        self == Self::Runsc
+    }
 
     /// The name on the wire, in `node.toml`, and of a runtime's program.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
             Self::Runc => "runc",
+            Self::Runsc => "runsc",
         }
     }
 }

@@ -60,6 +60,8 @@ pub enum Control {
     Devices,
     /// Init is out of reach of the processes that it serves.
     InitProtection,
+    /// A kernel that is not the host's answers the agent's system calls. Of no level: what a driver brings besides.
+    KernelBoundary,
 }
 
 impl Control {
@@ -189,6 +191,9 @@ impl Control {
                 "Nothing of the machine's system can be written to, and what is the platform's is covered."
             }
             Self::PrivateTmp => "/tmp and /var/tmp are its own.",
+            Self::KernelBoundary => {
+                "Its system calls are answered by a kernel of its own, and nothing of it is a process that could ask the host's."
+            }
             Self::InitProtection if !level.has_image() => {
                 "Init has a saved group that no process of the agent has, so that none can trace, read or limit it."
             }
@@ -289,7 +294,10 @@ pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
         }
         of_it.find(|found| !holds(found.state)).cloned()
     };
-    Control::of(level).iter().copied().filter_map(lacks).collect()
+    // Whoever chose a kernel of its own for the agent is not told that there is none.
+    let besides =
+        evidence.iter().map(|found| found.control).find(|control| *control == Control::KernelBoundary);
+    Control::of(level).iter().copied().chain(besides).filter_map(lacks).collect()
 }
 
 /// The claim that the evidence allows.

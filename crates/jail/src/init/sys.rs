@@ -234,12 +234,23 @@ pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let unlock: libc::c_int = 0;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCSPTLCK reads one int; TIOCGPTPEER takes flags by value and returns a new descriptor.
-    let fd = unsafe {
+    let peer = unsafe {
         check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock))?;
-        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))?
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))
     };
-    // SAFETY: the kernel just made this descriptor and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    match peer {
+        // SAFETY: the kernel just made this descriptor and nobody else has it.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        // gVisor has no such request, and lets nobody mount anything.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            let mut number: libc::c_uint = 0;
+            // SAFETY: TIOCGPTN writes one number.
+            check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
+            let path = std::ffi::CString::new(format!("/dev/pts/{number}"))?;
+            crate::sys::open(&path, flags | libc::O_NOFOLLOW)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives the descriptor's file an owner and permission bits.

@@ -68,6 +68,19 @@ pub fn wait_for(pid: i32) -> io::Result<Option<i32>> {
     }
 }
 
+/// Collects the next child that ends: its pid, and its exit code unless a signal ended it.
+pub fn wait_for_any() -> io::Result<(i32, Option<i32>)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is writable.
+        match check(unsafe { libc::waitpid(-1, &raw mut status, 0) }.into()) {
+            Ok(pid) => return Ok((pid as i32, libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)))),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// unshare(2).
 pub fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: no pointers; flags that share memory or descriptors are not used in this crate.
@@ -176,7 +189,11 @@ pub fn set_capabilities(keep: &[u8]) -> io::Result<()> {
     let data = [half(mask), half(mask >> 32)];
     // SAFETY: version 3 reads one header and two data structures.
     unsafe {
-        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into())?;
+        match check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into()) {
+            // A kernel that knows of no such capabilities has none set.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => drop(other?),
+        }
         check(libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
     }
     Ok(())

@@ -442,6 +442,7 @@ impl Worker {
             channel: channel(&directory, self.agent),
             landlock_abi: 0,
             driver: Driver::Builtin,
+            kernel: None,
         }
     }
 

@@ -10,9 +10,11 @@ use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
 use crate::cgroup::Group;
 use crate::children::{self, Watch};
 use crate::error::LaunchError;
+use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
 use crate::{Shared, UidRange, apparmor, files};
 use jail::laps::Laps;
+use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
 use model::evidence::Evidence;
@@ -31,7 +33,7 @@ use std::path::{Path, PathBuf};
 /// Connections that may wait for init to accept them.
 const CHANNEL_BACKLOG: i32 = 128;
 /// The channel's socket, until the agent's directory has it.
-pub(super) const CHANNEL: &str = "channel";
+pub(crate) const CHANNEL: &str = "channel";
 
 /// What a blank is made for. What is not in here can still be fitted when an agent takes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -97,6 +99,8 @@ pub struct Blank {
     begun: Option<Begun>,
     /// The ABI of Landlock around it, once it has an image.
     pub(super) landlock_abi: Option<u32>,
+    /// The kernel that its init is under, if that is not the host's.
+    pub(super) kernel: Option<Seen>,
     /// Where init's configuration goes.
     pub(super) config: Option<File>,
     pub(super) laps: Laps,
@@ -139,7 +143,7 @@ impl Blank {
         lease: UidRange,
         resources: Resources,
         pid: u32,
-        landlock_abi: u32,
+        made: Made,
         config: File,
         laps: Laps,
     ) -> Self {
@@ -149,7 +153,8 @@ impl Blank {
             resources,
             pid,
             begun: None,
-            landlock_abi: Some(landlock_abi),
+            landlock_abi: Some(made.landlock_abi),
+            kernel: made.kernel,
             config: Some(config),
             laps,
             traces,
@@ -287,6 +292,7 @@ pub(super) fn begin(
         pid,
         begun: Some(begun),
         landlock_abi: None,
+        kernel: None,
         config: Some(config),
         laps,
         traces,

@@ -101,6 +101,7 @@ fn claim(
         channel: channel.to_owned(),
         landlock_abi,
         driver: spec.driver.unwrap_or_default(),
+        kernel: blank.kernel.take(),
     };
     // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
     let volume = shared.volumes.path(spec.volume);

@@ -33,7 +33,7 @@ fn a_runtime_is_chosen_by_name_where_the_node_allows_it() {
 
     // A name that is not on the list is no driver, least of all a path.
     let refused = world.cli(&["create", "--driver", PATH]);
-    assert!(refused.err.contains("expected builtin or runc"), "{}", refused.err);
+    assert!(refused.err.contains("expected builtin, runc or runsc"), "{}", refused.err);
 }
 
 #[test]
