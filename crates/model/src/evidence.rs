@@ -278,8 +278,12 @@ impl std::fmt::Display for Claim {
 /// Each control that the level demands and the evidence does not show, with why. A control without evidence counts as
 /// missing, and contradicting evidence counts against it.
 pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
+    let kernel = |found: &Evidence| found.control == Control::KernelBoundary && found.state.holds();
+    let own_kernel = evidence.iter().any(kernel);
     let lacks = |control: Control| {
-        let holds = |state: State| state.holds() || state == State::Unsupported && control.is_optional();
+        // Under a kernel of its own, what its root does to its init reaches nobody else.
+        let optional = control.is_optional() || own_kernel && control == Control::InitProtection;
+        let holds = |state: State| state.holds() || state == State::Unsupported && optional;
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
         if of_it.peek().is_none() {
             let detail = "nothing was observed of it".to_owned();

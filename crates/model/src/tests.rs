@@ -228,6 +228,30 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn a_kernel_of_its_own_is_demanded_where_it_was_chosen_and_excuses_one_control() {
+    let level = Level::Container;
+    let with = |init: State, kernel: Option<State>| {
+        let mut all = all_of(level, State::Observed);
+        all.iter_mut().find(|found| found.control == Control::InitProtection).unwrap().state = init;
+        let kernel =
+            kernel.map(|state| Evidence { control: Control::KernelBoundary, state, detail: String::new() });
+        all.extend(kernel);
+        claim(level, &all)
+    };
+    for (init, kernel, expected) in [
+        (State::Observed, None, Claim::Container),
+        (State::Unsupported, None, Claim::None),
+        (State::Unsupported, Some(State::Observed), Claim::Container),
+        (State::Missing, Some(State::Observed), Claim::None),
+        (State::Unsupported, Some(State::Missing), Claim::None),
+        (State::Observed, Some(State::Missing), Claim::None),
+        (State::Observed, Some(State::Unsupported), Claim::None),
+    ] {
+        assert_eq!(with(init, kernel), expected, "{init:?}, {kernel:?}");
+    }
+}
+
+#[test]
 fn drift_is_what_a_claim_could_differ_by() {
     let level = Level::Container;
     let all = all_of(level, State::Observed);
