@@ -285,8 +285,12 @@ impl std::fmt::Display for Claim {
 /// Each control that the level demands and the evidence does not show, with why. A control without evidence counts as
 /// missing, and contradicting evidence counts against it.
 pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
+    let kernel = |found: &Evidence| found.control == Control::KernelBoundary && found.state.holds();
+    let own_kernel = evidence.iter().any(kernel);
     let lacks = |control: Control| {
-        let holds = |state: State| state.holds() || state == State::Unsupported && control.is_optional();
+        // Under a kernel of its own, what its root does to its init reaches nobody else.
+        let optional = control.is_optional() || own_kernel && control == Control::InitProtection;
+        let holds = |state: State| state.holds() || state == State::Unsupported && optional;
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
         if of_it.peek().is_none() {
             let detail = "nothing was observed of it".to_owned();
@@ -294,9 +298,11 @@ pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
         }
         of_it.find(|found| !holds(found.state)).cloned()
     };
-    // Whoever chose a kernel of its own for the agent is not told that there is none.
-    let besides =
-        evidence.iter().map(|found| found.control).find(|control| *control == Control::KernelBoundary);
+    // What stands in for another is demanded in its place.
+    let is_excused = |found: &Evidence| {
+        found.control == Control::InitProtection && found.state == State::Unsupported && level.has_image()
+    };
+    let besides = evidence.iter().any(is_excused).then_some(Control::KernelBoundary);
     Control::of(level).iter().copied().chain(besides).filter_map(lacks).collect()
 }
 

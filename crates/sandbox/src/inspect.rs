@@ -4,7 +4,7 @@
 use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
-use crate::oci::evidence::Kernel;
+use crate::oci::{self, evidence::Kernel};
 use crate::{UidRange, apparmor, netfilter, procfs};
 use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
@@ -115,17 +115,16 @@ pub(crate) fn inspect(
         }
     };
     let besides = kernel.is_some().then_some(Control::KernelBoundary);
+    let unsupported = |control| kernel.is_some().then(|| oci::evidence::unsupported(control)).flatten();
     let mut evidence: Vec<Evidence> = Control::of(record.level)
         .iter()
         .copied()
         .chain(besides)
         .map(|control| match find(control) {
-            Ok(detail) => Evidence { control, state: State::Observed, detail },
-            // They would keep the other kernel from starting, or mean nothing to what is under that.
-            Err(_) if matches!(control, Control::Landlock | Control::AppArmor) && kernel.is_some() => {
-                let detail = "the kernel that answers the agent has none".to_owned();
-                Evidence { control, state: State::Unsupported, detail }
+            _ if let Some(why) = unsupported(control) => {
+                Evidence { control, state: State::Unsupported, detail: why.to_owned() }
             }
+            Ok(detail) => Evidence { control, state: State::Observed, detail },
             Err(detail) if is_lacked(control) => Evidence { control, state: State::Unsupported, detail },
             Err(detail) => Evidence { control, state: State::Missing, detail },
         })

@@ -96,8 +96,6 @@ pub struct Seen {
     pub version: String,
     /// How its log begins (syslog(2)).
     pub log: String,
-    /// Init's permitted capabilities there.
-    pub permitted: String,
 }
 
 /// Descriptors that came with the order.
@@ -350,11 +348,9 @@ fn prepare() -> Result<Seen, StepError> {
 }
 
 fn look() -> io::Result<Seen> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap_or_default().trim();
     let version = std::fs::read_to_string("/proc/version")?.trim().to_owned();
     let log = sys::kernel_log()?;
     let log: Vec<&str> = log.lines().take(LOG_LINES).collect();
     let short = |text: String| text.chars().take(400).collect();
-    Ok(Seen { version: short(version), log: short(log.join("; ")), permitted: permitted.to_owned() })
+    Ok(Seen { version: short(version), log: short(log.join("; ")) })
 }

@@ -10,7 +10,7 @@ use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::inspect::{Finding, Identity, host_owned, identity, open_namespace, root_filesystem};
 use crate::procfs;
-use jail::layout::{INIT_CAPABILITY, ROOT_CAPABILITIES};
+use jail::layout::ROOT_CAPABILITIES;
 use model::evidence::Control;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -18,6 +18,18 @@ use std::os::unix::fs::MetadataExt;
 
 /// `CAP_DAC_READ_SEARCH` and `CAP_SYS_CHROOT`, which count for files and processes of the agent's own.
 const GOFER: [u8; 2] = [2, 18];
+
+/// What the kernel that answers the agent does not have, and why the agent can do without.
+pub(crate) fn unsupported(control: Control) -> Option<&'static str> {
+    match control {
+        // They would keep that kernel from starting, too.
+        Control::Landlock | Control::AppArmor => Some("the kernel that answers the agent has none"),
+        Control::InitProtection => Some(
+            "under the kernel that answers the agent its root may end its init, and see what that has open",
+        ),
+        _ => None,
+    }
+}
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +105,6 @@ impl<'a> Kernel<'a> {
             Control::Devices => self.mounts(|mount| {
                 mount.options.split(',').any(|option| option == "nodev").then_some("devices work nowhere")
             }),
-            Control::InitProtection => self.init_protection(),
             _ => return None,
         })
     }
@@ -214,18 +225,6 @@ impl<'a> Kernel<'a> {
             }
         }
         Ok(format!("{said}; /proc, /sys and /dev inside are the other kernel's"))
-    }
-
-    fn init_protection(&self) -> Finding {
-        let seen = self.record.kernel.as_ref().ok_or("init has said nothing of its kernel")?;
-        let is =
-            u64::from_str_radix(&seen.permitted, 16).map_err(|_| format!("CapPrm is {}", seen.permitted))?;
-        match is >> INIT_CAPABILITY & 1 {
-            1 => Ok(format!(
-                "init saw at its start: CapPrm {is:016x}, a capability that no process of the agent has"
-            )),
-            _ => Err(format!("init saw at its start: CapPrm {is:016x}, which lacks what keeps others away")),
-        }
     }
 
     /// Another kernel answers the agent's system calls: nothing of the agent is a process that could ask the host's.
