@@ -1,9 +1,10 @@
 //! Who makes an agent's boundary.
 
+use crate::agent::Level;
 use serde::{Deserialize, Serialize};
 
-/// Who makes the boundary of a container: Cofferdam itself, or an OCI runtime of the node's. A closed list of names:
-/// where a runtime lies is the node's business, and what it is asked to do too.
+/// Who makes the boundary of an agent: Cofferdam itself, or for a container an OCI runtime of the node's, or for an OS user
+/// systemd. A closed list of names: where a runtime lies is the node's business, and what it is asked to do too.
 #[derive(
     Debug,
     Clone,
@@ -25,17 +26,29 @@ pub enum Driver {
     Builtin,
     /// runc, or what is installed under its name.
     Runc,
+    /// systemd, where it runs the machine.
+    Systemd,
 }
 
 impl Driver {
     /// All that there are.
-    pub const ALL: [Self; 2] = [Self::Builtin, Self::Runc];
+    pub const ALL: [Self; 3] = [Self::Builtin, Self::Runc, Self::Systemd];
+
+    /// Whether it can make boundaries of a level.
+    pub fn makes(self, level: Level) -> bool {
+        match self {
+            Self::Builtin => true,
+            Self::Runc => level == Level::Container,
+            Self::Systemd => level == Level::Process,
+        }
+    }
 
     /// The name on the wire, in `node.toml`, and of a runtime's program.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Builtin => "builtin",
             Self::Runc => "runc",
+            Self::Systemd => "systemd",
         }
     }
 }

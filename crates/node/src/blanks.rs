@@ -4,7 +4,7 @@
 //! agent is being worked on, and with a bounded share of one core and of the machine's memory.
 
 use crate::fleet::{Shared, lock};
-use model::{ByteSize, Resources};
+use model::{ByteSize, Driver, Resources};
 use sandbox::{Blank, Form, Shape};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -181,7 +181,9 @@ impl Blanks {
         let now = Instant::now();
         pool.taken = Some(now);
         let mut found = None;
-        for form in [Form::Whole(shape.clone()), Form::Bare(shape.disk)] {
+        // Bare ones are node's own.
+        let bare = (shape.driver == Driver::Builtin).then_some(Form::Bare(shape.disk));
+        for form in [Form::Whole(shape.clone())].into_iter().chain(bare) {
             pool.demand.ask(&form, now);
             while found.is_none()
                 && let Some(blank) = pool.ready.get_mut(&form).and_then(Vec::pop)

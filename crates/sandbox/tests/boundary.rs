@@ -9,6 +9,8 @@ mod probe;
 mod sabotage;
 #[path = "boundary/system.rs"]
 mod system;
+#[path = "boundary/systemd.rs"]
+mod systemd;
 
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Claim, Control, claim};

@@ -13,7 +13,7 @@ use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
-use model::{BoundaryId, Desired, Driver, ExitReason};
+use model::{AgentSpec, BoundaryId, Desired, Driver, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use std::time::Instant;
@@ -153,10 +153,11 @@ impl Worker {
     async fn lease(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
+        let driver = validate::driver(spec, &self.shared.config);
+        let spec = &AgentSpec { driver: Some(driver), ..spec.clone() };
         let owner = Owner::of(spec);
-        // A blank has ids of its own, and is of nobody else's making.
-        let builtin = validate::driver(spec, &self.shared.config) == Driver::Builtin;
-        let own = builtin && owner == Owner::Agent(self.agent);
+        // A blank has ids of its own, and no OCI runtime makes any.
+        let own = driver != Driver::Runc && owner == Owner::Agent(self.agent);
         if own && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
             let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
             if let Some(blank) = found {

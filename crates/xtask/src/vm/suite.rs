@@ -50,6 +50,10 @@ const SMOKE: &[&str] = &[
     "test(the_frozen_are_killed)",
     "test(agents_outlive_zygote_and_node)",
     "test(a_whole_boundary)",
+    // systemd makes them, where it is pid 1: the same, and with nothing left.
+    "test(systemd::)",
+    "test(drivers::systemd_makes_os_users_where_it_runs_the_machine)",
+    "test(attacks::attacks_as_an_os_user_hold)",
     // The installation as people use it: create, exec, files, stop, start, destroy.
     "test(story::a_life_with_its_volume)",
     // From inside, and from next door.
