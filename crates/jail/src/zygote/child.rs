@@ -337,7 +337,6 @@ pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>
             process::set_capabilities(&keep).step("dropping capabilities")?;
         }
         Some(OsUser { base_uid, .. }) => {
-            process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
             process::become_os_user(system::os_user(base_uid)).step("becoming the agent's OS user")?;
         }
     }
