@@ -4,7 +4,7 @@
 //! agent is being worked on, and with a bounded share of one core and of the machine's memory.
 
 use crate::fleet::{Shared, lock};
-use model::{ByteSize, Resources};
+use model::{ByteSize, Driver, Resources};
 use sandbox::{Blank, Form, Shape};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -187,8 +187,9 @@ impl Blanks {
         let now = Instant::now();
         pool.taken = Some(now);
         let mut found = None;
-        // A bare one has ids of its own, and no way to the host's network.
-        let bare = shape.base_uid.is_none().then_some(Form::Bare(shape.disk));
+        // A bare one is node's own, with ids of its own and no way to the host's network.
+        let fits = shape.driver == Driver::Builtin && shape.base_uid.is_none();
+        let bare = fits.then_some(Form::Bare(shape.disk));
         for form in [Form::Whole(shape.clone())].into_iter().chain(bare) {
             pool.demand.ask(&form, now);
             while found.is_none()

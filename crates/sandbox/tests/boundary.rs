@@ -15,6 +15,8 @@ mod probe;
 mod sabotage;
 #[path = "boundary/system.rs"]
 mod system;
+#[path = "boundary/systemd.rs"]
+mod systemd;
 #[path = "boundary/talk.rs"]
 mod talk;
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 fn shape(image: usize) -> Shape {
     Shape {
         level: model::agent::Level::Container,
+        driver: model::Driver::Builtin,
         image_digest: Some(format!("sha256:{image:064}")),
         disk: ByteSize(1 << 30),
         memory: ByteSize(1 << 30),

@@ -13,7 +13,7 @@ use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
-use model::{BoundaryId, Desired, Driver, ExitReason};
+use model::{AgentSpec, BoundaryId, Desired, Driver, ExitReason};
 use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use std::time::Instant;
@@ -153,11 +153,13 @@ impl Worker {
     async fn lease(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
+        let driver = validate::driver(spec, &self.shared.config);
+        let spec = &AgentSpec { driver: Some(driver), ..spec.clone() };
         let owner = Owner::of(spec);
         let mut shape = Shape::of(spec);
-        // A blank is of nobody else's making.
-        let builtin = validate::driver(spec, &self.shared.config) == Driver::Builtin;
-        let fits = builtin && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
+        // No OCI runtime makes any ahead.
+        let ahead = matches!(driver, Driver::Builtin | Driver::Systemd);
+        let fits = ahead && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
         if let Owner::Account(_) = owner {
             let Some(range) = self.take_range(owner) else { return };
             shape.base_uid = Some(range.base);

@@ -12,13 +12,13 @@ use crate::children::{self, Watch};
 use crate::error::LaunchError;
 use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, apparmor, files};
+use crate::{Shared, UidRange, apparmor, files, systemd};
 use jail::laps::Laps;
 use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
 use model::evidence::Evidence;
-use model::{AgentSpec, BoundaryId, ByteSize, Resources};
+use model::{AgentSpec, BoundaryId, ByteSize, Driver, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -42,6 +42,9 @@ pub struct Shape {
     /// How it is isolated.
     #[serde(default = "super::container")]
     pub level: Level,
+    /// Who makes it.
+    #[serde(default)]
+    pub driver: Driver,
     /// The image, from [`Level::Container`] up.
     #[serde(default)]
     pub image_digest: Option<String>,
@@ -64,6 +67,7 @@ impl Shape {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
             level: spec.level,
+            driver: spec.driver.unwrap_or_default(),
             image_digest: spec.image_digest.clone(),
             disk: spec.resources.disk,
             memory: spec.resources.memory,
@@ -248,11 +252,13 @@ impl Drop for Traces {
 
 /// Makes one ahead.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
-    let (disk, resources, host_network) = match form {
-        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }, false),
-        Form::Whole(shape) => (shape.disk, shape.resources(), shape.level == Level::Workspace),
+    let (driver, disk, resources, host_network) = match form {
+        Form::Bare(disk) => {
+            (Driver::Builtin, *disk, Resources { disk: *disk, ..Resources::default() }, false)
+        }
+        Form::Whole(shape) => (shape.driver, shape.disk, shape.resources(), shape.level == Level::Workspace),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk), host_network)?;
+    let mut blank = begin(shared, &resources, lease, driver, Some(disk), host_network)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
@@ -265,11 +271,13 @@ pub(super) fn begin(
     shared: &Shared,
     resources: &Resources,
     lease: UidRange,
+    driver: Driver,
     disk: Option<ByteSize>,
     host_network: bool,
 ) -> Result<Blank, LaunchError> {
     resources.validate()?;
     let id = BoundaryId::new();
+    let unit = (driver == Driver::Systemd).then(|| systemd::name(id));
     let mut laps = Laps::start();
     let mut traces = Traces::new(shared, id);
     let mut mount = None;
@@ -281,7 +289,7 @@ pub(super) fn begin(
     let (fds, config) = traces.lay_out(shared, resources)?;
     laps.lap("cgroups, channel, record, pipe");
     let Prepared { begun, pid, pidfd, laps: within } =
-        shared.zygote.prepare(lease.base, host_network, fds)?.map_err(refused)?;
+        shared.zygote.prepare(lease.base, host_network, unit.as_deref(), fds)?.map_err(refused)?;
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);

@@ -45,7 +45,9 @@ pub(crate) fn launch(
     let attempt = || {
         let host_network = spec.level == Level::Workspace;
         let blank = match spec.driver.unwrap_or_default() {
-            Driver::Builtin => blank::begin(shared, &spec.resources, lease, None, host_network)?,
+            driver @ (Driver::Builtin | Driver::Systemd) => {
+                blank::begin(shared, &spec.resources, lease, driver, None, host_network)?
+            }
             runtime => oci::begin(shared, spec, lease, runtime)?,
         };
         claim(shared, blank, spec, gid, channel)
