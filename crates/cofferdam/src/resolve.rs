@@ -63,7 +63,7 @@ pub fn level(text: &str) -> Result<Level, String> {
 /// Who makes a boundary.
 pub fn driver(text: &str) -> Result<Driver, String> {
     let named = |driver: &Driver| driver.as_str() == text;
-    Driver::ALL.into_iter().find(named).ok_or_else(|| "expected builtin or runc".to_owned())
+    Driver::ALL.into_iter().find(named).ok_or_else(|| "expected builtin, runc, runsc or systemd".to_owned())
 }
 
 /// Settings as the map that the API takes; the last of a key counts.

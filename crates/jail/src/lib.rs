@@ -1,9 +1,9 @@
 //! The helper that makes level-2 boundaries, and lives in them.
 //!
 //! `cofferdam-jail` is one small, static, synchronous binary with five lives: as **zygote** it is the one place that
-//! clones namespaces, as **init** it is process 1 behind every boundary, as **probe** it tries to get out of one, as
-//! **oci** it gives a runtime what it makes a boundary of, and as **confine** it takes everything from a helper process of
-//! the platform that it does not need, then becomes it.
+//! clones namespaces (as **unit**, for one boundary alone, started by systemd), as **init** it is process 1 behind every
+//! boundary, as **probe** it tries to get out of one, as **oci** it gives a runtime what it makes a boundary of, and as
+//! **confine** it takes everything from a helper process of the platform that it does not need, then becomes it.
 //!
 //! It never opens the network, never resolves a path of the host that somebody else chose (zygote works on the
 //! descriptors it is given), and never runs two threads.

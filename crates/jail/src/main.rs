@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-const USAGE: &str = "usage: cofferdam-jail zygote | probe | oci | confine OPTIONS -- PROGRAM ARGUMENTS (all are started by cofferdam itself)";
+const USAGE: &str = "usage: cofferdam-jail zygote | unit | probe | oci | confine OPTIONS -- PROGRAM ARGUMENTS (all are started by cofferdam itself)";
 
 fn main() {
     let mut args = std::env::args_os();
@@ -12,9 +12,11 @@ fn main() {
     }
     let code = match args.next().as_deref().and_then(OsStr::to_str) {
         Some("zygote") => jail::zygote::run(args),
+        Some("unit") => jail::zygote::unit::run(args),
         Some("probe") => jail::probe::run(args),
         Some("oci") => jail::oci::outside(),
         Some("inside") => jail::oci::inside(args),
+        Some("guest") => jail::oci::kernel::inside(),
         Some("confine") => jail::confine::run(args),
         _ => {
             eprintln!("{USAGE}");

@@ -1,4 +1,4 @@
-//! A boundary that an OCI runtime makes (runc), from both of its ends.
+//! A boundary that an OCI runtime makes, from both of its ends. runsc, which is a kernel besides, is in [`kernel`].
 //!
 //! The runtime is given what is the same whoever makes the boundary: a root that is mounted already, from image and volume,
 //! and a network namespace, both of which the process has that becomes the runtime ([`outside`]). It makes the other
@@ -8,6 +8,8 @@
 //! What it starts ([`inside`]) has the agent's first uid and no capability, and is the owner of the user namespace that
 //! waits among its descriptors: so it may enter that, has capabilities there and nowhere else, gives up what nobody needs,
 //! and becomes init. Nothing of the image has run until then.
+
+pub mod kernel;
 
 use crate::layout::{CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, LOG_A_FD, LOG_B_FD, SECCOMP_FD, ZYGOTE_FD};
 use crate::seccomp::{Filter, Profile};
@@ -55,15 +57,24 @@ pub struct Order {
     pub root: String,
     /// The runtime's own arguments, its name first.
     pub args: Vec<String>,
+    /// For a runtime that is a kernel. The cgroups are the agent's then.
+    pub kernel: Option<kernel::Order>,
 }
 
 /// From either end to node. The last one counts, and the descriptor that it came by closes when there is nothing to follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
+    /// Where there is a kernel: this process holds everything together, and ends when the kernel does.
+    Begun {
+        /// Its pid, as the host counts.
+        pid: i32,
+    },
     /// The next thing is init.
     Ready {
         /// The ABI of Landlock that is in force around it; 0 = none.
         landlock_abi: u32,
+        /// What it saw of the kernel that it is under, if that is not the host's.
+        kernel: Option<kernel::Seen>,
     },
     /// There will be no init.
     Failed(StepError),
@@ -97,8 +108,19 @@ fn become_runtime(socket: BorrowedFd<'_>) -> Result<Infallible, StepError> {
     for cgroup in &fds.cgroups {
         sys::write_all(cgroup.as_fd(), b"0").step("joining the cgroup")?;
     }
+    if let Some(kernel) = &order.kernel {
+        return kernel::outside(socket, &order, kernel, kernel::Given { image, volume, runtime, fds });
+    }
     let host = sys::open(c"/proc/self/ns/mnt", libc::O_RDONLY).step("finding the host's mounts")?;
-    let made = make(&order, image, volume)?;
+    let base = order.base_uid;
+    let made = make(&order, image, volume, |root| {
+        kernelfs::attach_dev(root, base, order.limits.terminals, order.launch.shm_bytes)?;
+        // The runtime mounts the new pid namespace's there.
+        rootfs::directory(root, "proc", 0o555)?;
+        kernelfs::attach_sys(root, base)
+    })?;
+    let whole = root::open(root::NEW_ROOT).and_then(|at| mount::copy_tree(at.as_fd(), c"", true));
+    let whole = whole.step("taking the agent's root")?;
 
     // Only here, and in what comes out of it, the root has a place: with the runtime it is gone.
     let step = "showing the runtime the agent's root";
@@ -108,7 +130,7 @@ fn become_runtime(socket: BorrowedFd<'_>) -> Result<Infallible, StepError> {
     let place = || {
         let here = open("/")?;
         mount::change(here.as_fd(), Change { private: true, recursive: true, ..Change::default() })?;
-        mount::attach(made.root.as_fd(), open(&order.root)?.as_fd())
+        mount::attach(whole.as_fd(), open(&order.root)?.as_fd())
     };
     place().step(step)?;
 
@@ -144,16 +166,19 @@ fn become_runtime(socket: BorrowedFd<'_>) -> Result<Infallible, StepError> {
     })
 }
 
-/// What the runtime and init are given.
+/// What the runtime and init are given, besides the agent's root at [`root::NEW_ROOT`].
 struct Made {
-    /// The agent's root with all mounts in it, at no place.
-    root: OwnedFd,
     userns: OwnedFd,
     logs: [OwnedFd; 2],
 }
 
-/// Makes it as the zygote's children do, in mounts and a network of its own.
-fn make(order: &Order, image: OwnedFd, disk: OwnedFd) -> Result<Made, StepError> {
+/// Makes it as the zygote's children do, in mounts and a network of its own. What is the kernel's in the root comes last.
+fn make(
+    order: &Order,
+    image: OwnedFd,
+    disk: OwnedFd,
+    furnish: impl FnOnce(BorrowedFd<'_>) -> Result<(), StepError>,
+) -> Result<Made, StepError> {
     let base = order.base_uid;
     process::unshare(libc::CLONE_NEWNET).step("making a network namespace")?;
     // The machine's own system is for agents without an image.
@@ -173,20 +198,15 @@ fn make(order: &Order, image: OwnedFd, disk: OwnedFd) -> Result<Made, StepError>
     let keep_scratch = matches!(order.launch.root, Root::Image { keep_scratch: true, .. });
     volume::prepare(disk.as_fd(), keep_scratch, order.launch.owner)?;
     act_as(base)?;
-    let Launch { tmp_bytes, shm_bytes, .. } = order.launch;
     let root = rootfs::mount_overlay(keep_scratch, image.as_fd(), disk.as_fd(), userns.as_fd())?;
     let logs = volume::open_logs(disk.as_fd())?;
-    rootfs::furnish(root.as_fd(), base, &TEMPORARY[..1], tmp_bytes)?;
+    rootfs::furnish(root.as_fd(), base, &TEMPORARY[..1], order.launch.tmp_bytes)?;
     rootfs::write_resolver(root.as_fd())?;
-    kernelfs::attach_dev(root.as_fd(), base, order.limits.terminals, shm_bytes)?;
-    // The runtime mounts the new pid namespace's there.
-    rootfs::directory(root.as_fd(), "proc", 0o555)?;
-    kernelfs::attach_sys(root.as_fd(), base)?;
+    furnish(root.as_fd())?;
     volume::set_spare_aside(disk.as_fd())?;
     act_as(ROOT)?;
     keep(0)?;
-    let whole = root::open(root::NEW_ROOT).and_then(|at| mount::copy_tree(at.as_fd(), c"", true));
-    Ok(Made { root: whole.step("taking the agent's root")?, userns, logs })
+    Ok(Made { userns, logs })
 }
 
 /// The process that the runtime started: enters the user namespace and becomes init.
@@ -241,6 +261,6 @@ fn become_init(
     process::close_on_exec_from(SECCOMP_FD as u32 + 1).step(step)?;
     restrict(landlock_abi, init.as_fd(), None)?;
     process::set_umask(0o022);
-    wire::send(word.as_fd(), &Word::Ready { landlock_abi }, &[]).step("answering node")?;
+    wire::send(word.as_fd(), &Word::Ready { landlock_abi, kernel: None }, &[]).step("answering node")?;
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }

@@ -105,6 +105,9 @@ pub struct Limits {
     pub inotify_watches: u32,
     /// Pseudo terminals.
     pub terminals: u32,
+    /// Namespaces of each kind that may be made inside: none, but by a runtime that is a kernel.
+    #[serde(default)]
+    pub namespaces: u32,
 }
 
 impl Default for Limits {
@@ -116,6 +119,7 @@ impl Default for Limits {
             inotify_instances: 128,
             inotify_watches: 65_536,
             terminals: 64,
+            namespaces: 0,
         }
     }
 }
@@ -134,7 +138,8 @@ pub struct PrepareFds<F> {
     /// Where init reads its [`InitConfig`], as JSON up to the end of file: a pipe whose other end is node's alone. Init
     /// does nothing before that; at an end without a configuration it ends.
     pub config: F,
-    /// `cgroup.procs` files, opened for writing, of all the cgroups that the agent belongs in.
+    /// What leads into all the cgroups that the agent belongs in: files, opened for writing, that take a `0` of whoever joins,
+    /// and of v2 a directory to be cloned into, or else its file.
     pub cgroups: Vec<F>,
 }
 

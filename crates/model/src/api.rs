@@ -36,8 +36,8 @@ pub struct CreateAgent {
     /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
     #[serde(default)]
     pub level: Option<Level>,
-    /// Who makes its boundary, at level `container` alone; default is the node's choice, which is `builtin` unless its owner
-    /// says otherwise. What may be claimed follows from what is observed, whoever made it.
+    /// Who makes its boundary: `runc` at level `container` alone, `systemd` at level `process` alone; default is the node's
+    /// choice. What may be claimed follows from what is observed, whoever made it.
     #[serde(default)]
     pub driver: Option<Driver>,
     /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.

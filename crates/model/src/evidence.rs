@@ -60,6 +60,8 @@ pub enum Control {
     Devices,
     /// Init is out of reach of the processes that it serves.
     InitProtection,
+    /// A kernel that is not the host's answers the agent's system calls. Of no level: what a driver brings besides.
+    KernelBoundary,
 }
 
 impl Control {
@@ -189,6 +191,9 @@ impl Control {
                 "Nothing of the machine's system can be written to, and what is the platform's is covered."
             }
             Self::PrivateTmp => "/tmp and /var/tmp are its own.",
+            Self::KernelBoundary => {
+                "Its system calls are answered by a kernel of its own, and nothing of it is a process that could ask the host's."
+            }
             Self::InitProtection if !level.has_image() => {
                 "Init has a saved group that no process of the agent has, so that none can trace, read or limit it."
             }
@@ -280,8 +285,12 @@ impl std::fmt::Display for Claim {
 /// Each control that the level demands and the evidence does not show, with why. A control without evidence counts as
 /// missing, and contradicting evidence counts against it.
 pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
+    let kernel = |found: &Evidence| found.control == Control::KernelBoundary && found.state.holds();
+    let own_kernel = evidence.iter().any(kernel);
     let lacks = |control: Control| {
-        let holds = |state: State| state.holds() || state == State::Unsupported && control.is_optional();
+        // Under a kernel of its own, what its root does to its init reaches nobody else.
+        let optional = control.is_optional() || own_kernel && control == Control::InitProtection;
+        let holds = |state: State| state.holds() || state == State::Unsupported && optional;
         let mut of_it = evidence.iter().filter(|found| found.control == control).peekable();
         if of_it.peek().is_none() {
             let detail = "nothing was observed of it".to_owned();
@@ -289,7 +298,12 @@ pub fn missing(level: Level, evidence: &[Evidence]) -> Vec<Evidence> {
         }
         of_it.find(|found| !holds(found.state)).cloned()
     };
-    Control::of(level).iter().copied().filter_map(lacks).collect()
+    // What stands in for another is demanded in its place.
+    let is_excused = |found: &Evidence| {
+        found.control == Control::InitProtection && found.state == State::Unsupported && level.has_image()
+    };
+    let besides = evidence.iter().any(is_excused).then_some(Control::KernelBoundary);
+    Control::of(level).iter().copied().chain(besides).filter_map(lacks).collect()
 }
 
 /// The claim that the evidence allows.

@@ -144,13 +144,14 @@ proptest! {
     #[test]
     fn less_evidence_never_raises_a_claim(
         level in proptest::sample::select(&crate::agent::Level::ALL[..]),
-        states in proptest::collection::vec(0u8..8, 20),
+        states in proptest::collection::vec(0u8..8, 24),
         drop in any::<u32>(),
         outcomes in proptest::collection::vec(0u8..8, ATTEMPTS.len()),
     ) {
         let full: Vec<Evidence> = Control::of(level)
             .iter()
             .copied()
+            .chain([Control::KernelBoundary])
             .zip(&states)
             // Mostly good, or there would never be a claim.
             .map(|(control, state)| Evidence { control, state: STATES[usize::from(*state).min(3)], detail: String::new() })
@@ -225,6 +226,29 @@ fn what_is_missing_is_named() {
     all[8].state = State::Missing;
     all.remove(3);
     assert_eq!(names(&all), [Control::NetworkNamespace, Control::Seccomp]);
+}
+
+#[test]
+fn a_kernel_of_its_own_excuses_one_control() {
+    let level = Level::Container;
+    let with = |init: State, kernel: Option<State>| {
+        let mut all = all_of(level, State::Observed);
+        all.iter_mut().find(|found| found.control == Control::InitProtection).unwrap().state = init;
+        let kernel =
+            kernel.map(|state| Evidence { control: Control::KernelBoundary, state, detail: String::new() });
+        all.extend(kernel);
+        claim(level, &all)
+    };
+    for (init, kernel, expected) in [
+        (State::Observed, None, Claim::Container),
+        (State::Unsupported, None, Claim::None),
+        (State::Unsupported, Some(State::Observed), Claim::Container),
+        (State::Missing, Some(State::Observed), Claim::None),
+        (State::Unsupported, Some(State::Missing), Claim::None),
+        (State::Observed, Some(State::Missing), Claim::Container),
+    ] {
+        assert_eq!(with(init, kernel), expected, "{init:?}, {kernel:?}");
+    }
 }
 
 #[test]

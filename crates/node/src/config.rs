@@ -38,8 +38,9 @@ pub struct Config {
     pub inspect_every: Span,
     /// The jail binary; by default the `cofferdam-jail` beside this executable.
     pub jail: Option<PathBuf>,
-    /// Who makes the boundaries of containers that do not say.
-    pub driver: Driver,
+    /// Who makes the boundaries of agents that do not say, of the levels that it makes. Without it that is systemd at level 1,
+    /// where it runs the machine, and else node itself.
+    pub driver: Option<Driver>,
     /// Who may make them at all. Runtimes are looked for in the directories of the system's programs.
     pub drivers: Vec<Driver>,
     /// What any agent may have at most, whatever control says.
@@ -117,8 +118,8 @@ impl Default for Config {
             blanks: 8,
             inspect_every: Span(60),
             jail: None,
-            driver: Driver::Builtin,
-            drivers: vec![Driver::Builtin],
+            driver: None,
+            drivers: vec![Driver::Builtin, Driver::Systemd],
             limits: Limits::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -191,7 +192,11 @@ impl Checked for Config {
             (self.slots <= self.uid_ranges, "slots", "must not exceed uid_ranges: each agent takes a range"),
             (self.blanks <= 1000, "blanks", "must be at most 1000"),
             ((1..=3600).contains(&self.inspect_every.0), "inspect_every", "must be between 1s and 1h"),
-            (self.drivers.contains(&self.driver), "driver", "must be one of drivers"),
+            (
+                self.driver.is_none_or(|driver| self.drivers.contains(&driver)),
+                "driver",
+                "must be one of drivers",
+            ),
             (self.jail.as_deref().is_none_or(is_plain), "jail", "must be an absolute path without `..`"),
             (
                 self.limits.cpus.is_finite() && self.limits.cpus >= 0.05,

@@ -44,6 +44,7 @@ use crate::key::NodeKey;
 use crate::lease::{Leases, Owner};
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
+use model::Driver;
 use model::agent::Level;
 use model::config::{Checked, ConfigError};
 use sandbox::Sandbox;
@@ -112,7 +113,7 @@ pub enum Ended {
 
 /// Runs the node until SIGTERM or SIGINT, which leave agents alone, or a `shutdown` on its admin socket, which
 /// ends them until a node runs again.
-pub async fn run(config: Config) -> Result<Ended, RunError> {
+pub async fn run(mut config: Config) -> Result<Ended, RunError> {
     config.validate()?;
     let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
@@ -128,6 +129,13 @@ pub async fn run(config: Config) -> Result<Ended, RunError> {
     let sandbox = blocking("start the sandbox", move || Sandbox::new(directories)).await??;
     // Not beside the other: whoever starts a program while init's is being stored keeps that from being executed.
     let can = blocking("see which levels there are", move || sandbox::doctor::levels(&tried)).await?;
+    if config.drivers.contains(&Driver::Systemd) {
+        let found = blocking("look for systemd", sandbox::systemd_version).await?;
+        if let Err(error) = found {
+            tracing::info!(reason = %chain(&error), "boundaries of level 1 are made without systemd");
+            config.drivers.retain(|driver| *driver != Driver::Systemd);
+        }
+    }
     let records = journal.load()?;
     let (leases, strangers) = take_stock(&config, &sandbox, &records);
     let reporter = Arc::new(Reporter::new(levels(&config, can)));

@@ -20,9 +20,13 @@ pub(crate) fn check(spec: &AgentSpec, config: &Config) -> Result<(), String> {
     let limits = &config.limits;
     level(spec)?;
     let driver = driver(spec, config);
-    if spec.level.has_image() && !config.drivers.contains(&driver) {
+    if spec.level != Level::Workspace && !config.drivers.contains(&driver) {
+        let systemd = match driver {
+            Driver::Systemd => " where systemd runs the machine (`cofferdam doctor` says)",
+            _ => "",
+        };
         return Err(format!(
-            "this node makes no boundaries with {driver}; ask for another driver, or add it to drivers in node.toml"
+            "this node makes no boundaries with {driver}; ask for another driver, or add it to drivers in node.toml{systemd}"
         ));
     }
     spec.resources.validate().map_err(|error| error.to_string())?;
@@ -71,17 +75,20 @@ pub(crate) fn allowed(level: Level, levels: &[Level]) -> Result<(), String> {
     ))
 }
 
-/// Who makes its boundary here.
+/// Who makes its boundary here. Drivers that this machine does not have are not in the configuration by now.
 pub(crate) fn driver(spec: &AgentSpec, config: &Config) -> Driver {
-    match spec.level {
-        Level::Container => spec.driver.unwrap_or(config.driver),
-        Level::Workspace | Level::Process => Driver::Builtin,
-    }
+    let systemd = spec.level == Level::Process && config.drivers.contains(&Driver::Systemd);
+    let own = if systemd { Driver::Systemd } else { Driver::Builtin };
+    let configured = config.driver.filter(|driver| driver.makes(spec.level));
+    spec.driver.or(configured).unwrap_or(own)
 }
 
 /// What a level has and what it cannot have.
 fn level(spec: &AgentSpec) -> Result<(), String> {
     let level = spec.level;
+    if let Some(driver) = spec.driver.filter(|driver| !driver.makes(level)) {
+        return Err(format!("the driver {driver} makes no agent of level {level}"));
+    }
     if level.has_image() {
         return match &spec.image_digest {
             Some(digest) if is_digest(digest) => Ok(()),
@@ -92,9 +99,6 @@ fn level(spec: &AgentSpec) -> Result<(), String> {
     let main = spec.main.as_ref().and_then(|main| main.user);
     if spec.image.is_some() || spec.image_digest.is_some() || spec.image_config != Default::default() {
         return Err(format!("an agent of level {level} has no image: it sees this machine's own system"));
-    }
-    if spec.driver.is_some_and(|driver| driver != Driver::Builtin) {
-        return Err(format!("no OCI runtime makes an agent of level {level}"));
     }
     if spec.keep_scratch {
         return Err(format!("an agent of level {level} has no scratch layer that could be kept"));

@@ -22,8 +22,10 @@ fn watched() -> MutexGuard<'static, HashMap<u32, usize>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What OCI runtimes call themselves and what they start, until that is init. runc executes itself by `/proc/self/exe`.
-const RUNTIMES: &[&str] = &["runc", "exe", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]"];
+/// What OCI runtimes call themselves and what they start, until that is init; they execute themselves by `/proc/self/exe`. And
+/// who guards one that is a kernel.
+const RUNTIMES: &[&str] =
+    &["runc", "runsc", "guard", "exe", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]"];
 
 /// As long as it lives, the child is left for its holder to collect.
 #[derive(Debug)]

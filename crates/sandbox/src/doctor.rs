@@ -121,7 +121,12 @@ pub fn checks(config: &Config) -> Vec<Check> {
     if let Ok(layout) = &layout {
         add(0, Need::Required, "pause and kill (cgroup v2)", as_root(&|| freezer(layout)));
     }
-    for driver in Driver::ALL.into_iter().filter(|driver| *driver != Driver::Builtin) {
+    let systemd = crate::systemd::version().map(|version| format!("systemd {version}, asked on D-Bus"));
+    let without = "nothing needs it: level 1 is then made without it, with the same controls".to_owned();
+    let systemd = systemd.map_err(|error| (error.to_string(), without));
+    add(1, Need::Optional, "systemd (transient units)", systemd);
+    let is_runtime = |driver: &Driver| *driver != Driver::Builtin && driver.makes(Level::Container);
+    for driver in Driver::ALL.into_iter().filter(is_runtime) {
         let seen = crate::oci::find(driver, &config.runtimes);
         let seen = seen.map(|(_, path)| path.display().to_string());
         let remedy = format!("only for `driver = \"{driver}\"`: apt install {driver}");

@@ -4,6 +4,7 @@
 use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
+use crate::oci::{self, evidence::Kernel};
 use crate::{UidRange, apparmor, netfilter, procfs};
 use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Observed with a line on how, or missing with a line on why.
-type Finding = Result<String, String>;
+pub(crate) type Finding = Result<String, String>;
 
 /// What a filesystem holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,7 +63,7 @@ pub(crate) fn inspect(
     };
     let mounts = read("mountinfo");
     let table = || mounts.as_deref().map_err(Clone::clone);
-    let find = |control| match control {
+    let find_here = |control| match control {
         Control::UserNamespace => user_namespace(record),
         Control::PidNamespace => host_owned(record, "pid"),
         Control::MountNamespace => host_owned(record, "mnt"),
@@ -101,11 +102,28 @@ pub(crate) fn inspect(
             let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
             private_tmp(table()?, &host)
         }
+        Control::KernelBoundary => Err("the host's kernel answers its system calls".to_owned()),
     };
+    let kernel = record.driver.is_kernel().then(|| Kernel::look(record, group));
+    let find = |control| match &kernel {
+        None => find_here(control),
+        Some(Err(why)) => Err(why.clone()),
+        Some(Ok(kernel)) if control == Control::KernelBoundary => kernel.boundary(),
+        Some(Ok(kernel)) => {
+            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+            kernel.find(control, || find_here(control), &host).unwrap_or_else(|| find_here(control))
+        }
+    };
+    let besides = kernel.is_some().then_some(Control::KernelBoundary);
+    let unsupported = |control| kernel.is_some().then(|| oci::evidence::unsupported(control)).flatten();
     let mut evidence: Vec<Evidence> = Control::of(record.level)
         .iter()
         .copied()
+        .chain(besides)
         .map(|control| match find(control) {
+            _ if let Some(why) = unsupported(control) => {
+                Evidence { control, state: State::Unsupported, detail: why.to_owned() }
+            }
             Ok(detail) => Evidence { control, state: State::Observed, detail },
             Err(detail) if is_lacked(control) => Evidence { control, state: State::Unsupported, detail },
             Err(detail) => Evidence { control, state: State::Missing, detail },
@@ -165,14 +183,14 @@ fn expect(key: &str, is: &str, wanted: &str) -> Finding {
 }
 
 /// What tells namespaces apart (namespaces(7)): device and inode.
-type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
-fn open_namespace(process: &str, kind: &str) -> Result<File, String> {
+pub(crate) fn open_namespace(process: &str, kind: &str) -> Result<File, String> {
     File::open(format!("/proc/{process}/ns/{kind}"))
         .map_err(|error| format!("cannot open the {kind} namespace: {error}"))
 }
 
-fn identity(namespace: &File) -> Result<Identity, String> {
+pub(crate) fn identity(namespace: &File) -> Result<Identity, String> {
     namespace.metadata().map(|found| (found.dev(), found.ino())).map_err(|error| error.to_string())
 }
 
@@ -236,7 +254,7 @@ fn own_namespace(record: &BoundaryRecord, kind: &'static str) -> Result<(File, u
     Ok((namespace, is.1))
 }
 
-fn host_owned(record: &BoundaryRecord, kind: &'static str) -> Finding {
+pub(crate) fn host_owned(record: &BoundaryRecord, kind: &'static str) -> Finding {
     let (namespace, inode) = own_namespace(record, kind)?;
     let owner = namespace::owner(namespace.as_fd())
         .map_err(|error| format!("cannot tell who owns {kind}:[{inode}]: {error}"))?;
@@ -413,7 +431,7 @@ fn private_tmp(table: &str, host: &str) -> Finding {
 /// Device nodes that are the same for everybody, so showing the host's shows nothing.
 const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
 
-fn root_filesystem(mounts: &str, host: &str) -> Finding {
+pub(crate) fn root_filesystem(mounts: &str, host: &str) -> Finding {
     let mounts: Vec<_> = procfs::mounts(mounts).collect();
     // A later mount on the same place covers the earlier.
     let root = mounts.iter().rev().find(|mount| mount.target == "/").ok_or("it has no root mount")?;

@@ -23,6 +23,7 @@ mod oci;
 mod probe;
 mod procfs;
 mod sweep;
+mod systemd;
 mod volume;
 mod zygote;
 
@@ -35,6 +36,7 @@ pub use error::{BoundaryError, LaunchError, StartError};
 pub use image::ImageError;
 pub use oci::{DIRECTORIES, RuntimeError};
 pub use probe::ProbeError;
+pub use systemd::{SystemdError, version as systemd_version};
 pub use volume::{MINIMUM_VOLUME, VolumeError};
 pub use zygote::ZygoteError;
 

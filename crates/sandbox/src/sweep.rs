@@ -108,7 +108,12 @@ pub(crate) fn sweep(shared: &Shared, keep: &[AgentId]) -> Vec<String> {
 
 /// Blanks that a dead node left: no agent ever had them, so they may be ended.
 fn blanks(shared: &Shared, said: &mut Vec<String>) {
-    for dir in entries(&shared.config.run.join("blanks")) {
+    let found = entries(&shared.config.run.join("blanks"));
+    // A runtime in the one may still make the other's cgroups and put a process there, until it is ended itself.
+    for boundary in found.iter().filter_map(|dir| boundary_of(dir)) {
+        let _ = Group::new(&shared.cgroups, boundary).clear(container::PATIENCE);
+    }
+    for dir in found {
         let ended = match boundary_of(&dir) {
             Some(boundary) => Group::new(&shared.cgroups, boundary).clear(container::PATIENCE).map_err(text),
             None => Ok(()),

@@ -6,6 +6,7 @@
 use crate::children::Watch;
 use crate::host::process::spawn_with_fd;
 use crate::image;
+use crate::systemd::{self, SystemdError};
 use jail::laps::Lap;
 use jail::spec::{Launch, Limits, Prepare, PrepareFds, Reply, Request, Root};
 use jail::wire;
@@ -61,6 +62,9 @@ pub enum ZygoteError {
     /// Unsendable.
     #[error("cannot send to the zygote")]
     Send(#[source] io::Error),
+    /// No unit for it.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
 }
 
 /// Which boundary of which zygote: it waits for an image and a volume, and ends with that zygote.
@@ -114,8 +118,8 @@ struct Waiting {
 /// The connection to one zygote.
 struct Link {
     socket: OwnedFd,
-    pid: u32,
-    pidfd: OwnedFd,
+    /// Its pid, for one that is a child of this process. One of a unit's is systemd's business, and ends with init.
+    child: Option<(u32, OwnedFd)>,
     waiting: Mutex<Waiting>,
     dead: AtomicBool,
     /// Images that it has. Held while one is added, so that each is added once.
@@ -157,7 +161,7 @@ impl Keeper {
 
     /// The living zygote's pid.
     pub(crate) fn pid(&self) -> Option<u32> {
-        lock(&self.current).as_ref().filter(|link| !link.is_dead()).map(|link| link.pid)
+        lock(&self.current).as_ref().filter(|link| !link.is_dead()).and_then(|link| link.pid())
     }
 
     /// The living zygote; a new one when the last died.
@@ -170,14 +174,18 @@ impl Keeper {
         Ok(current.insert(link).clone())
     }
 
-    /// Has the zygote begin a boundary.
+    /// Has the zygote begin a boundary; one of its own, in the unit of this name, where there is one.
     pub(crate) fn prepare(
         &self,
         base_uid: u32,
         host_network: bool,
+        unit: Option<&str>,
         fds: PrepareFds<OwnedFd>,
     ) -> Result<Result<Prepared, Refusal>, ZygoteError> {
-        let link = self.link()?;
+        let link = match unit {
+            Some(unit) => Link::of_unit(unit, &self.jail, &self.hidden)?,
+            None => self.link()?,
+        };
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let prepare = Prepare { request, base_uid, limits: Limits::default(), host_network };
         let answer = link.ask(request, &Request::Prepare(Box::new(prepare)), fds.into_vec())?;
@@ -222,12 +230,7 @@ impl Drop for Keeper {
 impl Link {
     fn start(jail: &Path, hidden: &[PathBuf]) -> Result<Arc<Self>, ZygoteError> {
         let failed = |source: io::Error| ZygoteError::Start { path: jail.to_owned(), source };
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|error| failed(error.into()))?;
-        // A zygote that stopped reading must not hold us for ever.
-        rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))
-            .map_err(|error| failed(error.into()))?;
+        let (ours, theirs) = pair().map_err(failed)?;
         let mut command = Command::new(jail);
         command
             .arg("zygote")
@@ -242,24 +245,55 @@ impl Link {
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|error| failed(error.into()))?;
+        let link =
+            Self::connect(ours, Some((child, Watch::new(pid))), Some((pid, pidfd))).map_err(failed)??;
+        crate::inspect::zygote_holds(pid);
+        Ok(link)
+    }
+
+    /// One for a single boundary, which systemd starts.
+    fn of_unit(unit: &str, jail: &Path, hidden: &[PathBuf]) -> Result<Arc<Self>, ZygoteError> {
+        let (ours, theirs) = pair().map_err(SystemdError::Socket)?;
+        systemd::start(unit, jail, hidden, &theirs)?;
+        // That nobody has its other end shows when the unit fails.
+        drop(theirs);
+        Self::connect(ours, None, None).map_err(SystemdError::Socket)?.map_err(|error| match error {
+            ZygoteError::Died => SystemdError::Failed { unit: unit.to_owned() }.into(),
+            error => error,
+        })
+    }
+
+    /// Waits until it is ready.
+    fn connect(
+        socket: OwnedFd,
+        process: Option<(Child, Watch)>,
+        child: Option<(u32, OwnedFd)>,
+    ) -> io::Result<Result<Arc<Self>, ZygoteError>> {
         let (sender, ready) = mpsc::channel();
         let waiting = Waiting { ready: Some(sender), ..Waiting::default() };
         let link = Arc::new(Self {
-            socket: ours,
-            pid,
-            pidfd,
+            socket,
+            child,
             waiting: Mutex::new(waiting),
             dead: AtomicBool::new(false),
             images: Mutex::default(),
         });
-        let (reader, watch) = (link.clone(), Watch::new(pid));
-        std::thread::Builder::new()
-            .name("zygote-reader".into())
-            .spawn(move || reader.read_all(child, watch))
-            .map_err(failed)?;
-        link.wait(&ready, "starting")?;
-        crate::inspect::zygote_holds(pid);
-        Ok(link)
+        let reader = link.clone();
+        std::thread::Builder::new().name("zygote-reader".into()).spawn(move || reader.read_all(process))?;
+        Ok(link.wait(&ready, "starting").map(|()| link))
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// Ends it, whatever it does. One of a unit's ends with its unit, when that does not come up or its init is gone.
+    fn end(&self) {
+        self.dead.store(true, Ordering::Release);
+        match &self.child {
+            Some((_, pidfd)) => drop(pidfd_send_signal(pidfd, Signal::KILL)),
+            None => drop(shutdown(&self.socket, Shutdown::Both)),
+        }
     }
 
     fn is_dead(&self) -> bool {
@@ -267,7 +301,7 @@ impl Link {
     }
 
     /// Hands every reply to who waits for it, until the zygote ends.
-    fn read_all(&self, mut child: Child, _watch: Watch) {
+    fn read_all(&self, process: Option<(Child, Watch)>) {
         loop {
             match wire::receive::<Reply>(self.socket.as_fd()) {
                 Ok(Some((reply, fds))) => self.dispatch(reply, fds),
@@ -281,16 +315,16 @@ impl Link {
                 }
             }
         }
-        self.dead.store(true, Ordering::Release);
+        // Its end of the socket is closed: it is dead, or has nothing to live for.
+        self.end();
         {
             let mut waiting = lock(&self.waiting);
             *waiting = Waiting { closed: true, ..Waiting::default() };
         }
-        // Its end of the socket is closed: it is dead, or has nothing to live for.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let Some((mut child, _watch)) = process else { return };
         match child.wait() {
-            Ok(status) => tracing::info!(%status, pid = self.pid, "the zygote ended"),
-            Err(error) => tracing::error!(%error, pid = self.pid, "cannot collect the zygote"),
+            Ok(status) => tracing::info!(%status, pid = child.id(), "the zygote ended"),
+            Err(error) => tracing::error!(%error, pid = child.id(), "cannot collect the zygote"),
         }
     }
 
@@ -298,7 +332,7 @@ impl Link {
         let mut fds = fds.into_iter();
         match reply {
             Reply::Ready { landlock_abi } => {
-                tracing::info!(pid = self.pid, landlock_abi, "the zygote is ready");
+                tracing::info!(pid = self.pid(), landlock_abi, "the zygote is ready");
                 if let Some(sender) = lock(&self.waiting).ready.take() {
                     let _ = sender.send(());
                 }
@@ -406,11 +440,18 @@ impl Link {
 
     /// Ends a zygote that hangs. Its agents live on; the next launch starts another.
     fn give_up(&self, what: &'static str) -> ZygoteError {
-        tracing::error!(pid = self.pid, what, "the zygote does not answer and is ended");
-        self.dead.store(true, Ordering::Release);
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        tracing::error!(pid = self.pid(), what, "the zygote does not answer and is ended");
+        self.end();
         ZygoteError::Timeout { what, seconds: PATIENCE.as_secs() }
     }
+}
+
+/// A socket to a zygote, ours and theirs.
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // A zygote that stopped reading must not hold us for ever.
+    rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Send, Some(PATIENCE))?;
+    Ok((ours, theirs))
 }
 
 /// Collects a child that was killed, or is ending by itself.

@@ -3,6 +3,8 @@
 
 #[path = "boundary/apparmor.rs"]
 mod apparmor;
+#[path = "boundary/kernel.rs"]
+mod kernel;
 #[path = "boundary/losses.rs"]
 mod losses;
 #[path = "boundary/oci.rs"]
@@ -13,6 +15,10 @@ mod probe;
 mod sabotage;
 #[path = "boundary/system.rs"]
 mod system;
+#[path = "boundary/systemd.rs"]
+mod systemd;
+#[path = "boundary/talk.rs"]
+mod talk;
 
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Claim, Control, claim};
@@ -42,6 +48,24 @@ fn jail() -> Option<PathBuf> {
     given.into_iter().chain(built).find(|path| path.is_file())
 }
 
+/// An installation in this directory.
+fn config(dir: &Path, cgroup: String, jail: PathBuf) -> Config {
+    Config {
+        run: dir.join("run"),
+        images: dir.join("images"),
+        volumes: dir.join("volumes"),
+        init_store: dir.join("init"),
+        cgroup,
+        jail,
+        hidden: Vec::new(),
+        runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
+    }
+}
+
+fn channel(config: &Config, spec: &AgentSpec) -> PathBuf {
+    config.run.join("gates/account").join(format!("{}.sock", spec.id.base32()))
+}
+
 impl World {
     fn new(test: &str) -> Option<Self> {
         Self::with_jail(test, jail())
@@ -55,16 +79,7 @@ impl World {
         }
         let dir = tempfile::tempdir().unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let config = Config {
-            run: dir.path().join("run"),
-            images: dir.path().join("images"),
-            volumes: dir.path().join("volumes"),
-            init_store: dir.path().join("init"),
-            cgroup: format!("cofferdam-test-{}-{number}", std::process::id()),
-            jail: jail?,
-            hidden: Vec::new(),
-            runtimes: sandbox::DIRECTORIES.map(PathBuf::from).to_vec(),
-        };
+        let config = config(dir.path(), format!("cofferdam-test-{}-{number}", std::process::id()), jail?);
         fs::create_dir(&config.images).unwrap();
         fs::create_dir_all(config.run.join("gates/account")).unwrap();
         let image = busybox_image(dir.path(), &config.images);
@@ -113,14 +128,17 @@ impl World {
     }
 
     fn channel(&self, spec: &AgentSpec) -> PathBuf {
-        self.config.run.join("gates/account").join(format!("{}.sock", spec.id.base32()))
+        channel(&self.config, spec)
     }
 
     fn launch(&self, sandbox: &Sandbox, spec: &AgentSpec) -> Boundary {
+        self.attempt(sandbox, spec).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same where it may fail.
+    fn attempt(&self, sandbox: &Sandbox, spec: &AgentSpec) -> Result<Boundary, String> {
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-        sandbox
-            .launch(spec, lease(), 0, &self.channel(spec), None)
-            .unwrap_or_else(|error| panic!("{}", chain(&error)))
+        sandbox.launch(spec, lease(), 0, &self.channel(spec), None).map_err(|error| chain(&error))
     }
 
     /// Directories of agents in all hierarchies.

@@ -118,7 +118,15 @@ fn free_ids(from: u32) -> u32 {
 impl World {
     /// Starts an installation with the base image known as `debian`.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with more in node.toml.
+    pub fn start_with(node: &str) -> Self {
         let world = Self::prepare();
+        let path = world.dir.join("etc/node.toml");
+        let text = fs::read_to_string(&path).expect("node.toml");
+        fs::write(&path, format!("{node}\n{text}")).expect("node.toml");
         world.up();
         world.provide_image();
         world

@@ -28,6 +28,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("openssl", "a certificate for it"),
     ("qemu-system-x86", "boots the Debian 12 machine"),
     ("runc", "an OCI runtime as the second driver of containers; benchmarks compare with it too"),
+    ("runsc", "an OCI runtime that is a kernel, as the third"),
     ("skopeo", "pushes images, and writes them in all forms of files"),
     ("umoci", "makes images, honest and hostile ones"),
 ];

@@ -9,7 +9,7 @@ use model::agent::{AgentSpec, AgentState, Command, Level, RunAs, Verb};
 use model::api::{CreateAgent, CreateWorkspaceToken, Image, WorkspaceToken};
 use model::mode::Refusal;
 use model::token::{Scope, WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
-use model::{AgentId, Code, Driver, EventId, Name, Problem, VolumeId};
+use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -104,9 +104,12 @@ fn level(app: &App, request: &CreateAgent, candidates: &[Candidate]) -> Result<L
         (None, None) => app.mode.default_level(known),
     };
     app.mode.check_level(level).map_err(refused)?;
-    if level != Level::Container && request.driver.is_some_and(|driver| driver != Driver::Builtin) {
-        let problem = Problem::invalid("driver", format!("no OCI runtime makes an agent of level `{level}`"));
-        return Err(problem.remedy("leave it out, or ask for level `container`"));
+    if let Some(driver) = request.driver.filter(|driver| !driver.makes(level)) {
+        let what = format!("the driver `{driver}` makes no agent of level `{level}`");
+        let made = Level::ALL.into_iter().rfind(|level| driver.makes(*level)).unwrap_or(level);
+        return Err(
+            Problem::invalid("driver", what).remedy(format!("leave it out, or ask for level `{made}`"))
+        );
     }
     if !level.has_image() {
         let why = |what: &str| format!("an agent of level `{level}` {what}");

@@ -14,6 +14,9 @@ const CAP_SETPCAP: u8 = 8;
 /// Highest capability number that the interface can express.
 const CAP_MAX: u8 = 63;
 
+/// Higher than any descriptor. gVisor refuses what is negative as an int.
+const ALL: libc::c_uint = libc::c_int::MAX as libc::c_uint;
+
 /// Where a child failed; one byte on the status pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -103,7 +106,7 @@ fn set_up(program: &Program, standard: Standard<'_>, status: BorrowedFd<'_>) -> 
         check(libc::dup2(standard.output.as_raw_fd(), 1))?;
         check(libc::dup2(standard.error.as_raw_fd(), 2))?;
         check(libc::dup3(status.as_raw_fd(), STATUS_FD, libc::O_CLOEXEC))?;
-        check(libc::close_range(STATUS_FD as libc::c_uint + 1, libc::c_uint::MAX, 0))?;
+        check(libc::close_range(STATUS_FD as libc::c_uint + 1, ALL, 0))?;
         libc::umask(0o022);
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &program.open_files))?;
     }
@@ -159,7 +162,7 @@ pub fn become_worker(user: User, ids: Identity, keep: BorrowedFd<'_>) -> io::Res
         if keep > 3 {
             check(libc::close_range(3, keep - 1, 0))?;
         }
-        check(libc::close_range(keep + 1, libc::c_uint::MAX, 0))?;
+        check(libc::close_range(keep + 1, ALL, 0))?;
         libc::umask(0o022);
     }
     become_user(user, ids)

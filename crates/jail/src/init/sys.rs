@@ -4,7 +4,8 @@
 //! [`super::child`].
 #![allow(unsafe_code)]
 
-use crate::layout::SAVED_GID;
+use crate::layout::{AGENT_ID, SAVED_GID};
+use crate::sys::process;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -234,12 +235,23 @@ pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let unlock: libc::c_int = 0;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCSPTLCK reads one int; TIOCGPTPEER takes flags by value and returns a new descriptor.
-    let fd = unsafe {
+    let peer = unsafe {
         check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock))?;
-        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))?
+        check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))
     };
-    // SAFETY: the kernel just made this descriptor and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    match peer {
+        // SAFETY: the kernel just made this descriptor and nobody else has it.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        // gVisor has no such request, and lets nobody mount anything.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            let mut number: libc::c_uint = 0;
+            // SAFETY: TIOCGPTN writes one number.
+            check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) })?;
+            let path = std::ffi::CString::new(format!("/dev/pts/{number}"))?;
+            crate::sys::open(&path, flags | libc::O_NOFOLLOW)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives the descriptor's file an owner and permission bits.
@@ -347,23 +359,23 @@ pub fn set_open_files_limit(limit: &libc::rlimit) -> io::Result<()> {
 }
 
 /// What protects init from the agent (KERNEL.md): not dumpable, so no ptrace and no /proc/1/mem; a saved gid that
-/// differs, so no prlimit, even from root inside without CAP_SYS_RESOURCE; no privilege through exec. An OS user was given
-/// that gid as its real one, and could take no other.
+/// differs, so no prlimit, even from root inside without CAP_SYS_RESOURCE; no privilege through exec. An OS user was started
+/// with the capability to take that gid, and gives it up.
 pub fn protect() -> io::Result<()> {
     let (zero, one): (libc::c_ulong, libc::c_ulong) = (0, 1);
     let keep = libc::gid_t::MAX;
-    let [mut real, mut effective, mut saved] = [0; 3];
-    // SAFETY: the pointers are to one id each. Changing the saved gid resets dumpability, so that comes last.
+    let saved = match is_os_user() {
+        // SAFETY: takes nothing, cannot fail.
+        true => unsafe { libc::getegid() }.wrapping_sub(AGENT_ID).wrapping_add(SAVED_GID),
+        false => SAVED_GID,
+    };
+    // SAFETY: no pointers.
+    unsafe { check(libc::setresgid(keep, keep, saved))? };
+    if is_os_user() {
+        process::set_capabilities(&[])?;
+    }
+    // SAFETY: no pointers. Changing the saved gid or capabilities resets dumpability, so that comes last.
     unsafe {
-        if is_os_user() {
-            check(libc::getresgid(&mut real, &mut effective, &mut saved))?;
-            if real == effective {
-                return Err(io::Error::from_raw_os_error(libc::EPERM));
-            }
-            check(libc::setresgid(effective, effective, real))?;
-        } else {
-            check(libc::setresgid(keep, keep, SAVED_GID))?;
-        }
         if !crate::sabotage::leaves_out("no_new_privs") {
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, zero, zero, zero))?;
         }

@@ -9,11 +9,11 @@ use super::places::{Places, named};
 use super::worker::Link;
 use ::tar::{Archive, Builder, EntryType, Header};
 use channel::{ChannelError, ErrorKind, Kind, Reply};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -197,11 +197,30 @@ fn copied(error: &io::Error) -> io::Error {
         .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
+const PLACE: i32 = libc::O_PATH | libc::O_DIRECTORY;
+
+/// Opens a directory beneath another, name by name: through no link at all.
+pub(super) fn open_stepwise(from: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    let mut place = crate::sys::open_at(from, c".", PLACE, 0)?;
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    for part in path.components().filter(|part| *part != Component::CurDir) {
+        let Component::Normal(name) = part else { return Err(io::Error::from_raw_os_error(libc::EXDEV)) };
+        let name = CString::new(name.as_bytes())?;
+        place = crate::sys::open_at(place.as_fd(), &name, PLACE | libc::O_NOFOLLOW, 0)?;
+    }
+    crate::sys::open_at(place.as_fd(), c".", flags | libc::O_NOFOLLOW, 0)
+}
+
 /// Makes a directory beneath the target with what is missing above it, whatever links there are. Back comes the directory;
 /// none when its owner may not open it, which then keeps its time.
 pub fn directory(target: BorrowedFd<'_>, name: &Path) -> io::Result<Option<File>> {
-    const PLACE: i32 = libc::O_PATH | libc::O_DIRECTORY;
-    let open = |path: &CStr, flags| crate::sys::open_beneath(target, path, flags, 0, libc::RESOLVE_BENEATH);
+    let open = |path: &CStr, flags| {
+        match crate::sys::open_beneath(target, path, flags, 0, libc::RESOLVE_BENEATH) {
+            // gVisor has no openat2.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => open_stepwise(target, path, flags),
+            opened => opened,
+        }
+    };
     let mut path = PathBuf::from(".");
     let mut place = open(c".", PLACE)?;
     for part in name.components().filter(|part| matches!(part, Component::Normal(_))) {

@@ -109,3 +109,26 @@ fn an_empty_log_begins_with_the_first_file_whichever_is_older() {
         assert_eq!(text, "out", "file {later} was the newer one");
     }
 }
+
+#[test]
+fn without_openat2_a_directory_is_found_through_no_link() {
+    use std::os::fd::AsFd;
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+    std::os::unix::fs::symlink("a", root.path().join("link")).unwrap();
+    let from = std::fs::File::open(root.path()).unwrap();
+    let found = |path: &std::ffi::CStr| {
+        super::tar::open_stepwise(from.as_fd(), path, libc::O_RDONLY | libc::O_DIRECTORY).is_ok()
+    };
+    for (path, expected) in [
+        (c".", true),
+        (c"./a/b", true),
+        (c"a", true),
+        (c"./link", false),
+        (c"./link/b", false),
+        (c"a/../a", false),
+        (c"/a", false),
+    ] {
+        assert_eq!(found(path), expected, "{path:?}");
+    }
+}

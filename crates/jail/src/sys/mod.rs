@@ -166,9 +166,25 @@ pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(status(fd)?.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
 }
 
+/// Whether it is a directory.
+pub fn is_directory(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(u32::from(status(fd)?.stx_mode) & libc::S_IFMT == libc::S_IFDIR)
+}
+
 /// Whether a file's mode lets everybody read it.
 pub fn is_readable_by_all(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(u32::from(status(fd)?.stx_mode) & libc::S_IROTH != 0)
+}
+
+/// How the kernel's log begins (syslog(2)).
+pub fn kernel_log() -> io::Result<String> {
+    /// `SYSLOG_ACTION_READ_ALL` of `linux/syslog.h`.
+    const READ_ALL: i32 = 3;
+    let mut text = [0u8; 1024];
+    // SAFETY: the pointer and the length are those of `text`.
+    let count =
+        check(unsafe { libc::klogctl(READ_ALL, text.as_mut_ptr().cast(), text.len() as i32) }.into())?;
+    Ok(String::from_utf8_lossy(text.get(..count as usize).unwrap_or_default()).into_owned())
 }
 
 /// write(2) of all bytes, to a file or a pipe that takes them at once.

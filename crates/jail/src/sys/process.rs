@@ -3,9 +3,13 @@
 //! Ids are set by the raw system calls: glibc's wrappers would send signals to other threads, and there are none.
 
 use super::{check, descriptor};
+use crate::spec::Identity;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// From `linux/sched.h`; the libc crate's is an `int`, which it does not fit.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// What a clone is in the process that asked for it, and in the new one.
 #[derive(Debug)]
@@ -19,10 +23,19 @@ pub enum Cloned {
 /// clone3(2) without shared memory, as fork(2): `flags` are `CLONE_NEW*` and `CLONE_PARENT`. Only for processes with
 /// one thread.
 pub fn clone(flags: i32) -> io::Result<Cloned> {
+    clone_into(flags, None)
+}
+
+/// The same with the new process in this cgroup (v2) from its beginning.
+pub fn clone_into(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data for which zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = (flags | libc::CLONE_PIDFD) as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     args.pidfd = (&raw mut pidfd) as u64;
     // With CLONE_PARENT the signal is that of the caller itself and may not be given (clone(2)).
     args.exit_signal = if flags & libc::CLONE_PARENT != 0 { 0 } else { libc::SIGCHLD as u64 };
@@ -50,6 +63,19 @@ pub fn wait_for(pid: i32) -> io::Result<Option<i32>> {
         // SAFETY: `status` is writable.
         match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into()) {
             Ok(_) => return Ok(libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Collects the next child that ends: its pid, and its exit code unless a signal ended it.
+pub fn wait_for_any() -> io::Result<(i32, Option<i32>)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is writable.
+        match check(unsafe { libc::waitpid(-1, &raw mut status, 0) }.into()) {
+            Ok(pid) => return Ok((pid as i32, libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)))),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -105,12 +131,6 @@ pub fn set_ids(ids: [Option<u32>; 3], clear_groups: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// setresgid(2).
-pub fn set_gids(real: u32, effective: u32, saved: u32) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) }).map(drop)
-}
-
 /// Like [`set_ids`] with one uid and another gid for all three, and no other groups.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     become_user_saving(uid, gid, gid)
@@ -141,8 +161,50 @@ pub fn bound_capabilities(keep: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Capabilities of those who change who they are (`linux/capability.h`).
+const SETGID: u8 = 6;
+const SETUID: u8 = 7;
+const SETPCAP: u8 = 8;
+
+/// Becomes a user of the machine for good, from the host's root with `SECBIT_NO_SETUID_FIXUP`: with that one group, nothing in
+/// the bounding set, and no capability but the one with which init takes a saved gid of its own. An exec takes that along
+/// under no_new_privs as well, where it would undo another real or effective gid.
+pub fn become_os_user(ids: Identity) -> io::Result<()> {
+    let Identity { uid, gid } = ids;
+    // It can be inherited only as long as it is in the bounding set.
+    capset(&[SETGID, SETUID, SETPCAP], &[SETGID])?;
+    bound_capabilities(&[])?;
+    // SAFETY: one id is read; the others take no pointers.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, 1, &raw const gid))?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+    }
+    control(libc::PR_SET_SECUREBITS, 0)?;
+    capset(&[SETGID], &[SETGID])?;
+    // SAFETY: no pointers; unused arguments have to be zero.
+    check(
+        unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                libc::c_ulong::from(SETGID),
+                0u64,
+                0u64,
+            )
+        }
+        .into(),
+    )
+    .map(drop)
+}
+
 /// Sets effective and permitted capabilities to `keep`, inheritable and ambient ones to none.
 pub fn set_capabilities(keep: &[u8]) -> io::Result<()> {
+    capset(keep, &[])
+}
+
+/// Sets effective and permitted capabilities, and those that can be inherited. Ambient ones are none then.
+fn capset(permitted: &[u8], inheritable: &[u8]) -> io::Result<()> {
     /// `struct __user_cap_header_struct` and twice `__user_cap_data_struct` of `linux/capability.h`, version 3.
     #[repr(C)]
     struct Header {
@@ -158,13 +220,22 @@ pub fn set_capabilities(keep: &[u8]) -> io::Result<()> {
     }
     const VERSION_3: u32 = 0x2008_0522;
 
-    let mask = keep.iter().fold(0u64, |mask, &capability| mask | 1 << capability);
-    let half = |bits: u64| Data { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let mask = |set: &[u8]| set.iter().fold(0u64, |mask, &capability| mask | 1 << capability);
+    let (permitted, inheritable) = (mask(permitted), mask(inheritable));
+    let half = |shift: u32| Data {
+        effective: (permitted >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
     let header = Header { version: VERSION_3, pid: 0 };
-    let data = [half(mask), half(mask >> 32)];
+    let data = [half(0), half(32)];
     // SAFETY: version 3 reads one header and two data structures.
     unsafe {
-        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into())?;
+        match check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into()) {
+            // A kernel that knows of no such capabilities has none set.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => drop(other?),
+        }
         check(libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
     }
     Ok(())

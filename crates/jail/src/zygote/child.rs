@@ -7,13 +7,12 @@
 //! namespaces and every mount that was made.
 
 use super::{Report, Shared, kernelfs, network, root, rootfs, system, userns::UserNamespace, volume};
-use crate::init::child::become_user_saving;
 use crate::laps::Laps;
 use crate::layout::{
     CHANNEL_FD, CONFIG_FD, EXIT_RECORD_FD, HOSTNAME_FD, HOSTS_FD, INIT_CAPABILITY, LOG_A_FD, LOG_B_FD,
-    READY_FD, ROOT_CAPABILITIES, SAVED_GID, SECCOMP_FD, WRITABLE,
+    READY_FD, ROOT_CAPABILITIES, SECCOMP_FD, WRITABLE,
 };
-use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
+use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
 use crate::{apparmor, landlock, sabotage, wire};
@@ -81,7 +80,7 @@ fn become_init(
     zygote: BorrowedFd<'_>,
 ) -> Result<Infallible, StepError> {
     let mut laps = Laps::start();
-    let prepared = prepare(wanted, fds, &mut laps)?;
+    let prepared = prepare(wanted, fds, shared.given, &mut laps)?;
     say(zygote, &Report::Prepared(laps.into_vec()));
     let (launch, volume, tree) = hear(zygote)?;
     let mut laps = Laps::start();
@@ -94,8 +93,14 @@ fn become_init(
     Err(process::execute(init.as_fd(), &[c"init"])).step("starting init")
 }
 
-/// Makes what every boundary has. Afterwards this process is as before: the host's root.
-fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Result<Prepared, StepError> {
+/// Makes what every boundary has, but for the namespaces that are `given`: who started the zygote made them for this boundary
+/// alone. Afterwards this process is as before: the host's root.
+fn prepare(
+    wanted: &Prepare,
+    fds: PrepareFds<OwnedFd>,
+    given: i32,
+    laps: &mut Laps,
+) -> Result<Prepared, StepError> {
     if !sys::is_readable_by_all(fds.init.as_fd()).step("examining init's binary")? {
         return Err(StepError::new("examining init's binary", "it must be readable for all (mode 0755)"));
     }
@@ -112,12 +117,15 @@ fn prepare(wanted: &Prepare, fds: PrepareFds<OwnedFd>, laps: &mut Laps) -> Resul
     laps.lap("join cgroups");
     #[cfg(feature = "sabotage")]
     sabotage::lift_limits()?;
-    process::unshare(namespaces(wanted.host_network)).step("making namespaces")?;
+    process::unshare(namespaces(wanted.host_network) & !given).step("making namespaces")?;
     if !sabotage::leaves_out("mount_namespace") {
         root::leave_images()?;
     }
     laps.lap("namespaces");
-    process::set_host_name(NO_NAME, "").step("setting the host name")?;
+    // Whoever gives one lets nobody in it change the name; node does, from outside.
+    if given & libc::CLONE_NEWUTS == 0 {
+        process::set_host_name(NO_NAME, "").step("setting the host name")?;
+    }
 
     // The user namespace takes over these limits as bounds of the sum of what all its processes have.
     limit(&wanted.limits)?;
@@ -218,9 +226,7 @@ fn complete(
         apparmor::confine_next(proc.as_fd()).step(APPARMOR)?;
     }
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
-    // An OS user's init does so itself: with it, kernels such as 6.1 undo another real gid in an exec.
-    let is_image = matches!(launch.root, Root::Image { .. });
-    if is_image && !sabotage::leaves_out("no_new_privs") {
+    if !sabotage::leaves_out("no_new_privs") {
         process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;
     }
     let listener = match sabotage::leaves_out("seccomp") {
@@ -337,14 +343,9 @@ pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>
             process::set_capabilities(&keep).step("dropping capabilities")?;
         }
         Some(OsUser { base_uid, .. }) => {
-            process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
             // A user that the machine has.
             let base = if sabotage::leaves_out("os_user") { 0 } else { base_uid };
-            let (ids, saved) = (system::os_user(base), base_uid + SAVED_GID);
-            let step = "becoming the agent's OS user";
-            become_user_saving(User::Agent, ids, saved).step(step)?;
-            // Exec makes the effective one the saved one, and leaves the real one for init to save.
-            process::set_gids(saved, ids.gid, ids.gid).step(step)?;
+            process::become_os_user(system::os_user(base)).step("becoming the agent's OS user")?;
         }
     }
     if early { Ok(()) } else { rail() }

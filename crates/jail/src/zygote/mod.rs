@@ -14,6 +14,7 @@ pub(crate) mod network;
 pub(crate) mod root;
 pub(crate) mod rootfs;
 mod system;
+pub mod unit;
 pub(crate) mod userns;
 pub(crate) mod volume;
 
@@ -47,6 +48,8 @@ const RESOLVER_MAX: usize = 16 << 10;
 pub(crate) struct Shared {
     filter: Filter,
     landlock_abi: u32,
+    /// Namespaces that this zygote was started in for its one boundary.
+    given: i32,
     /// How the machine itself resolves names, for agents in its network.
     resolver: Vec<u8>,
     /// Whether the machine's system could be taken.
@@ -68,12 +71,16 @@ struct Pending {
 /// Runs the zygote until node closes the socket; returns the exit code. Its arguments are directories of the platform's,
 /// which agents do not see.
 pub fn run(hidden: impl Iterator<Item = OsString>) -> i32 {
+    run_as(hidden, false)
+}
+
+fn run_as(hidden: impl Iterator<Item = OsString>, is_unit: bool) -> i32 {
     let hidden: Vec<CString> =
         hidden.filter_map(|path| CString::new(path.into_encoded_bytes()).ok()).collect();
     // SAFETY: descriptor 3 is the socket that node gives a zygote; nothing else in this process owns it. If there is
     // none, the first message fails with EBADF.
     let socket = unsafe { OwnedFd::from_raw_fd(ZYGOTE_FD) };
-    match serve(socket.as_fd(), &hidden) {
+    match serve(socket.as_fd(), &hidden, is_unit) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("cofferdam-jail: the zygote cannot go on: {error}");
@@ -82,19 +89,21 @@ pub fn run(hidden: impl Iterator<Item = OsString>) -> i32 {
     }
 }
 
-fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
+fn serve(socket: BorrowedFd<'_>, hidden: &[CString], is_unit: bool) -> Result<(), StepError> {
     // Nobody but root looks into what has descriptors of every boundary.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding the zygote's memory")?;
     set_close_on_exec(socket).step("taking the zygote's socket")?;
     // What whoever started the platform had open is nobody's here, least of all a boundary's that waits.
     process::close_from(ZYGOTE_FD as u32 + 1).step("closing what was inherited")?;
+    let systemd = is_unit.then(unit::Notify::connect).transpose()?;
     #[cfg(feature = "sabotage")]
     sabotage::keep_the_host()?;
     let mut resolver = std::fs::read("/etc/resolv.conf").unwrap_or_default();
     resolver.truncate(RESOLVER_MAX);
     let system = root::enter(hidden)?;
     let landlock_abi = if sabotage::leaves_out("landlock") { 0 } else { landlock::abi() };
-    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, resolver, system };
+    let given = if is_unit { unit::GIVEN } else { 0 };
+    let shared = Shared { filter: Filter::new(Profile::Agent), landlock_abi, given, resolver, system };
     let reply = |reply: &Reply, fds: &[BorrowedFd<'_>]| wire::send(socket, reply, fds).step("answering node");
     reply(&Reply::Ready { landlock_abi: shared.landlock_abi }, &[])?;
 
@@ -116,6 +125,9 @@ fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
                     if done.working {
                         reply(&verdict(&done, shared.landlock_abi), &[done.pidfd.as_fd()])?;
                     }
+                    if is_unit {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -136,7 +148,12 @@ fn serve(socket: BorrowedFd<'_>, hidden: &[CString]) -> Result<(), StepError> {
             }
             Ok(Some((Request::RemoveImage { digest }, _))) => root::remove_image(&digest),
             Ok(Some((Request::Prepare(prepare), fds))) => match begin(&prepare, fds, &mut pending, &shared) {
-                Ok(child) => pending.push(child),
+                Ok(child) => {
+                    if let Some(systemd) = &systemd {
+                        systemd.main_process(child.pid)?;
+                    }
+                    pending.push(child);
+                }
                 Err(error) => failed(prepare.request, error)?,
             },
             Ok(Some((Request::Launch(launch), fds))) => {
@@ -185,19 +202,22 @@ fn begin(
             "the first uid must leave the host's first 65536 ids alone, and leave room for 65536",
         ));
     }
-    let fds = PrepareFds::from_vec(fds).ok_or_else(|| refuse("descriptors are missing"))?;
+    let mut fds = PrepareFds::from_vec(fds).ok_or_else(|| refuse("descriptors are missing"))?;
+    let place = fds.cgroups.iter().position(|cgroup| sys::is_directory(cgroup.as_fd()).unwrap_or(false));
+    let place = place.map(|index| fds.cgroups.swap_remove(index));
     let (socket, theirs) = wire::pair().step("making a socket for the child")?;
     // The other namespaces are the child's own business, so that this process is free again at once, and so that
     // they are charged to the agent's cgroups.
     let pids = if sabotage::leaves_out("pid_namespace") { 0 } else { libc::CLONE_NEWPID };
-    match process::clone(libc::CLONE_PARENT | pids).step("cloning a pid namespace")? {
+    let flags = libc::CLONE_PARENT | pids;
+    match process::clone_into(flags, place.as_ref().map(AsFd::as_fd)).step("cloning a pid namespace")? {
         Cloned::Parent(pid, pidfd) => {
             Ok(Pending { request: prepare.request, pid, pidfd, socket, said: None, working: true })
         }
         Cloned::Child => {
             // A child that waits must not keep the zygote's ends open: they close when the zygote ends, for node and for
             // the other children to see it.
-            drop(socket);
+            drop((socket, place));
             pending.clear();
             process::close(ZYGOTE_FD);
             child::run(prepare, fds, shared, theirs)

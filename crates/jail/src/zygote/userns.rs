@@ -21,7 +21,7 @@ pub struct UserNamespace {
     helper: i32,
 }
 
-/// Namespaces that nobody inside may make, should the filter ever let somebody try.
+/// Namespaces that nobody inside may make, should the filter ever let somebody try; unless they are a runtime's.
 const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
 
 impl UserNamespace {
@@ -73,7 +73,7 @@ fn bound(proc: BorrowedFd<'_>, limits: &Limits) -> io::Result<()> {
         }
     };
     for kind in NAMESPACES {
-        set(format!("{kind}_namespaces"), 0)?;
+        set(format!("{kind}_namespaces"), limits.namespaces)?;
     }
     set("inotify_instances".into(), limits.inotify_instances)?;
     set("inotify_watches".into(), limits.inotify_watches)?;

@@ -8,11 +8,13 @@ use tokio::time::Instant;
 fn shape(image: usize) -> Shape {
     Shape {
         level: model::agent::Level::Container,
+        driver: model::Driver::Builtin,
         image_digest: Some(format!("sha256:{image:064}")),
         disk: ByteSize(1 << 30),
         memory: ByteSize(1 << 30),
         keep_scratch: false,
         owner: (1000, 1000),
+        base_uid: None,
     }
 }
 

@@ -1,8 +1,8 @@
 use super::spec;
-use crate::validate::check;
+use crate::validate::{check, driver};
 use crate::{Config, Limits};
 use model::agent::{Command, Level, RunAs};
-use model::{AgentSpec, ByteSize};
+use model::{AgentSpec, ByteSize, Driver};
 
 fn refused(change: impl FnOnce(&mut AgentSpec), word: &str) {
     let mut spec = spec();
@@ -66,4 +66,42 @@ fn what_levels_without_an_image_refuse() {
         let as_root = Command { user: Some(RunAs::Root), ..main(&["sh"]).unwrap() };
         refused(&|bare| bare.main = Some(as_root.clone()), "root");
     }
+}
+
+#[test]
+fn who_makes_an_agent_that_does_not_say() {
+    let everywhere = Config::default();
+    let without = Config { drivers: vec![Driver::Builtin], ..Config::default() };
+    let runtime = Config {
+        driver: Some(Driver::Runc),
+        drivers: vec![Driver::Builtin, Driver::Runc, Driver::Systemd],
+        ..Config::default()
+    };
+    let ours = Config { driver: Some(Driver::Builtin), ..Config::default() };
+    let made = |level, config: &Config| {
+        let (image, image_digest) = match level {
+            Level::Container => (spec().image, spec().image_digest),
+            _ => (None, None),
+        };
+        let spec = AgentSpec { level, image, image_digest, ..spec() };
+        assert_eq!(check(&spec, config), Ok(()));
+        driver(&spec, config)
+    };
+    for (config, process, container) in [
+        (&everywhere, Driver::Systemd, Driver::Builtin),
+        (&without, Driver::Builtin, Driver::Builtin),
+        (&runtime, Driver::Systemd, Driver::Runc),
+        (&ours, Driver::Builtin, Driver::Builtin),
+    ] {
+        assert_eq!(made(Level::Workspace, config), Driver::Builtin);
+        assert_eq!(made(Level::Process, config), process);
+        assert_eq!(made(Level::Container, config), container);
+    }
+    let asked = |level, driver| {
+        check(&AgentSpec { level, driver: Some(driver), image: None, image_digest: None, ..spec() }, &without)
+            .unwrap_err()
+    };
+    assert!(asked(Level::Process, Driver::Systemd).contains("where systemd runs the machine"));
+    assert!(asked(Level::Process, Driver::Runc).contains("makes no agent of level process"));
+    assert!(asked(Level::Workspace, Driver::Systemd).contains("makes no agent of level workspace"));
 }

@@ -10,13 +10,15 @@ use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
 use crate::cgroup::Group;
 use crate::children::{self, Watch};
 use crate::error::LaunchError;
+use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, apparmor, files};
+use crate::{Shared, UidRange, apparmor, files, systemd};
 use jail::laps::Laps;
+use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
 use model::evidence::Evidence;
-use model::{AgentSpec, BoundaryId, ByteSize, Resources};
+use model::{AgentSpec, BoundaryId, ByteSize, Driver, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -31,7 +33,7 @@ use std::path::{Path, PathBuf};
 /// Connections that may wait for init to accept them.
 const CHANNEL_BACKLOG: i32 = 128;
 /// The channel's socket, until the agent's directory has it.
-pub(super) const CHANNEL: &str = "channel";
+pub(crate) const CHANNEL: &str = "channel";
 
 /// What a blank is made for. What is not in here can still be fitted when an agent takes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Shape {
     /// How it is isolated.
     #[serde(default = "super::container")]
     pub level: Level,
+    /// Who makes it.
+    #[serde(default)]
+    pub driver: Driver,
     /// The image, from [`Level::Container`] up.
     #[serde(default)]
     pub image_digest: Option<String>,
@@ -51,19 +56,24 @@ pub struct Shape {
     pub keep_scratch: bool,
     /// Whose the home is: uid and gid inside.
     pub owner: (u32, u32),
+    /// At level 0 the first of the ids that all agents of an account share; those of others come with the blank.
+    #[serde(default)]
+    pub base_uid: Option<u32>,
 }
 
 impl Shape {
-    /// The shape that an agent needs.
+    /// The shape that an agent needs, but for ids that are there before it.
     pub fn of(spec: &AgentSpec) -> Self {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
             level: spec.level,
+            driver: spec.driver.unwrap_or_default(),
             image_digest: spec.image_digest.clone(),
             disk: spec.resources.disk,
             memory: spec.resources.memory,
             keep_scratch: spec.keep_scratch,
             owner: (uid, gid),
+            base_uid: None,
         }
     }
 
@@ -93,6 +103,8 @@ pub struct Blank {
     begun: Option<Begun>,
     /// The ABI of Landlock around it, once it has an image.
     pub(super) landlock_abi: Option<u32>,
+    /// The kernel that its init is under, if that is not the host's.
+    pub(super) kernel: Option<Seen>,
     /// Where init's configuration goes.
     pub(super) config: Option<File>,
     pub(super) laps: Laps,
@@ -135,7 +147,7 @@ impl Blank {
         lease: UidRange,
         resources: Resources,
         pid: u32,
-        landlock_abi: u32,
+        made: Made,
         config: File,
         laps: Laps,
     ) -> Self {
@@ -145,7 +157,8 @@ impl Blank {
             resources,
             pid,
             begun: None,
-            landlock_abi: Some(landlock_abi),
+            landlock_abi: Some(made.landlock_abi),
+            kernel: made.kernel,
             config: Some(config),
             laps,
             traces,
@@ -197,7 +210,7 @@ impl Traces {
         resources: &Resources,
     ) -> Result<(PrepareFds<OwnedFd>, File), LaunchError> {
         self.group.create(resources)?;
-        let cgroups = self.group.procs()?;
+        let cgroups = self.group.places()?;
         let exit_record = make_dir(&self.dir)?;
         let path = self.dir.join(CHANNEL);
         let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
@@ -237,13 +250,15 @@ impl Drop for Traces {
     }
 }
 
-/// Makes one ahead. One that is no boundary to the network cannot be: whose its ids are is an account's business.
+/// Makes one ahead.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
-    let (disk, resources) = match form {
-        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
-        Form::Whole(shape) => (shape.disk, shape.resources()),
+    let (driver, disk, resources, host_network) = match form {
+        Form::Bare(disk) => {
+            (Driver::Builtin, *disk, Resources { disk: *disk, ..Resources::default() }, false)
+        }
+        Form::Whole(shape) => (shape.driver, shape.disk, shape.resources(), shape.level == Level::Workspace),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk), false)?;
+    let mut blank = begin(shared, &resources, lease, driver, Some(disk), host_network)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
@@ -256,11 +271,13 @@ pub(super) fn begin(
     shared: &Shared,
     resources: &Resources,
     lease: UidRange,
+    driver: Driver,
     disk: Option<ByteSize>,
     host_network: bool,
 ) -> Result<Blank, LaunchError> {
     resources.validate()?;
     let id = BoundaryId::new();
+    let unit = (driver == Driver::Systemd).then(|| systemd::name(id));
     let mut laps = Laps::start();
     let mut traces = Traces::new(shared, id);
     let mut mount = None;
@@ -272,7 +289,7 @@ pub(super) fn begin(
     let (fds, config) = traces.lay_out(shared, resources)?;
     laps.lap("cgroups, channel, record, pipe");
     let Prepared { begun, pid, pidfd, laps: within } =
-        shared.zygote.prepare(lease.base, host_network, fds)?.map_err(refused)?;
+        shared.zygote.prepare(lease.base, host_network, unit.as_deref(), fds)?.map_err(refused)?;
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
@@ -283,6 +300,7 @@ pub(super) fn begin(
         pid,
         begun: Some(begun),
         landlock_abi: None,
+        kernel: None,
         config: Some(config),
         laps,
         traces,

@@ -257,6 +257,10 @@ impl Boundary {
     pub fn probe(&self, spec: &AgentSpec, patience: Duration) -> Result<Vec<Tried>, ProbeError> {
         let gone = || ProbeError::Start(io::Error::other("its init is gone"));
         let pidfd = self.pidfd.as_ref().filter(|_| self.is_alive()).ok_or_else(gone)?;
+        if self.record.driver.is_kernel() {
+            let why = "another kernel answers its system calls, and the probe is for the host's";
+            return Err(ProbeError::Start(io::Error::other(why)));
+        }
         if self.is_frozen() {
             return Err(ProbeError::Start(io::Error::other("it is paused: resume it first")));
         }

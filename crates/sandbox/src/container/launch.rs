@@ -33,8 +33,8 @@ pub(crate) fn launch(
         }
         Group::new(&shared.cgroups, record.boundary).clear(super::PATIENCE)?;
     }
-    // Its ids are its account's, and its network is the host's: no blank has those.
-    if let Some(blank) = ready.filter(|_| spec.level != Level::Workspace) {
+    // Whose ids those of a blank are is the caller's business, and a mistake in it gives nobody another's.
+    if let Some(blank) = ready.filter(|blank| blank.lease == lease) {
         match claim(shared, blank, spec, gid, channel) {
             // The blank is gone, and what it had; one that is made now may do better.
             Err(error) => tracing::warn!(agent = %spec.id, %error, "the blank could not be used"),
@@ -45,7 +45,9 @@ pub(crate) fn launch(
     let attempt = || {
         let host_network = spec.level == Level::Workspace;
         let blank = match spec.driver.unwrap_or_default() {
-            Driver::Builtin => blank::begin(shared, &spec.resources, lease, None, host_network)?,
+            driver @ (Driver::Builtin | Driver::Systemd) => {
+                blank::begin(shared, &spec.resources, lease, driver, None, host_network)?
+            }
             runtime => oci::begin(shared, spec, lease, runtime)?,
         };
         claim(shared, blank, spec, gid, channel)
@@ -101,6 +103,7 @@ fn claim(
         channel: channel.to_owned(),
         landlock_abi,
         driver: spec.driver.unwrap_or_default(),
+        kernel: blank.kernel.take(),
     };
     // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
     let volume = shared.volumes.path(spec.volume);

@@ -14,6 +14,7 @@ use crate::apparmor::{self, Offer};
 use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
+use jail::oci::kernel::Seen;
 use model::agent::Level;
 use model::{AgentId, BoundaryId, Driver, VolumeId};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -26,7 +27,7 @@ use std::time::Duration;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Names below `RUN/agents/ID/`.
-const EXIT_RECORD: &str = "exit";
+pub(crate) const EXIT_RECORD: &str = "exit";
 const RECORD: &str = "boundary.json";
 
 /// What tells one boundary from every other: node journals it, and can take the boundary over with it.
@@ -63,6 +64,9 @@ pub struct BoundaryRecord {
     /// Who made it. Records of nodes that knew one driver have none.
     #[serde(default, skip_serializing_if = "is_builtin")]
     pub driver: Driver,
+    /// What init saw of its kernel before anything of the agent ran, where that is not the host's. `pid` is the guard's then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Seen>,
 }
 
 fn container() -> Level {

@@ -5,10 +5,71 @@
 //! document can express. It names no network namespace, for that is the one that the runtime itself is in.
 
 use jail::layout::MASKED;
+use jail::oci::kernel::{self, EXCHANGE, paths};
 use jail::oci::{ARGUMENTS, CONFINED};
 use serde_json::json;
 use std::io;
 use std::path::Path;
+
+/// Names of capabilities as the specification has them, by number (`linux/capability.h`).
+const CAPABILITIES: [&str; 32] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+];
+
+/// That of a kernel. It mounts `/proc`, `/dev` and `/sys` of its own.
+pub(super) fn of_kernel(name: &str, shm_bytes: u64) -> String {
+    let held: Vec<_> =
+        kernel::capabilities().map(|number| format!("CAP_{}", CAPABILITIES[usize::from(number)])).collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": kernel::ARGUMENTS,
+            "cwd": "/",
+            "capabilities": {"bounding": &held, "effective": &held, "permitted": &held},
+        },
+        "root": {"path": paths::ROOT},
+        "hostname": name,
+        "mounts": [
+            {"destination": EXCHANGE, "type": "bind", "source": paths::EXCHANGE, "options": ["rbind", "rw"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "nodev", "mode=1777", format!("size={shm_bytes}")]},
+        ],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
+    })
+    .to_string()
+}
 
 /// Writes it. The root is mounted where the runtime is, and nowhere else.
 pub(super) fn write(

@@ -1,25 +1,27 @@
-//! The second driver of level 2: an OCI runtime of the machine's makes the boundary (runc).
+//! The second driver of level 2: an OCI runtime of the machine's makes the boundary (runc), or a kernel in it (runsc).
 //!
 //! It does not make another boundary. What it is given to make and what comes of it are described in [`jail::oci`]; the
 //! agent's cgroups, channel, record and volume are the same, and so are all that is done to it afterwards, without the
 //! runtime: it has done its work when init runs, and what it needed for that is removed then.
 //!
-//! A runtime is the host's root, as the zygote is, and its work is not taken on trust: before anything of the agent runs, all
+//! A runtime is the host's root, as the zygote is, unless it is a kernel ([`jail::oci::kernel`]). Its work is not taken on trust: before anything of the agent runs, all
 //! controls are looked at, as with every boundary, and where one is missing there is none. It is looked for in a fixed list of
 //! directories under a name of a closed list, has so much time, and what it needs lies in a workshop that a sweep finds by
 //! its name and ends, like a blank.
 
 mod bundle;
+pub(crate) mod evidence;
 
-use crate::cgroup::Group;
 use crate::children::{self, Watch};
+use crate::container::EXIT_RECORD;
 use crate::container::Shape;
-use crate::container::blank::{self, Blank, Traces};
+use crate::container::blank::{self, Blank, CHANNEL, Traces};
 use crate::error::LaunchError;
 use crate::host::process::spawn_with_fd;
 use crate::{Shared, UidRange, files, image};
 use jail::laps::Laps;
 use jail::layout::ZYGOTE_FD;
+use jail::oci::kernel::{Seen, paths};
 use jail::oci::{Order, PRESERVED, Word};
 use jail::spec::{Limits, PrepareFds};
 use model::{AgentSpec, BoundaryId, Driver, Resources};
@@ -27,7 +29,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +50,10 @@ const ROOT: &str = "root";
 const STATE: &str = "state";
 const SAID: &str = "said";
 const PID: &str = "pid";
+const EXCHANGE: &str = "exchange";
+
+/// Namespaces of each kind that a kernel makes: for itself, and for who opens files for it.
+const NAMESPACES: u32 = 8;
 
 /// Why a runtime made no boundary.
 #[derive(Debug, thiserror::Error)]
@@ -135,28 +141,54 @@ pub(crate) fn begin(
     let mut traces = Traces::new(shared, BoundaryId::new());
     let (fds, config) = traces.lay_out(shared, &spec.resources)?;
     let workshop = Workshop::new(shared, driver)?;
-    let cgroup = shared.cgroups.path(&traces.id.base32());
     let launch = blank::launch_request(0, &Shape::of(spec));
-    bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base, launch.apparmor)
-        .map_err(|source| RuntimeError::Run { driver, source })?;
+    let (fds, kernel) = if driver.is_kernel() {
+        let bundle = bundle::of_kernel(spec.name.as_str(), launch.shm_bytes);
+        let exchange = workshop.exchange(&traces, lease).map_err(|error| workshop.run(error))?;
+        let fds = PrepareFds { cgroups: traces.group.procs()?, ..fds };
+        (fds, Some(jail::oci::kernel::Order { bundle, exchange }))
+    } else {
+        let cgroup = shared.cgroups.path(&traces.id.base32());
+        bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base, launch.apparmor)
+            .map_err(|error| workshop.run(error))?;
+        (PrepareFds { cgroups: workshop.traces.group.procs()?, ..fds }, None)
+    };
     let order = Order {
         base_uid: lease.base,
-        limits: Limits::default(),
+        limits: Limits { namespaces: if driver.is_kernel() { NAMESPACES } else { 0 }, ..Limits::default() },
         launch,
         root: workshop.text(ROOT),
         args: workshop.arguments(traces.id),
+        kernel,
     };
     laps.lap("cgroups, channel, bundle");
-    let fds = PrepareFds { cgroups: workshop.traces.group.procs()?, ..fds };
     let given = [image, disk, runtime.into()].into_iter().chain(fds.into_vec()).collect();
-    let landlock_abi = workshop.make(&shared.init.path, &order, given)?;
+    let made = workshop.make(&shared.init.path, &order, given)?;
     laps.lap(driver.as_str());
-    let (pid, pidfd) = workshop.init(&traces.group)?;
+    let pid = match made.guard {
+        Some(pid) => pid,
+        None => workshop.init_pid()?,
+    };
+    let pidfd = pidfd(pid).map_err(LaunchError::DiedAtOnce)?;
+    traces.group.join(pid)?;
     traces.pidfd = Some(pidfd);
-    let blank = Blank::made(traces, lease, spec.resources, pid, landlock_abi, config, laps);
+    if driver.is_kernel() {
+        workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
+    }
+    let blank = Blank::made(traces, lease, spec.resources, pid, made, config, laps);
     // Its bundle and its state are of no use any more.
     drop(workshop);
     Ok(blank)
+}
+
+/// What a runtime made.
+pub(crate) struct Made {
+    /// The ABI of Landlock around its init.
+    pub(crate) landlock_abi: u32,
+    /// What its init is under, if that is not the host's kernel.
+    pub(crate) kernel: Option<Seen>,
+    /// Who stands for init then.
+    guard: Option<u32>,
 }
 
 /// What a runtime needs while it works, under the name of a boundary that there never is. With its traces goes
@@ -191,8 +223,43 @@ impl Workshop {
         RuntimeError::Run { driver: self.driver, source }
     }
 
+    /// Makes the directory in which a kernel's init finds what it could not inherit, and leaves its channel.
+    fn exchange(&self, traces: &Traces, lease: UidRange) -> io::Result<String> {
+        use jail::oci::kernel::{INIT, LOGS, RECORD};
+        let own = |path: &Path| std::os::unix::fs::chown(path, Some(lease.base), Some(lease.base));
+        let path = self.path(EXCHANGE);
+        files::directory(&path, 0o700)?;
+        own(&path)?;
+        for name in [INIT].into_iter().chain(LOGS) {
+            File::create(path.join(name))?;
+        }
+        // The same file: it is read where it always is.
+        fs::hard_link(traces.dir.join(EXIT_RECORD), path.join(RECORD))?;
+        own(&path.join(RECORD))?;
+        // Init makes it, and nobody has this one.
+        files::remove(&traces.dir.join(CHANNEL))?;
+        Ok(self.text(EXCHANGE))
+    }
+
+    /// Takes the channel out of the directory, which is removed with the workshop: who is inside can make nothing in it then.
+    fn take_channel(&self, traces: &Traces) -> io::Result<()> {
+        let made = self.path(EXCHANGE).join(jail::oci::kernel::CHANNEL);
+        if !fs::symlink_metadata(&made)?.file_type().is_socket() {
+            return Err(io::Error::other("its channel is no socket"));
+        }
+        fs::rename(made, traces.dir.join(CHANNEL))
+    }
+
     /// With its state in a directory of ours it leaves nothing elsewhere but cgroups.
     fn arguments(&self, id: BoundaryId) -> Vec<String> {
+        if self.driver.is_kernel() {
+            let id = id.base32();
+            // Without sockets of the host's the kernel may be nobody, in a user namespace below the agent's.
+            let all = ["--ignore-cgroups", "--network=none", "--host-uds=create", "--overlay2=none"];
+            let run = ["run", "--detach", "--bundle", paths::BUNDLE, "--pid-file", paths::PID, &id];
+            let name = [self.driver.as_str(), "--root", paths::STATE];
+            return name.into_iter().chain(all).chain(run).map(str::to_owned).collect();
+        }
         let (state, bundle, pid) = (self.text(STATE), self.text(BUNDLE), self.text(PID));
         let (name, id, preserved) = (self.driver.as_str(), id.base32(), PRESERVED.to_string());
         let options =
@@ -200,8 +267,8 @@ impl Workshop {
         [name, "--root", &state].into_iter().chain(options).chain([id.as_str()]).map(str::to_owned).collect()
     }
 
-    /// Has the boundary made; the ABI of Landlock around its init.
-    fn make(&self, jail: &Path, order: &Order, fds: Vec<OwnedFd>) -> Result<u32, RuntimeError> {
+    /// Has the boundary made.
+    fn make(&self, jail: &Path, order: &Order, fds: Vec<OwnedFd>) -> Result<Made, RuntimeError> {
         let end = Instant::now() + PATIENCE;
         let (ours, theirs) = jail::wire::pair().map_err(|error| self.run(error))?;
         let said = File::create(self.path(SAID)).map_err(|error| self.run(error))?;
@@ -216,7 +283,8 @@ impl Workshop {
         // Ours are copies, and one of them has the volume.
         drop(borrowed);
         drop(fds);
-        let word = sent.and_then(|()| last_word(&ours, end));
+        let mut guard = None;
+        let word = sent.and_then(|()| last_word(&ours, end, &mut guard));
         let ended = pidfd(child.id()).and_then(|pidfd| children::wait(pidfd.as_fd(), end));
         if !matches!(ended, Ok(true)) {
             let _ = child.kill();
@@ -228,7 +296,9 @@ impl Workshop {
             (Ok(Heard::Late), _) | (_, Ok(false)) => {
                 Err(RuntimeError::Timeout { driver: self.driver, seconds: PATIENCE.as_secs() })
             }
-            (Ok(Heard::Word(Word::Ready { landlock_abi })), Ok(true)) if status.success() => Ok(landlock_abi),
+            (Ok(Heard::Word(Word::Ready { landlock_abi, kernel })), Ok(true)) if status.success() => {
+                Ok(Made { landlock_abi, kernel, guard })
+            }
             (Ok(Heard::Word(Word::Failed(error))), _) => Err(failed(error.to_string())),
             (Ok(_), Ok(_)) => Err(failed(self.said())),
             (Err(error), _) | (_, Err(error)) => Err(self.run(error)),
@@ -243,13 +313,10 @@ impl Workshop {
         if text.is_empty() { "it said nothing".to_owned() } else { crate::container::printable(&text) }
     }
 
-    /// The init that the runtime says it started, if it is in the agent's cgroups. This process is its reaper.
-    fn init(&self, group: &Group) -> Result<(u32, OwnedFd), LaunchError> {
+    /// The init that the runtime says it started. This process is its reaper.
+    fn init_pid(&self) -> Result<u32, RuntimeError> {
         let text = fs::read_to_string(self.path(PID)).map_err(|error| self.run(error))?;
-        let pid = text.trim().parse().map_err(|error| self.run(io::Error::other(error)))?;
-        let pidfd = pidfd(pid).map_err(LaunchError::DiedAtOnce)?;
-        group.join(pid)?;
-        Ok((pid, pidfd))
+        text.trim().parse().map_err(|error| self.run(io::Error::other(error)))
     }
 }
 
@@ -266,11 +333,12 @@ enum Heard {
     Late,
 }
 
-/// The last word before the other ends are closed.
-fn last_word(socket: &OwnedFd, end: Instant) -> io::Result<Heard> {
+/// The last word before the other ends are closed, and who stands for init where somebody does.
+fn last_word(socket: &OwnedFd, end: Instant, guard: &mut Option<u32>) -> io::Result<Heard> {
     let mut heard = Heard::Nothing;
     while children::wait(socket.as_fd(), end)? {
         match jail::wire::receive::<Word>(socket.as_fd())? {
+            Some((Word::Begun { pid }, _)) => *guard = u32::try_from(pid).ok(),
             Some((word, _)) => heard = Heard::Word(word),
             None => return Ok(heard),
         }

@@ -65,7 +65,8 @@ fn loss(control: Control, level: Level) -> Loss {
         | Control::Seccomp
         | Control::Capabilities
         | Control::Landlock
-        | Control::InitProtection => Loss::None,
+        | Control::InitProtection
+        | Control::KernelBoundary => Loss::None,
     }
 }
 

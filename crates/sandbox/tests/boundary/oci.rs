@@ -1,47 +1,57 @@
 //! Boundaries that an OCI runtime makes: the same in every way that can be told from outside and from inside, and
 //! nothing left of a runtime that fails.
 
-use crate::{World, chain, ended_children, kill_9, lease, until};
+use crate::{World, chain, channel, config, ended_children, jail, kill_9, lease, until};
 use model::agent::Level;
 use model::evidence::{Claim, Control, State, claim, with_probe};
 use model::probe::{Outcome, attempts_of};
-use model::{AgentSpec, Driver, ExitReason};
-use sandbox::Sandbox;
+use model::{AgentSpec, ByteSize, Driver, ExitReason, Resources};
+use sandbox::{Boundary, Sandbox};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const RUNTIMES: [Driver; 1] = [Driver::Runc];
+/// All that make a boundary; what is different under a kernel is in its own file.
+const RUNTIMES: [Driver; 2] = [Driver::Runc, Driver::Runsc];
 
-fn spec(world: &World, driver: Driver, script: Option<&str>) -> AgentSpec {
-    AgentSpec { driver: Some(driver), ..world.spec(script) }
+pub fn spec(world: &World, driver: Driver, script: Option<&str>) -> AgentSpec {
+    let spec = world.spec(script);
+    // A kernel takes room of its own.
+    let room = Resources { memory: ByteSize(256 << 20), pids: 256, ..spec.resources };
+    let resources = if driver.is_kernel() { room } else { spec.resources };
+    AgentSpec { driver: Some(driver), resources, ..spec }
 }
 
-/// What there is of each runtime, which in CI is all.
+/// Looks at one runtime, which in CI is there, and that nothing is left of it then.
+pub fn with(driver: Driver, test: &str, check: impl Fn(&World, &Sandbox, Driver)) {
+    let Some(world) = World::new(test) else { return };
+    if !world.config.runtimes.iter().any(|dir| dir.join(driver.as_str()).exists()) {
+        assert!(std::env::var_os("CI").is_none(), "{test} needs {driver}");
+        return eprintln!("skipped: {test} needs {driver}");
+    }
+    let sandbox = world.sandbox();
+    check(&world, &sandbox, driver);
+    until("all children are collected", || {
+        sandbox.sweep(&[]);
+        ended_children() == 0
+    });
+    drop(sandbox);
+    world.assert_clean();
+}
+
 fn with_each(test: &str, check: impl Fn(&World, &Sandbox, Driver)) {
     for driver in RUNTIMES {
-        let Some(world) = World::new(test) else { return };
-        let there = world.config.runtimes.iter().any(|dir| dir.join(driver.as_str()).exists());
-        if !there {
-            assert!(std::env::var_os("CI").is_none(), "{test} needs {driver}");
-            eprintln!("skipped: {test} needs {driver}");
-            continue;
-        }
-        let sandbox = world.sandbox();
-        check(&world, &sandbox, driver);
-        until("all children are collected", || {
-            sandbox.sweep(&[]);
-            ended_children() == 0
-        });
-        drop(sandbox);
-        world.assert_clean();
+        with(driver, test, &check);
     }
 }
 
 #[test]
 fn a_runtime_makes_the_same_boundary() {
-    with_each("a_runtime_makes_the_same_boundary", |world, sandbox, driver| {
+    with(Driver::Runc, "a_runtime_makes_the_same_boundary", |world, sandbox, driver| {
         let script =
             "cat /proc/self/mountinfo /proc/self/cgroup > ~/seen.new; mv ~/seen.new ~/seen; sleep 1000";
         let spec = spec(world, driver, Some(script));
@@ -83,6 +93,25 @@ fn a_runtime_makes_the_same_boundary() {
         for of_the_host in [world.dir.path().to_str().unwrap(), &world.config.cgroup, id.as_str()] {
             assert!(!seen.contains(of_the_host), "{of_the_host} is seen inside: {seen}");
         }
+        // It has the descriptors that any init has, and none that the runtime had.
+        let descriptors = |boundary: &Boundary| {
+            let id = boundary.record().boundary.base32();
+            let shown = |path: PathBuf| {
+                let target = fs::read_link(&path).unwrap().to_string_lossy().replace(&id, "ID");
+                // Sockets and pipes have numbers.
+                let kind = if target.starts_with('/') { &target } else { target.split(':').next().unwrap() };
+                (path.file_name().unwrap().to_owned(), kind.to_owned())
+            };
+            let dir = fs::read_dir(format!("/proc/{}/fd", boundary.record().pid)).unwrap();
+            dir.map(|entry| shown(entry.unwrap().path())).collect::<BTreeSet<(OsString, String)>>()
+        };
+        let builtin = world.launch(sandbox, &world.spec(Some(script)));
+        until("the other has looked around", || {
+            fs::exists(format!("/proc/{}/root/home/agent/seen", builtin.record().pid)).unwrap()
+        });
+        assert_eq!(descriptors(&boundary), descriptors(&builtin));
+        builtin.kill().unwrap();
+        builtin.cleanup().unwrap();
         // Nothing of the runtime is left while the agent runs.
         assert_eq!(fs::read_dir(world.config.run.join("blanks")).unwrap().count(), 0);
 
@@ -107,7 +136,7 @@ fn a_runtime_makes_the_same_boundary() {
 
 #[test]
 fn ends_with_a_runtime_have_reasons() {
-    with_each("ends_with_a_runtime_have_reasons", |world, sandbox, driver| {
+    with(Driver::Runc, "ends_with_a_runtime_have_reasons", |world, sandbox, driver| {
         let check = |script: &str, expected: ExitReason| {
             let spec = spec(world, driver, Some(script));
             let boundary = world.launch(sandbox, &spec);
@@ -140,7 +169,7 @@ fn a_runtime_that_fails_leaves_nothing() {
         if let Some(program) = program {
             symlink(program, fakes.join("runc")).unwrap();
         }
-        let error = chain(&sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None).unwrap_err());
+        let error = world.attempt(&sandbox, &spec).unwrap_err();
         assert!(error.contains(expected), "{error}");
         world.assert_clean();
         assert_eq!(fs::read_dir(world.config.run.join("blanks")).unwrap().count(), 0);
@@ -156,13 +185,13 @@ fn a_runtime_that_fails_leaves_nothing() {
     fs::remove_file(fakes.join("runc")).unwrap();
     fs::copy("/bin/true", fakes.join("runc")).unwrap();
     std::os::unix::fs::chown(fakes.join("runc"), Some(1000), None).unwrap();
-    let error = chain(&sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None).unwrap_err());
+    let error = world.attempt(&sandbox, &spec).unwrap_err();
     assert!(error.contains("others than root may change it"), "{error}");
 }
 
 #[test]
 fn a_runtime_that_hangs_is_ended() {
-    with_each("a_runtime_that_hangs_is_ended", |world, sandbox, driver| {
+    with(Driver::Runc, "a_runtime_that_hangs_is_ended", |world, sandbox, driver| {
         let spec = spec(world, driver, None);
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
         std::thread::scope(|scope| {
@@ -177,28 +206,91 @@ fn a_runtime_that_hangs_is_ended() {
     });
 }
 
-/// Two nodes in one process, as here, collect each other's children, which on a busy machine takes them until their patience
-/// ends. To be run by name.
+/// What there is once a runtime is at work, in this order: instants at which a node may die.
+const STAGES: [&str; 5] = ["nothing", "a workshop", "a bundle", "a runtime's state", "an init"];
+
+/// Whether a launch has come as far as that.
+fn has_come_to(stage: usize, world: &World) -> bool {
+    let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let any = |name: &str| entries(world.config.run.join("blanks")).any(|dir| dir.join(name).exists());
+    let filled = |name: &str| {
+        entries(world.config.run.join("blanks")).any(|dir| entries(dir.join(name)).next().is_some())
+    };
+    match stage {
+        0 => true,
+        1 => any("state"),
+        2 => any("bundle/config.json") || any("exchange/init"),
+        3 => filled("state") || any("exchange/channel"),
+        _ => any("pid") || entries(world.config.run.join("agents")).next().is_some(),
+    }
+}
+
+/// Processes of this world: children of this process, and whoever has its directory on the command line.
+fn processes_of(world: &World) -> BTreeSet<u32> {
+    let (dir, us) = (world.dir.path().to_str().unwrap(), std::process::id().to_string());
+    let of_it = |entry: &fs::DirEntry| {
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1).map(str::to_owned));
+        parent.as_ref() == Some(&us) || String::from_utf8_lossy(&read("cmdline")).contains(dir)
+    };
+    let found = fs::read_dir("/proc").unwrap().flatten().filter(of_it);
+    found.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Tells [`a_node_that_is_killed`] what to launch, and where.
+const ORDER: &str = "COFFERDAM_TEST_ORDER";
+
+/// The node of the next test, in a process of its own: launches, and waits for its end.
 #[test]
-#[ignore = "its two nodes share a process, and wait for each other on a busy machine"]
+#[ignore = "a_node_that_dies_under_a_runtime_leaves_nothing_to_the_next starts it"]
+fn a_node_that_is_killed() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    let (dir, cgroup, spec): (PathBuf, String, AgentSpec) = serde_json::from_str(&order).unwrap();
+    let config = config(&dir, cgroup, jail().unwrap());
+    let channel = channel(&config, &spec);
+    let launched = Sandbox::new(config).unwrap().launch(&spec, lease(), 0, &channel, None);
+    // That it was too slow is as good an end as any.
+    let _boundary = launched.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
 fn a_node_that_dies_under_a_runtime_leaves_nothing_to_the_next() {
     with_each("a_node_that_dies_under_a_runtime_leaves_nothing_to_the_next", |world, sandbox, driver| {
         let spec = spec(world, driver, None);
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-        for round in 0..12 {
-            // Another node of the same installation starts, and sweeps, at another instant each time.
-            std::thread::scope(|scope| {
-                let launch = scope.spawn(|| sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None));
-                std::thread::sleep(Duration::from_millis(round * 8));
-                world.sandbox().sweep(&[]);
-                if let Ok(boundary) = launch.join().unwrap() {
-                    boundary.kill().unwrap();
-                    boundary.cleanup().unwrap();
-                }
-            });
-            sandbox.sweep(&[]);
-            world.assert_clean();
+        let order = serde_json::to_string(&(world.dir.path(), &world.config.cgroup, &spec)).unwrap();
+        let before = processes_of(world);
+        for (stage, name) in STAGES.iter().enumerate() {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "oci::a_node_that_is_killed", "--ignored"]).env(ORDER, &order);
+            let mut node = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let ended = |node: &mut Child| node.try_wait().unwrap().is_some();
+            let patience = Instant::now() + Duration::from_secs(60);
+            while !has_come_to(stage, world) && !ended(&mut node) {
+                assert!(Instant::now() < patience, "{driver}: {name}: not within a minute");
+                std::thread::yield_now();
+            }
+            node.kill().unwrap();
+            node.wait().unwrap();
+            // The next one begins with this. What it may not end is an agent, which only node's orders end.
+            let said = sandbox.sweep(&[]);
+            if let Some(record) = sandbox.find(spec.id)
+                && let Some(boundary) = sandbox.adopt(&record).unwrap()
+            {
+                boundary.kill().unwrap();
+                boundary.cleanup().unwrap();
+            }
+            eprintln!("{driver}: killed at {name}: {said:?}");
             assert_eq!(fs::read_dir(world.config.run.join("blanks")).unwrap().count(), 0);
+            world.assert_clean();
+            until("all processes end", || {
+                sandbox.sweep(&[]);
+                processes_of(world).is_subset(&before)
+            });
         }
     });
 }

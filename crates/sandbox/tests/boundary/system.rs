@@ -1,16 +1,14 @@
 //! Agents on the machine's own system, levels 1 and 0: what they must not reach, tried from inside with the machine's own
 //! programs, and what must work.
 
+use crate::talk::{ask, exec, text};
 use crate::{World, chain, until};
-use channel::{Decoder, Event, Hello, Kind, Reply, Request, User};
+use channel::{Kind, Reply, Request, User};
 use model::AgentSpec;
 use model::agent::Level;
 use sandbox::{Boundary, Sandbox};
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const LEVELS: [Level; 2] = [Level::Workspace, Level::Process];
 
@@ -223,8 +221,9 @@ fn a_disk_moves_between_levels_and_is_bounded() {
 fn a_blank_becomes_an_os_user() {
     let Some(world) = World::new("a_blank_becomes_an_os_user") else { return };
     let sandbox = world.sandbox();
-    for whole in [false, true] {
-        let spec = world.spec_at(Level::Process, None);
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    for (level, whole) in [(Level::Process, false), (Level::Process, true), (Level::Workspace, true)] {
+        let spec = world.spec_at(level, None);
         let form = match whole {
             true => sandbox::Form::Whole(sandbox::Shape::of(&spec)),
             false => sandbox::Form::Bare(spec.resources.disk),
@@ -238,46 +237,22 @@ fn a_blank_becomes_an_os_user() {
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
         eprintln!("{form:?}: {:?}", began.elapsed());
         assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
+        let shared = network(&boundary.record().pid.to_string()) == network("self");
+        assert_eq!(shared, level == Level::Workspace, "the host's network is for level 0 alone");
         let evidence = boundary.inspect();
         assert_eq!(model::evidence::claim(spec.level, &evidence), crate::full(spec.level), "{evidence:?}");
         end(&boundary);
     }
+    let spec = world.spec_at(Level::Process, None);
+    let blank = sandbox.prepare(&sandbox::Form::Bare(spec.resources.disk), crate::lease()).unwrap();
+    let lease = crate::lease();
+    assert_ne!(blank.lease(), lease);
+    sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
+    let boundary = sandbox.launch(&spec, lease, 0, &world.channel(&spec), Some(blank)).unwrap();
+    assert_eq!(boundary.record().base_uid, lease.base, "nobody gets ids that are not its own");
+    end(&boundary);
     drop(sandbox);
     world.assert_clean();
-}
-
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// Asks an agent's init, as gate does: all frames of the answer, up to the end of what was asked for.
-fn ask(channel: &std::path::Path, request: &Request) -> Vec<(Kind, String)> {
-    let mut socket = UnixStream::connect(channel).unwrap();
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-    let mut out = Vec::new();
-    channel::encode_json(Kind::Hello, &Hello::OURS, &mut out).unwrap();
-    channel::encode_json(Kind::Request, request, &mut out).unwrap();
-    socket.write_all(&out).unwrap();
-    let (mut decoder, mut frames, mut buffer) = (Decoder::new(), Vec::new(), [0; 4096]);
-    loop {
-        while let Some(frame) = decoder.next().unwrap() {
-            let ended = frame.kind == Kind::Event && matches!(frame.json(), Ok(Event::Exited(_)));
-            frames.push((frame.kind, String::from_utf8_lossy(&frame.payload).into_owned()));
-            if ended || frames.last().unwrap().0 == Kind::Error {
-                return frames;
-            }
-        }
-        match socket.read(&mut buffer).unwrap() {
-            0 => return frames,
-            count => decoder.push(&buffer[..count]),
-        }
-    }
-}
-
-fn text(frames: &[(Kind, String)]) -> String {
-    frames
-        .iter()
-        .filter(|(kind, _)| matches!(kind, Kind::Data1 | Kind::Data2))
-        .map(|(_, text)| text.as_str())
-        .collect()
 }
 
 #[test]
@@ -289,21 +264,7 @@ fn init_serves_an_os_user() {
         let spec = world.spec_at(level, None);
         let boundary = world.launch(&sandbox, &spec);
         let channel = world.channel(&spec);
-        let exec = |script: &str, user, tty| {
-            let exec = channel::ExecRequest {
-                id: format!("exe_{:x}", NUMBER.fetch_add(1, Ordering::Relaxed)),
-                argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-                env: Default::default(),
-                cwd: None,
-                user,
-                tty,
-                stdin: false,
-                timeout_ms: None,
-                output_limit: None,
-                attach: true,
-            };
-            ask(&channel, &Request::Exec(Box::new(exec)))
-        };
+        let exec = |script: &str, user, tty| exec(&channel, script, user, tty);
         let id = boundary.record().base_uid + 1000;
         let frames = exec(
             "id -u; cat /proc/self/oom_score_adj; grep Cap /proc/self/status | grep -v 0000000000000000",

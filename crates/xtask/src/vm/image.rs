@@ -30,6 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("procps", "ps and sysctl"),
     ("python3-minimal", "programs that tests write"),
     ("runc", "an OCI runtime as the second driver of containers"),
+    ("runsc", "an OCI runtime that is a kernel, as the third"),
     ("skopeo", "pushes images, and writes them in all forms of files"),
     ("systemd", "what this machine is for"),
     ("systemd-sysv", "makes it pid 1"),

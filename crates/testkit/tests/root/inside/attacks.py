@@ -569,6 +569,47 @@ def attack_core_pattern():
         leaks.append("a core was dumped")
 
 
+def attack_makers():
+    """What whoever made the boundary may have left: its program (CVE-2019-5736), directories of the host (CVE-2024-21626)."""
+    here = os.stat("/")
+
+    def top(path):
+        """The last directory above this one."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            while True:
+                above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+                now, then = os.fstat(fd), os.fstat(above)
+                os.close(fd)
+                fd = above
+                if (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino):
+                    return now
+        finally:
+            os.close(fd)
+
+    looked = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        also = (errno.ETXTBSY, errno.EROFS, errno.ESRCH)
+        refused(f"write to the program of {pid}", write(f"/proc/{pid}/exe"), also=also)
+        names = [f"/proc/{pid}/{name}" for name in ("cwd", "root")]
+        try:
+            names += [f"/proc/{pid}/fd/{number}" for number in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            pass
+        for name in names:
+            try:
+                found = top(name)
+            except OSError:
+                continue
+            looked += 1
+            # A directory that is not below our root leads to another's.
+            if (found.st_dev, found.st_ino) != (here.st_dev, here.st_ino):
+                leaks.append(f"{name} leads to {found.st_dev}:{found.st_ino}, our root is {here.st_dev}:{here.st_ino}")
+    print(f"  directories of processes: {looked}, all below our root")
+    if looked == 0:
+        leaks.append("there was nothing to look at")
+
+
 def main():
     name = sys.argv[1]
     print(f"{name} as uid {os.getuid()}")
