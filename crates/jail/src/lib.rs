@@ -11,6 +11,7 @@
 // Namespaces, mounts, filters: system calls that no library wraps whole. This crate is where they live.
 #![allow(unsafe_code)]
 
+pub mod apparmor;
 pub mod confine;
 pub mod init;
 pub mod landlock;

@@ -14,7 +14,7 @@ fn main() {
         Some("zygote") => jail::zygote::run(args),
         Some("probe") => jail::probe::run(args),
         Some("oci") => jail::oci::outside(),
-        Some("inside") => jail::oci::inside(),
+        Some("inside") => jail::oci::inside(args),
         Some("guest") => jail::oci::kernel::inside(),
         Some("confine") => jail::confine::run(args),
         _ => {

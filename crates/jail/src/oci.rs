@@ -17,13 +17,13 @@ use crate::spec::{Launch, Limits, PrepareFds, Root};
 use crate::step::{Step, StepError};
 use crate::sys::mount::{self, Change};
 use crate::sys::{self, process};
-use crate::zygote::child::{ROOT, TEMPORARY, act_as, limit, restrict, take_above};
+use crate::zygote::child::{APPARMOR, ROOT, TEMPORARY, act_as, limit, restrict, take_above};
 use crate::zygote::userns::UserNamespace;
 use crate::zygote::{kernelfs, network, root, rootfs, volume};
-use crate::{landlock, wire};
+use crate::{apparmor, landlock, wire};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The user namespace, until the seccomp filter's listener takes its place.
@@ -38,6 +38,9 @@ pub const PRESERVED: i32 = WORD_FD - 2;
 
 /// What the runtime has to execute, by the agent's first ids, without capabilities, as process 1.
 pub const ARGUMENTS: [&str; 2] = ["/proc/self/fd/9", "inside"];
+
+/// Follows them where init is to begin in the AppArmor profile.
+pub const CONFINED: &str = "confined";
 
 /// From node to [`outside`]. Comes with the descriptors of image, volume and runtime, then those of [`PrepareFds`], of which
 /// the cgroups are the runtime's own.
@@ -207,7 +210,8 @@ fn make(
 }
 
 /// The process that the runtime started: enters the user namespace and becomes init.
-pub fn inside() -> i32 {
+pub fn inside(mut args: impl Iterator<Item = OsString>) -> i32 {
+    let confined = args.next().is_some_and(|word| word == CONFINED);
     let inherited = |number| crate::init::sys::inherited(number).step("taking what was inherited");
     let word = match inherited(WORD_FD) {
         Ok(word) => word,
@@ -218,16 +222,26 @@ pub fn inside() -> i32 {
     };
     let Err(error) = inherited(USER_NAMESPACE_FD)
         .and_then(|userns| inherited(INIT_FD).map(|init| (userns, init)))
-        .and_then(|(userns, init)| become_init(&word, userns, init));
+        .and_then(|(userns, init)| become_init(&word, userns, init, confined));
     let _ = wire::send(word.as_fd(), &Word::Failed(error), &[]);
     1
 }
 
-fn become_init(word: &OwnedFd, userns: OwnedFd, init: OwnedFd) -> Result<Infallible, StepError> {
+fn become_init(
+    word: &OwnedFd,
+    userns: OwnedFd,
+    init: OwnedFd,
+    confined: bool,
+) -> Result<Infallible, StepError> {
     // Its command line is the runtime's idea until exec.
     process::set_name(c"init").step("taking a name")?;
     if std::process::id() != 1 {
         return Err(StepError::new("starting init", "the runtime made no pid namespace"));
+    }
+    if confined {
+        // The runtime's own mount of it; node sees from outside whether it was one.
+        let proc = sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY);
+        proc.and_then(|proc| apparmor::confine_next(proc.as_fd())).step(APPARMOR)?;
     }
     let landlock_abi = landlock::abi();
     process::control(libc::PR_SET_NO_NEW_PRIVS, 1).step("setting no_new_privs")?;

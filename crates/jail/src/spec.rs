@@ -62,6 +62,9 @@ pub struct Launch {
     /// Whose the home is when it is made.
     #[serde(default)]
     pub owner: Identity,
+    /// Begins in the AppArmor profile ([`crate::apparmor`]), which is loaded.
+    #[serde(default)]
+    pub apparmor: bool,
     /// Size of the tmpfs on `/tmp`. Its pages are charged to the agent's memory.
     pub tmp_bytes: u64,
     /// Size of the tmpfs on `/dev/shm`, charged likewise.
@@ -135,7 +138,8 @@ pub struct PrepareFds<F> {
     /// Where init reads its [`InitConfig`], as JSON up to the end of file: a pipe whose other end is node's alone. Init
     /// does nothing before that; at an end without a configuration it ends.
     pub config: F,
-    /// `cgroup.procs` files, opened for writing, of all the cgroups that the agent belongs in.
+    /// What leads into all the cgroups that the agent belongs in: files, opened for writing, that take a `0` of whoever joins,
+    /// and of v2 a directory to be cloned into, or else its file.
     pub cgroups: Vec<F>,
 }
 

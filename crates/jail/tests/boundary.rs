@@ -138,6 +138,7 @@ impl World {
             request: 7,
             root: Root::Image { digest: DIGEST.into(), keep_scratch },
             owner: Default::default(),
+            apparmor: false,
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
         };

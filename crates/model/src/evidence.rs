@@ -51,6 +51,9 @@ pub enum Control {
     DiskLimit,
     /// A Landlock domain around all that the agent runs.
     Landlock,
+    /// The AppArmor profile of containers around all that the agent runs.
+    #[serde(rename = "apparmor")]
+    AppArmor,
     /// Nothing of `/proc` and `/sys` that is the host's can be read or written.
     KernelInterfaces,
     /// No device nodes but harmless ones, and no way to make or use others.
@@ -63,7 +66,7 @@ pub enum Control {
 
 impl Control {
     /// All controls of level 2.
-    pub const CONTAINER: [Self; 19] = [
+    pub const CONTAINER: [Self; 20] = [
         Self::UserNamespace,
         Self::PidNamespace,
         Self::MountNamespace,
@@ -80,6 +83,7 @@ impl Control {
         Self::PidsLimit,
         Self::DiskLimit,
         Self::Landlock,
+        Self::AppArmor,
         Self::KernelInterfaces,
         Self::Devices,
         Self::InitProtection,
@@ -135,9 +139,9 @@ impl Control {
     /// attempts against these prove nothing.
     pub const BY_INIT: [Self; 4] = [Self::NoNewPrivs, Self::Seccomp, Self::Capabilities, Self::Landlock];
 
-    /// Whether a claim may be made where the kernel does not have it: what comes on top of other controls.
+    /// Whether a claim may be made where the machine does not have it: what comes on top of other controls.
     pub fn is_optional(self) -> bool {
-        self == Self::Landlock
+        matches!(self, Self::Landlock | Self::AppArmor)
     }
 
     /// What is demanded of it, in a sentence. The API shows it, and `docs/threat-model.md` lists it.
@@ -169,6 +173,9 @@ impl Control {
             Self::DiskLimit => "All that it writes goes to a volume of its own, whose size is the limit.",
             Self::Landlock => {
                 "A Landlock domain was put in force before init was started, where the kernel has Landlock."
+            }
+            Self::AppArmor => {
+                "Init is in the AppArmor profile cofferdam-agent, which is enforced, where this machine can load it."
             }
             Self::KernelInterfaces => {
                 "/proc/sys and /sys are read-only, names in /proc that are the machine's are covered, and no file system of the kernel's is mounted that reaches the host."
@@ -205,7 +212,7 @@ impl Control {
 pub enum State {
     /// It is not in force, or nobody could tell.
     Missing,
-    /// This kernel does not have it.
+    /// This kernel does not have it, or this machine cannot use it.
     Unsupported,
     /// The kernel was seen to enforce it.
     Observed,

@@ -84,6 +84,12 @@ impl Demand {
         }
     }
 
+    /// Forgets that it was asked for.
+    fn drop(&mut self, form: &Form) {
+        self.asks.remove(form);
+        self.last.take_if(|last| matches!(form, Form::Whole(shape) if shape == last));
+    }
+
     /// Forgets what is long ago.
     fn forget(&mut self, now: Instant) {
         for asks in self.asks.values_mut() {
@@ -181,7 +187,9 @@ impl Blanks {
         let now = Instant::now();
         pool.taken = Some(now);
         let mut found = None;
-        for form in [Form::Whole(shape.clone()), Form::Bare(shape.disk)] {
+        // A bare one has ids of its own, and no way to the host's network.
+        let bare = shape.base_uid.is_none().then_some(Form::Bare(shape.disk));
+        for form in [Form::Whole(shape.clone())].into_iter().chain(bare) {
             pool.demand.ask(&form, now);
             while found.is_none()
                 && let Some(blank) = pool.ready.get_mut(&form).and_then(Vec::pop)
@@ -269,7 +277,22 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 
 /// Makes one; when to go on.
 async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
-    let Some(lease) = lock(&shared.leases).take_spare() else { return Instant::now() + AGAIN };
+    let own = match &form {
+        Form::Whole(shape) => shape.base_uid,
+        Form::Bare(_) => None,
+    };
+    let lease = match own {
+        Some(base) => lock(&shared.leases).share(base),
+        None => lock(&shared.leases).take_spare(),
+    };
+    let Some(lease) = lease else {
+        if own.is_some() {
+            // The account has no such agent any more; with the next come its ids.
+            lock(&shared.blanks.pool).demand.drop(&form);
+            return Instant::now();
+        }
+        return Instant::now() + AGAIN;
+    };
     let started = Instant::now();
     let (sandbox, wanted) = (shared.sandbox.clone(), form.clone());
     let made = tokio::task::spawn_blocking(move || sandbox.prepare(&wanted, lease)).await;
@@ -281,20 +304,15 @@ async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
             Instant::now() + took * REST
         }
         failed => {
-            lock(&shared.leases).free_spare(lease);
-            let mut pool = lock(&shared.blanks.pool);
+            lock(&shared.leases).free_blank(lease);
             // An image that was removed, for one: it is tried again when somebody asks for it. Those who ask for another form
             // have nothing to do with that, and do not wait for it.
-            pool.demand.asks.remove(&form);
+            lock(&shared.blanks.pool).demand.drop(&form);
             let again = match form {
-                Form::Whole(shape) => {
-                    pool.demand.last.take_if(|last| *last == shape);
-                    SETTLE.max(took * REST)
-                }
+                Form::Whole(_) => SETTLE.max(took * REST),
                 // Something is wrong with the machine, and may be so for long.
                 Form::Bare(_) => AGAIN,
             };
-            drop(pool);
             if let Ok(Err(error)) = failed {
                 tracing::warn!(error = %crate::chain(&error), "no blank could be made");
             }
@@ -308,7 +326,7 @@ pub(crate) async fn discard(shared: &Shared, blanks: Vec<Blank>) {
     for mut blank in blanks {
         let lease = blank.lease();
         match tokio::task::spawn_blocking(move || blank.end()).await {
-            Ok(Ok(())) => lock(&shared.leases).free_spare(lease),
+            Ok(Ok(())) => lock(&shared.leases).free_blank(lease),
             Ok(Err(error)) => {
                 tracing::error!(error = %crate::chain(&error), "a blank is not removed whole; its ids stay taken");
             }

@@ -45,6 +45,8 @@ pub(crate) struct Leases {
     owners: BTreeMap<Owner, u32>,
     /// By whose range each agent that has one goes.
     agents: BTreeMap<AgentId, Owner>,
+    /// How many blanks go by the range of an account, which stays its own as long as there are any.
+    sharing: BTreeMap<u32, usize>,
     /// No range below this one is free.
     lowest: u32,
 }
@@ -80,6 +82,7 @@ impl Leases {
             held: BTreeMap::new(),
             owners: BTreeMap::new(),
             agents: BTreeMap::new(),
+            sharing: BTreeMap::new(),
             lowest: 0,
         }
     }
@@ -123,34 +126,71 @@ impl Leases {
     /// blank fits must not find all ranges with blanks.
     pub(crate) fn take_spare(&mut self) -> Option<UidRange> {
         let slots_left = (self.slots as usize).saturating_sub(self.agents.len());
-        self.free_bases(0).nth(slots_left)?;
+        self.free_bases(0).nth(slots_left).filter(|_| self.has_room_for_blanks())?;
         let base = self.lowest_free()?;
         self.held.insert(base, None);
         Some(UidRange { base })
     }
 
+    /// Whether one more range may be a blank's alone, which that of an account is when its last agent goes.
+    fn has_room_for_blanks(&self) -> bool {
+        let spare = self.held.values().filter(|holder| holder.is_none()).count();
+        spare + self.sharing.len() < self.ranges.saturating_sub(self.slots) as usize
+    }
+
+    /// The range that an account has, for a blank that is to be another of its agents.
+    pub(crate) fn share(&mut self, base: u32) -> Option<UidRange> {
+        let Some(Some(Owner::Account(_))) = self.held.get(&base) else { return None };
+        if !self.sharing.contains_key(&base) && !self.has_room_for_blanks() {
+            return None;
+        }
+        *self.sharing.entry(base).or_default() += 1;
+        Some(UidRange { base })
+    }
+
     /// A blank becomes an agent's.
     pub(crate) fn hand_over(&mut self, range: UidRange, agent: AgentId) -> Result<(), LeaseError> {
-        self.check_room()?;
-        self.give(agent, Owner::Agent(agent), range.base);
+        if self.held.get(&range.base) == Some(&None) {
+            self.check_room()?;
+            self.give(agent, Owner::Agent(agent), range.base);
+        } else {
+            // The agent has the range already.
+            self.free_blank(range);
+        }
         Ok(())
     }
 
     /// A blank is gone.
-    pub(crate) fn free_spare(&mut self, range: UidRange) {
-        if self.held.get(&range.base) == Some(&None) {
-            self.held.remove(&range.base);
-            self.lowest = 0;
+    pub(crate) fn free_blank(&mut self, range: UidRange) {
+        match self.held.get(&range.base) {
+            Some(None) => {
+                self.held.remove(&range.base);
+                self.lowest = 0;
+            }
+            Some(&Some(owner)) => {
+                if let Some(count) = self.sharing.get_mut(&range.base) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.sharing.remove(&range.base);
+                        self.free_unused(owner);
+                    }
+                }
+            }
+            None => {}
         }
     }
 
     /// Frees what the agent has, unless others have it too. The caller has seen that its processes and mounts are gone.
     pub(crate) fn free(&mut self, agent: AgentId) {
         let Some(owner) = self.agents.remove(&agent) else { return };
-        if self.agents.values().any(|other| *other == owner) {
-            return;
-        }
-        if let Some(base) = self.owners.remove(&owner) {
+        self.free_unused(owner);
+    }
+
+    /// Frees the range of an owner that has neither agents nor blanks left.
+    fn free_unused(&mut self, owner: Owner) {
+        let Some(&base) = self.owners.get(&owner) else { return };
+        if !self.sharing.contains_key(&base) && !self.agents.values().any(|other| *other == owner) {
+            self.owners.remove(&owner);
             self.held.remove(&base);
             self.lowest = 0;
         }

@@ -6,7 +6,7 @@
 use crate::cgroup::{Controller, Layout, is_delegated};
 use crate::host::loop_device::{self, Access};
 use crate::host::{mount, namespace};
-use crate::{Config, image};
+use crate::{Config, apparmor, image};
 use jail::sys::mount::Change;
 use model::Driver;
 use model::agent::Level;
@@ -132,7 +132,8 @@ pub fn checks(config: &Config) -> Vec<Check> {
             seen.map_err(|error| (error.to_string(), remedy)),
         );
     }
-    add(2, Need::Optional, "AppArmor", apparmor());
+    let (need, seen) = apparmor();
+    add(2, need, "AppArmor", seen);
     add(1, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));
     add(0, Need::Optional, "disk space", disk_space(&config.volumes));
     add(3, Need::Required, "KVM", kvm());
@@ -470,14 +471,22 @@ fn freezer(layout: &Layout) -> Seen {
     }
 }
 
-fn apparmor() -> Seen {
-    match fs::read_to_string("/sys/module/apparmor/parameters/enabled") {
-        Ok(enabled) if enabled.trim() == "Y" => Ok("enabled".to_owned()),
-        _ => gap(
-            "absent; boundaries do without it",
-            "nothing needs it; to have it, start the kernel with apparmor=1 security=apparmor",
-        ),
+/// Where it can be had, containers are not made without it.
+fn apparmor() -> (Need, Seen) {
+    if let Err(why) = apparmor::kernel() {
+        let remedy = "nothing needs it; to have it, start the kernel with apparmor=1 security=apparmor";
+        return (Need::Optional, gap(format!("{why}; containers do without"), remedy));
     }
+    let Some(parser) = apparmor::parser() else {
+        let remedy = "apt-get install apparmor, then restart the node";
+        let detail = "the kernel has it, and there is no apparmor_parser; containers do without";
+        return (Need::Optional, gap(detail, remedy));
+    };
+    let seen = match apparmor::parse(parser, "--skip-kernel-load") {
+        Ok(()) => Ok("enabled, and the profile of containers compiles".to_owned()),
+        Err(why) => gap(why, "apt-get install --reinstall apparmor (3.0 or newer)"),
+    };
+    (Need::Required, seen)
 }
 
 /// The rules of the dry network, loaded into a network namespace that goes with the process.

@@ -5,7 +5,7 @@ use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::oci::{self, evidence::Kernel};
-use crate::{UidRange, netfilter, procfs};
+use crate::{UidRange, apparmor, netfilter, procfs};
 use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -88,6 +88,7 @@ pub(crate) fn inspect(
         Control::PidsLimit => limit(Controller::Pids),
         Control::DiskLimit => disk_limit(record, places.volume),
         Control::Landlock => landlock(record.landlock_abi, kernels_landlock()),
+        Control::AppArmor => apparmor::seen(pid),
         Control::KernelInterfaces => kernel_interfaces(table()?),
         Control::Devices => devices(table()?),
         Control::InitProtection if record.level.has_image() => init_protection(&word("CapPrm")?),
@@ -124,9 +125,7 @@ pub(crate) fn inspect(
                 Evidence { control, state: State::Unsupported, detail: why.to_owned() }
             }
             Ok(detail) => Evidence { control, state: State::Observed, detail },
-            Err(detail) if control == Control::Landlock && kernels_landlock() == 0 => {
-                Evidence { control, state: State::Unsupported, detail }
-            }
+            Err(detail) if is_lacked(control) => Evidence { control, state: State::Unsupported, detail },
             Err(detail) => Evidence { control, state: State::Missing, detail },
         })
         .collect();
@@ -138,6 +137,15 @@ pub(crate) fn inspect(
         }
     }
     evidence
+}
+
+/// Whether this machine cannot have it.
+fn is_lacked(control: Control) -> bool {
+    match control {
+        Control::Landlock => kernels_landlock() == 0,
+        Control::AppArmor => matches!(apparmor::offer(), apparmor::Offer::Absent(_)),
+        _ => false,
+    }
 }
 
 /// The same with what takes longer than the start of an agent may: the rules in its network namespace.

@@ -7,6 +7,7 @@
 //! process but by a pidfd or by `cgroup.kill` of the agent's own cgroup, and it looks inside a volume
 //! for nothing but the logs of an agent that ended.
 
+pub mod apparmor;
 mod cgroup;
 mod children;
 mod container;

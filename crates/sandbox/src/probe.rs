@@ -3,6 +3,7 @@
 //! It is started by this process, outside, with a pipe that nobody inside has, and goes in by itself (`jail::probe`): no
 //! process of the agent has a part in it. Whatever an agent does to it can only make it unfinished.
 
+use crate::apparmor;
 use crate::cgroup::Group;
 use crate::children::{self, Watch, wait_for_any};
 use crate::container::BoundaryRecord;
@@ -69,6 +70,7 @@ pub(crate) fn run(
             os_user: os_user.clone(),
             only: Some(attempts.iter().map(|&id| id.to_owned()).collect()),
             landlock_abi: record.landlock_abi,
+            apparmor: level.has_image() && apparmor::confines(record.pid),
             patience,
         };
         let output = output(program, &order, init, group).map_err(ProbeError::Start)?;

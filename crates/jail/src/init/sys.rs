@@ -378,7 +378,8 @@ pub fn protect() -> io::Result<()> {
         if !crate::sabotage::leaves_out("no_new_privs") {
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, zero, zero, zero))?;
         }
-        check(libc::prctl(libc::PR_SET_DUMPABLE, zero, zero, zero, zero))?;
+        let dumpable = libc::c_ulong::from(crate::sabotage::leaves_out("init_protection"));
+        check(libc::prctl(libc::PR_SET_DUMPABLE, dumpable, zero, zero, zero))?;
     }
     Ok(())
 }

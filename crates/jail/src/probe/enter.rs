@@ -19,7 +19,7 @@ use crate::spec::{Identity, User};
 use crate::step::{Step, StepError};
 use crate::sys::process::{self, Cloned};
 use crate::sys::{self, check};
-use crate::{landlock, wire};
+use crate::{apparmor, landlock, wire};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -46,6 +46,9 @@ pub struct Order {
     pub only: Option<Vec<String>>,
     /// The ABI of Landlock that is in force around the agent.
     pub landlock_abi: u32,
+    /// Whether the agent is in the AppArmor profile.
+    #[serde(default)]
+    pub apparmor: bool,
     /// How long it may take.
     pub patience: Duration,
 }
@@ -169,6 +172,7 @@ fn describe(order: &Order) -> io::Result<(Outside, UnixListener)> {
         namespaces,
         abstract_socket: name,
         landlock_abi: order.landlock_abi,
+        apparmor: order.apparmor,
         only: order.only.clone(),
         tmp: super::files::identity("/tmp").ok(),
         ..Default::default()
@@ -299,6 +303,11 @@ fn inside(order: &Order, outside: &mut Outside, init: OwnedFd, supervisor: Owned
     wire::send(supervisor.as_fd(), &(), &[]).step("ending with its supervisor")?;
     drop(supervisor);
     let writable = order.os_user.as_ref().is_some_and(|user| user.rail).then_some(&WRITABLE[..]);
-    super::here(outside, |outside| landlock::restrict(outside.landlock_abi, None, writable))
-        .step("making attempts")
+    let confine = |outside: &Outside| {
+        if outside.apparmor {
+            apparmor::confine_now(sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)?.as_fd())?;
+        }
+        landlock::restrict(outside.landlock_abi, None, writable)
+    };
+    super::here(outside, confine).step("making attempts")
 }

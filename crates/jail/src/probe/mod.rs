@@ -73,6 +73,9 @@ pub struct Outside {
     pub abstract_socket: String,
     /// The ABI of Landlock that is in force; 0 = none.
     pub landlock_abi: u32,
+    /// Whether the agent is in the AppArmor profile.
+    #[serde(default)]
+    pub apparmor: bool,
     /// What `/tmp` is outside: device and inode.
     pub tmp: Option<(u64, u64)>,
     /// The attempts to make; without them all.

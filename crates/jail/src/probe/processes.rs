@@ -1,7 +1,8 @@
-//! Attempts on init, and what Landlock keeps apart.
+//! Attempts on init, on what Landlock keeps apart, and on the AppArmor profile.
 
 use super::word::{NULL, call};
 use super::{Outside, Prober, Seen, network, refused, refused_or};
+use crate::apparmor::PROFILE;
 use libc::*;
 use std::fs;
 use std::io;
@@ -72,6 +73,28 @@ pub fn attempts(prober: &mut Prober<'_>) {
         0..6 => Seen::unsupported("this kernel's Landlock does not scope sockets (ABI 6 does)"),
         _ => refused_or(&[], network::abstract_socket(&outside.neighbour).map(|()| 0)),
     });
+    prober.attempt("apparmor-profile", |outside| {
+        profiled(outside, || match fs::read_to_string("/proc/self/attr/apparmor/current") {
+            Ok(label) => {
+                let label = label.trim_end();
+                Seen::expect(label.strip_prefix(PROFILE) == Some(" (enforce)"), label)
+            }
+            Err(error) => Seen::unclear(error.to_string()),
+        })
+    });
+    prober.attempt("apparmor-leave", |outside| ask(outside, "current", "changeprofile unconfined"));
+    prober.attempt("apparmor-leave-at-exec", |outside| ask(outside, "exec", "exec unconfined"));
+    prober.attempt("apparmor-hat", |outside| ask(outside, "current", "changehat 1^none"));
+}
+
+/// Asks for another profile.
+fn ask(outside: &Outside, file: &str, what: &str) -> Seen {
+    let asked = || fs::write(format!("/proc/self/attr/apparmor/{file}"), what);
+    profiled(outside, || refused(asked().map(|()| 0)))
+}
+
+fn profiled(outside: &Outside, attempt: impl FnOnce() -> Seen) -> Seen {
+    if outside.apparmor { attempt() } else { Seen::unsupported("this machine has no AppArmor profile") }
 }
 
 fn scoped(outside: &Outside, attempt: fn() -> io::Result<i64>) -> Seen {

@@ -166,6 +166,11 @@ pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(status(fd)?.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
 }
 
+/// Whether it is a directory.
+pub fn is_directory(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(u32::from(status(fd)?.stx_mode) & libc::S_IFMT == libc::S_IFDIR)
+}
+
 /// Whether a file's mode lets everybody read it.
 pub fn is_readable_by_all(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(u32::from(status(fd)?.stx_mode) & libc::S_IROTH != 0)

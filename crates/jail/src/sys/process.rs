@@ -7,6 +7,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// From `linux/sched.h`; the libc crate's is an `int`, which it does not fit.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// What a clone is in the process that asked for it, and in the new one.
 #[derive(Debug)]
 pub enum Cloned {
@@ -19,10 +22,19 @@ pub enum Cloned {
 /// clone3(2) without shared memory, as fork(2): `flags` are `CLONE_NEW*` and `CLONE_PARENT`. Only for processes with
 /// one thread.
 pub fn clone(flags: i32) -> io::Result<Cloned> {
+    clone_into(flags, None)
+}
+
+/// The same with the new process in this cgroup (v2) from its beginning.
+pub fn clone_into(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data for which zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = (flags | libc::CLONE_PIDFD) as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     args.pidfd = (&raw mut pidfd) as u64;
     // With CLONE_PARENT the signal is that of the caller itself and may not be given (clone(2)).
     args.exit_signal = if flags & libc::CLONE_PARENT != 0 { 0 } else { libc::SIGCHLD as u64 };

@@ -16,7 +16,7 @@ use crate::layout::{
 use crate::spec::{Launch, Limits, Prepare, PrepareFds, Root, User};
 use crate::step::{Step, StepError};
 use crate::sys::{self, mount, process};
-use crate::{landlock, sabotage, wire};
+use crate::{apparmor, landlock, sabotage, wire};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -26,6 +26,8 @@ const NO_NAME: &str = "blank";
 pub const ROOT: u32 = 0;
 /// What is like `/tmp`; an image has its own `/var`.
 pub const TEMPORARY: [&str; 2] = ["tmp", "var/tmp"];
+/// What is done there, with what helps where it cannot be.
+pub const APPARMOR: &str = "asking for the AppArmor profile (restart the node if somebody has unloaded it)";
 /// Above all numbers that init expects.
 const OUT_OF_THE_WAY: i32 = 64;
 
@@ -190,7 +192,8 @@ fn complete(
             None
         }
         Root::System { .. } => {
-            rootfs::furnish(root.as_fd(), owner, &TEMPORARY, launch.tmp_bytes)?;
+            let temporary = if sabotage::leaves_out("private_tmp") { &[] } else { &TEMPORARY[..] };
+            rootfs::furnish(root.as_fd(), owner, temporary, launch.tmp_bytes)?;
             let work = root::open(root::LOWER).step("finding room")?;
             let resolver = host_network.then_some(&*shared.resolver);
             Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid), resolver)?)
@@ -211,6 +214,9 @@ fn complete(
     mount::enter_root(root.as_fd()).step("entering the agent's root")?;
     laps.lap("enter the root");
 
+    if launch.apparmor && !sabotage::leaves_out("apparmor") {
+        apparmor::confine_next(proc.as_fd()).step(APPARMOR)?;
+    }
     // As long as this is the host's root: the room for compiled filters cannot be used up for it.
     // An OS user's init does so itself: with it, kernels such as 6.1 undo another real gid in an exec.
     let is_image = matches!(launch.root, Root::Image { .. });
@@ -332,7 +338,9 @@ pub fn restrict(landlock_abi: u32, init: BorrowedFd<'_>, os_user: Option<OsUser>
         }
         Some(OsUser { base_uid, .. }) => {
             process::control(libc::PR_SET_SECUREBITS, 0).step("giving up capabilities")?;
-            let (ids, saved) = (system::os_user(base_uid), base_uid + SAVED_GID);
+            // A user that the machine has.
+            let base = if sabotage::leaves_out("os_user") { 0 } else { base_uid };
+            let (ids, saved) = (system::os_user(base), base_uid + SAVED_GID);
             let step = "becoming the agent's OS user";
             become_user_saving(User::Agent, ids, saved).step(step)?;
             // Exec makes the effective one the saved one, and leaves the real one for init to save.

@@ -185,19 +185,22 @@ fn begin(
             "the first uid must leave the host's first 65536 ids alone, and leave room for 65536",
         ));
     }
-    let fds = PrepareFds::from_vec(fds).ok_or_else(|| refuse("descriptors are missing"))?;
+    let mut fds = PrepareFds::from_vec(fds).ok_or_else(|| refuse("descriptors are missing"))?;
+    let place = fds.cgroups.iter().position(|cgroup| sys::is_directory(cgroup.as_fd()).unwrap_or(false));
+    let place = place.map(|index| fds.cgroups.swap_remove(index));
     let (socket, theirs) = wire::pair().step("making a socket for the child")?;
     // The other namespaces are the child's own business, so that this process is free again at once, and so that
     // they are charged to the agent's cgroups.
     let pids = if sabotage::leaves_out("pid_namespace") { 0 } else { libc::CLONE_NEWPID };
-    match process::clone(libc::CLONE_PARENT | pids).step("cloning a pid namespace")? {
+    let flags = libc::CLONE_PARENT | pids;
+    match process::clone_into(flags, place.as_ref().map(AsFd::as_fd)).step("cloning a pid namespace")? {
         Cloned::Parent(pid, pidfd) => {
             Ok(Pending { request: prepare.request, pid, pidfd, socket, said: None, working: true })
         }
         Cloned::Child => {
             // A child that waits must not keep the zygote's ends open: they close when the zygote ends, for node and for
             // the other children to see it.
-            drop(socket);
+            drop((socket, place));
             pending.clear();
             process::close(ZYGOTE_FD);
             child::run(prepare, fds, shared, theirs)

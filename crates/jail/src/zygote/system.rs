@@ -6,6 +6,7 @@
 //! boundary gets a copy, with mounts of its own in it.
 
 use crate::layout::{AGENT_ID, HIDDEN, HOME, NAMESERVER, OWN_ETC, SYSTEM};
+use crate::sabotage;
 use crate::spec::Identity;
 use crate::step::{Step, StepError};
 use crate::sys;
@@ -39,7 +40,8 @@ impl System {
                 // It is no link.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                     let copy = mount::copy_tree(host, &name, true).step(&step)?;
-                    let set = PLAIN | MOUNT_ATTR_RDONLY;
+                    let writable = sabotage::leaves_out("read_only_system");
+                    let set = PLAIN | if writable { 0 } else { MOUNT_ATTR_RDONLY };
                     let read_only = Change { set, private: true, recursive: true, ..Change::default() };
                     mount::change(copy.as_fd(), read_only).step(&step)?;
                     Part::Directory(copy)
@@ -75,6 +77,7 @@ impl System {
             }
         }
         let own = CString::new(HIDDEN).expect("no NUL in a constant");
+        let hidden = if sabotage::leaves_out("read_only_system (hidden)") { &[] } else { hidden };
         for path in hidden.iter().chain([&own]) {
             cover(root.as_fd(), path).step(&format!("hiding {}", path.to_string_lossy()))?;
         }

@@ -79,6 +79,7 @@ const NO_NODE: &str = "there is no such node, and no other place where one could
 const NO_MKNOD: &str = "the filter, the missing CAP_MKNOD and Landlock each refuse it";
 const OWN_TREE: &str =
     "every name is looked up in the agent's own tree of mounts, which nothing leads out of";
+const NO_RULE_OUT: &str = "the kernel says which profile a process is in and whether it is enforced, and no rule of this one leads to another";
 const SCOPED: &str = "ids and capabilities would allow it, or the probe itself made the other end: only the domain stands between";
 const HARD: &str = "a hard limit is raised by CAP_SYS_RESOURCE alone, outside of this user namespace";
 const OWN_OS_USER: &str =
@@ -283,6 +284,10 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("landlock-signal", Landlock, "send a signal out of the domain", LANDLOCK, SCOPED),
     attempt("landlock-ptrace", Landlock, "attach to a process outside of the domain", LANDLOCK, SCOPED),
     attempt("landlock-abstract-socket", Landlock, "connect to an abstract socket outside of the domain", LANDLOCK, SCOPED),
+    attempt("apparmor-profile", AppArmor, "run without the profile of containers, or in one that only complains", "https://gitlab.com/apparmor/apparmor/-/wikis/AppArmorInterfaces", NO_RULE_OUT),
+    attempt("apparmor-leave", AppArmor, "become unconfined", "https://man7.org/linux/man-pages/man2/aa_change_profile.2.html", NO_RULE_OUT),
+    attempt("apparmor-leave-at-exec", AppArmor, "have the next program executed unconfined", "https://www.cve.org/CVERecord?id=CVE-2019-16884", NO_RULE_OUT),
+    attempt("apparmor-hat", AppArmor, "change into a part of the profile that allows more", "https://man7.org/linux/man-pages/man2/aa_change_hat.2.html", NO_RULE_OUT),
     attempt("memory-raise-locked", MemoryLimit, "lock more memory than is allowed, by raising the limit", "https://man7.org/linux/man-pages/man2/prlimit.2.html", HARD),
     attempt("memory-lock", MemoryLimit, "lock a terabyte of memory", "https://man7.org/linux/man-pages/man2/mlock.2.html", HARD),
     attempt("processes-raise-signals", PidsLimit, "queue more signals than is allowed, by raising the limit", "https://man7.org/linux/man-pages/man2/prlimit.2.html", HARD),

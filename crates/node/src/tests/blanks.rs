@@ -13,6 +13,7 @@ fn shape(image: usize) -> Shape {
         memory: ByteSize(1 << 30),
         keep_scratch: false,
         owner: (1000, 1000),
+        base_uid: None,
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::lease::{LeaseError, Leases, Owner};
-use model::AgentId;
+use model::{AccountId, AgentId};
 use proptest::prelude::*;
 use sandbox::UidRange;
 use std::collections::BTreeMap;
@@ -45,6 +45,42 @@ fn blanks_leave_a_range_for_each_free_slot() {
     assert!(leases.take_spare().is_some(), "one slot, two ranges");
     assert_eq!(leases.take_spare(), None);
     assert!(leases.take(b, Owner::Agent(b)).is_ok());
+}
+
+#[test]
+fn an_account_keeps_its_range_while_a_blank_has_it() {
+    let mut leases = Leases::new(FIRST, 4, 2);
+    let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
+    let [ours, theirs] = [Owner::Account(AccountId::new()), Owner::Account(AccountId::new())];
+    assert_eq!(leases.share(FIRST), None, "nobody has it");
+    let range = leases.take(a, ours).unwrap();
+    assert_eq!(leases.share(range.base), Some(range));
+    leases.free(a);
+    assert_ne!(leases.take(b, theirs).unwrap(), range, "a blank goes by these ids");
+    assert_eq!(leases.take(c, ours), Ok(range), "it is its account's");
+    assert_eq!(leases.hand_over(range, c), Ok(()));
+    leases.free(c);
+    assert_eq!(leases.take(a, Owner::Agent(a)), Ok(range), "nobody has it any more");
+    assert_eq!(leases.share(range.base), None, "it is one agent's");
+}
+
+#[test]
+fn ranges_that_blanks_may_be_left_with_are_counted() {
+    let mut leases = Leases::new(FIRST, 3, 2);
+    let [a, b] = [AgentId::new(), AgentId::new()];
+    let account = Owner::Account(AccountId::new());
+    let range = leases.take(a, account).unwrap();
+    assert!(leases.share(range.base).is_some());
+    assert!(leases.share(range.base).is_some(), "the same once more");
+    assert_eq!(leases.take_spare(), None, "two slots and three ranges, of which blanks have one");
+    leases.free(a);
+    assert!(leases.take(a, Owner::Agent(a)).is_ok());
+    assert!(leases.take(b, Owner::Agent(b)).is_ok());
+    leases.free_blank(range);
+    leases.free(b);
+    assert_eq!(leases.take_spare(), None, "one of the two blanks is still there");
+    leases.free_blank(range);
+    assert!(leases.take_spare().is_some());
 }
 
 proptest! {

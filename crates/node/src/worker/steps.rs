@@ -149,38 +149,57 @@ impl Worker {
         }
     }
 
-    /// With a blank come its ids.
+    /// With a blank come its ids, unless they are those of its account.
     async fn lease(&mut self) {
         let Some(local) = &self.local else { return };
         let spec = &local.desired.spec;
         let owner = Owner::of(spec);
-        // A blank has ids of its own, and is of nobody else's making.
+        let mut shape = Shape::of(spec);
+        // A blank is of nobody else's making.
         let builtin = validate::driver(spec, &self.shared.config) == Driver::Builtin;
-        let own = builtin && owner == Owner::Agent(self.agent);
-        if own && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume) {
-            let (found, mut unused) = self.shared.blanks.take(&Shape::of(spec));
-            if let Some(blank) = found {
-                let lease = blank.lease();
-                let given = lock(&self.shared.leases).hand_over(lease, self.agent);
-                match given {
-                    Ok(()) => {
-                        self.change(|local| local.lease = Some(lease));
-                        self.blank = Some(blank);
-                    }
-                    Err(_) => unused.push(blank),
-                }
-            }
-            if !unused.is_empty() {
-                blanks::discard(&self.shared, unused).await;
-            }
+        let fits = builtin && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
+        if let Owner::Account(_) = owner {
+            let Some(range) = self.take_range(owner) else { return };
+            shape.base_uid = Some(range.base);
         }
-        if self.blank.is_some() {
-            return;
+        if fits {
+            self.take_blank(&shape).await;
         }
+        if self.blank.is_none() {
+            self.take_range(owner);
+        }
+    }
+
+    /// The range that it has from now on, if there is one.
+    fn take_range(&mut self, owner: Owner) -> Option<UidRange> {
         let taken = lock(&self.shared.leases).take(self.agent, owner);
         match taken {
-            Ok(range) => self.change(|local| local.lease = Some(range)),
-            Err(error) => self.fail(error.to_string()),
+            Ok(range) => {
+                self.change(|local| local.lease = Some(range));
+                Some(range)
+            }
+            Err(error) => {
+                self.fail(error.to_string());
+                None
+            }
+        }
+    }
+
+    async fn take_blank(&mut self, shape: &Shape) {
+        let (found, mut unused) = self.shared.blanks.take(shape);
+        if let Some(blank) = found {
+            let lease = blank.lease();
+            let given = lock(&self.shared.leases).hand_over(lease, self.agent);
+            match given {
+                Ok(()) => {
+                    self.change(|local| local.lease = Some(lease));
+                    self.blank = Some(blank);
+                }
+                Err(_) => unused.push(blank),
+            }
+        }
+        if !unused.is_empty() {
+            blanks::discard(&self.shared, unused).await;
         }
     }
 

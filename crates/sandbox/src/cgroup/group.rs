@@ -3,6 +3,7 @@
 use super::{CgroupError, Controller, Tree, events};
 use crate::procfs;
 use model::{BoundaryId, Resources};
+use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -105,18 +106,29 @@ impl Group {
         put(&dir, "pids.max", resources.pids)
     }
 
-    /// `cgroup.procs` of every directory, open for writing: whoever holds them can move processes in.
+    /// What a process of one thread joins every directory by, with a `0` that it writes.
+    ///
+    /// Of v1 it is `tasks`: whoever moves a process, and not only the thread that it is, waits for milliseconds until no
+    /// other process of the machine forks, and has the others that move processes wait for it.
     pub(crate) fn procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
-        self.dirs()
-            .into_iter()
-            // Whoever joins is not to be told from what is in it already.
-            .chain(self.others().into_iter().filter(|dir| dir.exists()))
-            .map(|dir| {
-                let path = dir.join("cgroup.procs");
-                let file = OpenOptions::new().write(true).open(&path);
-                file.map(OwnedFd::from).map_err(CgroupError::file("open", &path))
-            })
-            .collect()
+        let unified = self.unified();
+        let name = |dir: &PathBuf| if Some(dir) == unified.as_ref() { "cgroup.procs" } else { "tasks" };
+        self.ways_in().map(|dir| open(&dir.join(name(&dir)), OFlags::WRONLY)).collect()
+    }
+
+    /// The same for one that does not exist yet: instead of a file of v2 the directory, which a process can be cloned into.
+    pub(crate) fn places(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let unified = self.unified();
+        let place = |dir: PathBuf| match Some(&dir) == unified.as_ref() {
+            true => open(&dir, OFlags::PATH | OFlags::DIRECTORY),
+            false => open(&dir.join("tasks"), OFlags::WRONLY),
+        };
+        self.ways_in().map(place).collect()
+    }
+
+    fn ways_in(&self) -> impl Iterator<Item = PathBuf> {
+        // Whoever joins is not to be told from what is in it already.
+        self.dirs().into_iter().chain(self.others().into_iter().filter(|dir| dir.exists()))
     }
 
     /// The processes in it, by a hierarchy that all of them are in.
@@ -299,6 +311,11 @@ pub(crate) fn membership_of<'a>(table: &'a str, controller: &str, v2: bool) -> O
 /// The number behind a key in a file of `key value` lines.
 pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, CgroupError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| CgroupError::file("open", path)(error.into()))
 }
 
 fn text(dir: &Path, file: &str) -> Option<String> {

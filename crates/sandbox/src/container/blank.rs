@@ -12,7 +12,7 @@ use crate::children::{self, Watch};
 use crate::error::LaunchError;
 use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, files};
+use crate::{Shared, UidRange, apparmor, files};
 use jail::laps::Laps;
 use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
@@ -53,10 +53,13 @@ pub struct Shape {
     pub keep_scratch: bool,
     /// Whose the home is: uid and gid inside.
     pub owner: (u32, u32),
+    /// At level 0 the first of the ids that all agents of an account share; those of others come with the blank.
+    #[serde(default)]
+    pub base_uid: Option<u32>,
 }
 
 impl Shape {
-    /// The shape that an agent needs.
+    /// The shape that an agent needs, but for ids that are there before it.
     pub fn of(spec: &AgentSpec) -> Self {
         let Identity { uid, gid } = agent(spec).ids;
         Self {
@@ -66,6 +69,7 @@ impl Shape {
             memory: spec.resources.memory,
             keep_scratch: spec.keep_scratch,
             owner: (uid, gid),
+            base_uid: None,
         }
     }
 
@@ -202,7 +206,7 @@ impl Traces {
         resources: &Resources,
     ) -> Result<(PrepareFds<OwnedFd>, File), LaunchError> {
         self.group.create(resources)?;
-        let cgroups = self.group.procs()?;
+        let cgroups = self.group.places()?;
         let exit_record = make_dir(&self.dir)?;
         let path = self.dir.join(CHANNEL);
         let channel = listen_at(&path).map_err(|source| LaunchError::Channel { path, source })?;
@@ -242,13 +246,13 @@ impl Drop for Traces {
     }
 }
 
-/// Makes one ahead. One that is no boundary to the network cannot be: whose its ids are is an account's business.
+/// Makes one ahead.
 pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
-    let (disk, resources) = match form {
-        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }),
-        Form::Whole(shape) => (shape.disk, shape.resources()),
+    let (disk, resources, host_network) = match form {
+        Form::Bare(disk) => (*disk, Resources { disk: *disk, ..Resources::default() }, false),
+        Form::Whole(shape) => (shape.disk, shape.resources(), shape.level == Level::Workspace),
     };
-    let mut blank = begin(shared, &resources, lease, Some(disk), false)?;
+    let mut blank = begin(shared, &resources, lease, Some(disk), host_network)?;
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
@@ -360,6 +364,7 @@ pub(crate) fn launch_request(request: u64, shape: &Shape) -> Launch {
         request,
         root,
         owner: Identity { uid: shape.owner.0, gid: shape.owner.1 },
+        apparmor: shape.level.has_image() && *apparmor::offer() == apparmor::Offer::Loaded,
         // Both are charged to the agent's memory: small, so that files there do not end the agent.
         tmp_bytes: (memory / 4).clamp(8 << 20, 256 << 20),
         shm_bytes: (memory / 8).clamp(4 << 20, 64 << 20),

@@ -33,8 +33,8 @@ pub(crate) fn launch(
         }
         Group::new(&shared.cgroups, record.boundary).clear(super::PATIENCE)?;
     }
-    // Its ids are its account's, and its network is the host's: no blank has those.
-    if let Some(blank) = ready.filter(|_| spec.level != Level::Workspace) {
+    // Whose ids those of a blank are is the caller's business, and a mistake in it gives nobody another's.
+    if let Some(blank) = ready.filter(|blank| blank.lease == lease) {
         match claim(shared, blank, spec, gid, channel) {
             // The blank is gone, and what it had; one that is made now may do better.
             Err(error) => tracing::warn!(agent = %spec.id, %error, "the blank could not be used"),

@@ -10,6 +10,7 @@ pub use boundary::Boundary;
 pub(crate) use boundary::printable;
 pub(crate) use launch::launch;
 
+use crate::apparmor::{self, Offer};
 use crate::error::{BoundaryError, StartError};
 use crate::files::{self, InitBinary};
 use crate::{Config, Shared, cgroup, procfs, volume, zygote};
@@ -103,6 +104,13 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| StartError::Subreaper(error.into()))?;
     let cgroups = cgroup::Tree::open(&config.cgroup)?;
+    match apparmor::offer() {
+        Offer::Loaded => tracing::info!("containers are in the AppArmor profile"),
+        Offer::Absent(why) => tracing::info!(why, "containers are in no AppArmor profile"),
+        Offer::Refused(why) => {
+            tracing::error!(why, "there will be no containers without the AppArmor profile")
+        }
+    }
     // The stored copy: replacing the installed binary changes nothing for this node until it restarts.
     let zygote = zygote::Keeper::start(&init.path, &config.images, config.hidden())?;
     Ok(Shared { config, cgroups, volumes, zygote, init })

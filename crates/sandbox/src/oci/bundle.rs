@@ -5,8 +5,8 @@
 //! document can express. It names no network namespace, for that is the one that the runtime itself is in.
 
 use jail::layout::MASKED;
-use jail::oci::ARGUMENTS;
 use jail::oci::kernel::{self, EXCHANGE, paths};
+use jail::oci::{ARGUMENTS, CONFINED};
 use serde_json::json;
 use std::io;
 use std::path::Path;
@@ -72,14 +72,22 @@ pub(super) fn of_kernel(name: &str, shm_bytes: u64) -> String {
 }
 
 /// Writes it. The root is mounted where the runtime is, and nowhere else.
-pub(super) fn write(bundle: &Path, root: &Path, cgroup: &str, base_uid: u32) -> io::Result<()> {
+pub(super) fn write(
+    bundle: &Path,
+    root: &Path,
+    cgroup: &str,
+    base_uid: u32,
+    apparmor: bool,
+) -> io::Result<()> {
+    // Not `apparmorProfile`: what is started still has to become init, which nobody in the profile may.
+    let args: Vec<_> = ARGUMENTS.into_iter().chain(apparmor.then_some(CONFINED)).collect();
     let masked: Vec<_> = MASKED.iter().map(|name| format!("/proc/{}", name.to_string_lossy())).collect();
     let namespaces = ["pid", "mount", "ipc", "uts", "cgroup"].map(|kind| json!({"type": kind}));
     let document = json!({
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": base_uid, "gid": base_uid},
-            "args": ARGUMENTS,
+            "args": args,
             "cwd": "/",
             "capabilities": {},
             "noNewPrivileges": true,

@@ -148,7 +148,7 @@ pub(crate) fn begin(
         (fds, Some(jail::oci::kernel::Order { bundle, exchange }))
     } else {
         let cgroup = shared.cgroups.path(&traces.id.base32());
-        bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base)
+        bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base, launch.apparmor)
             .map_err(|error| workshop.run(error))?;
         (PrepareFds { cgroups: workshop.traces.group.procs()?, ..fds }, None)
     };

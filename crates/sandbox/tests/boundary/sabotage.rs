@@ -1,17 +1,19 @@
 //! Boundaries that lack one thing each: whoever looks must miss it, and name it.
 //!
 //! The jail here is one that only tests build (`cargo xtask sabotaged`): the name of what it leaves out is written into a
-//! copy of it (`crates/jail/src/sabotage.rs`). A control that is not in the table, or that nobody misses, fails.
+//! copy of it (`crates/jail/src/sabotage.rs`). A control of any level that is not in the table, or that nobody misses,
+//! fails.
 
 use crate::{World, chain};
 use model::agent::Level;
-use model::evidence::{Claim, Control, Evidence, State, claim, missing, with_probe};
-use sandbox::LaunchError;
+use model::evidence::{Control, Evidence, claim, missing, with_probe};
+use sandbox::apparmor::Offer;
+use sandbox::{LaunchError, Sandbox};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MARK: &[u8] = b"COFFERDAM-SABOTAGE:";
 const ROOM: usize = 45;
@@ -25,8 +27,10 @@ enum By {
     Probe,
 }
 
-/// What is left out, which control that is, and who misses it.
-const TABLE: [(&str, Control, By); 21] = [
+/// What is left out, which control that is at each level that has it, and who misses it.
+const TABLE: [(&str, Control, By); 26] = [
+    // A user that the machine has.
+    ("os_user", Control::OsUser, By::Inspect),
     ("user_namespace", Control::UserNamespace, By::Inspect),
     ("pid_namespace", Control::PidNamespace, By::Inspect),
     // That of the zygote, shared: there is nothing of the host's in it.
@@ -41,6 +45,10 @@ const TABLE: [(&str, Control, By); 21] = [
     ("capabilities", Control::Capabilities, By::Inspect),
     // A mount of the host in it.
     ("root_filesystem", Control::RootFilesystem, By::Inspect),
+    ("read_only_system", Control::ReadOnlySystem, By::Inspect),
+    // What is the platform's is in sight.
+    ("read_only_system (hidden)", Control::ReadOnlySystem, By::Inspect),
+    ("private_tmp", Control::PrivateTmp, By::Inspect),
     ("memory_limit", Control::MemoryLimit, By::Inspect),
     ("cpu_limit", Control::CpuLimit, By::Inspect),
     ("pids_limit", Control::PidsLimit, By::Inspect),
@@ -49,6 +57,7 @@ const TABLE: [(&str, Control, By); 21] = [
     ("landlock", Control::Landlock, By::Inspect),
     // The zygote says that there is a domain, and there is none.
     ("landlock (unsaid)", Control::Landlock, By::Probe),
+    ("apparmor", Control::AppArmor, By::Inspect),
     ("kernel_interfaces", Control::KernelInterfaces, By::Inspect),
     ("devices", Control::Devices, By::Inspect),
     // A node for the kernel's log.
@@ -56,8 +65,17 @@ const TABLE: [(&str, Control, By); 21] = [
     ("init_protection", Control::InitProtection, By::Inspect),
 ];
 
-/// What is made in another way where there is no image.
-const OF_IMAGES: [&str; 2] = ["capabilities", "init_protection"];
+/// What stands for a directory of the platform's, of those that agents without an image see.
+const PLATFORM: &str = "/usr/share/doc";
+
+#[test]
+fn every_control_has_a_sabotage() {
+    for level in Level::ALL {
+        let without = |control: &&Control| !TABLE.iter().any(|(_, sabotaged, _)| sabotaged == *control);
+        let without: Vec<&Control> = Control::of(level).iter().filter(without).collect();
+        assert!(without.is_empty(), "nothing leaves out, of level {level}: {without:?}");
+    }
+}
 
 fn sabotaged() -> Option<PathBuf> {
     let target = std::env::current_exe().ok()?.ancestors().nth(3)?.to_owned();
@@ -80,56 +98,57 @@ fn without(what: &str, dir: &Path) -> PathBuf {
 
 #[test]
 fn what_is_left_out_is_missed() {
-    let covered: BTreeSet<Control> = TABLE.iter().map(|(_, control, _)| *control).collect();
-    assert_eq!(covered, Control::of(Level::Container).iter().copied().collect());
     let dir = tempfile::tempdir().unwrap();
     if sabotaged().is_none() {
         drop(World::with_jail("what_is_left_out_is_missed", None));
         return;
     }
     let mut unseen = Vec::new();
-    let both = [Level::Container, Level::Process].into_iter().flat_map(|level| TABLE.map(|row| (level, row)));
-    for (level, (what, control, by)) in both {
-        if level != Level::Container && (OF_IMAGES.contains(&what) || !Control::of(level).contains(&control))
-        {
-            continue;
-        }
+    for (what, control, by) in TABLE {
         let least_landlock = if by == By::Probe { 6 } else { 1 };
         if control == Control::Landlock && jail::landlock::abi() < least_landlock {
             eprintln!("{what}: this kernel's Landlock has nothing that could be missed");
             continue;
         }
-        let Some(world) = World::with_jail(what, Some(without(what, dir.path()))) else { return };
-        match missed(&world, level, by) {
-            Ok(lacking) => {
-                let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
-                eprintln!("{level:?} without {what}: {lacking:?}");
-                if control == Control::NetworkNamespace {
-                    // The host's sysfs comes with its network.
-                    named.remove(&Control::RootFilesystem);
+        if control == Control::AppArmor && *sandbox::apparmor::offer() != Offer::Loaded {
+            eprintln!("{what}: {:?}", sandbox::apparmor::offer());
+            continue;
+        }
+        let Some(mut world) = World::with_jail(what, Some(without(what, dir.path()))) else { return };
+        world.config.hidden = vec![PLATFORM.into()];
+        let sandbox = world.sandbox();
+        for level in Level::ALL.into_iter().filter(|level| Control::of(*level).contains(&control)) {
+            match missed(&world, &sandbox, level, by) {
+                Ok(lacking) => {
+                    let mut named: BTreeSet<Control> = lacking.iter().map(|found| found.control).collect();
+                    eprintln!("{level:?} without {what}: {lacking:?}");
+                    if control == Control::NetworkNamespace {
+                        // The host's sysfs comes with its network.
+                        named.remove(&Control::RootFilesystem);
+                    }
+                    // Without an image several controls look at the same mounts.
+                    if !level.has_image() && control != Control::ReadOnlySystem {
+                        named.remove(&Control::ReadOnlySystem);
+                    }
+                    if named != BTreeSet::from([control]) {
+                        unseen.push(format!("{level:?} without {what}: {lacking:?}"));
+                    }
                 }
-                // Without an image several controls look at the same mounts.
-                if level != Level::Container {
-                    named.remove(&Control::ReadOnlySystem);
+                Err(error) if control == Control::DiskLimit && error.contains("mapping the volume") => {
+                    eprintln!("{what}: this kernel cannot even make it: {error}");
                 }
-                if named != BTreeSet::from([control]) {
-                    unseen.push(format!("{level:?} without {what}: {lacking:?}"));
-                }
+                Err(error) => unseen.push(format!("{level:?} without {what}: {error}")),
             }
-            Err(error) if control == Control::DiskLimit && error.contains("mapping the volume") => {
-                eprintln!("{what}: this kernel cannot even make it: {error}");
-            }
-            Err(error) => unseen.push(format!("{level:?} without {what}: {error}")),
         }
         // What was refused has left nothing, and nothing ever ran in it.
+        drop(sandbox);
         world.assert_clean();
     }
     assert_eq!(unseen, [""; 0]);
 }
 
 /// What is missed of a boundary that is made by this world's jail.
-fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> {
-    let sandbox = world.sandbox();
+fn missed(world: &World, sandbox: &Sandbox, level: Level, by: By) -> Result<Vec<Evidence>, String> {
     let spec = world.spec_at(level, None);
     sandbox.create_volume(spec.volume, spec.resources.disk).map_err(|error| chain(&error))?;
     let boundary = match sandbox.launch(&spec, crate::lease(), 0, &world.channel(&spec), None) {
@@ -156,51 +175,13 @@ fn a_jail_for_sabotage_that_leaves_nothing_out_is_whole() {
     let jail = sabotaged().map(|_| without("", dir.path()));
     let Some(world) = World::with_jail(test, jail) else { return };
     let sandbox = world.sandbox();
-    let spec = world.spec(None);
-    let boundary = world.launch(&sandbox, &spec);
-    assert_eq!(claim(Level::Container, boundary.proof()), Claim::Container);
-    boundary.kill().unwrap();
-    boundary.cleanup().unwrap();
-    drop(sandbox);
-    world.assert_clean();
-}
-
-/// Looking again costs so little that it can be done every minute.
-#[test]
-fn looking_is_cheap_and_shows_what_is_lost() {
-    let Some(world) = World::new("looking_is_cheap_and_shows_what_is_lost") else { return };
-    let sandbox = world.sandbox();
-    let spec = world.spec(None);
-    let boundary = world.launch(&sandbox, &spec);
-    let mut took: Vec<Duration> = (0..200)
-        .map(|_| {
-            let began = Instant::now();
-            assert_eq!(claim(Level::Container, &boundary.inspect()), Claim::Container);
-            began.elapsed()
-        })
-        .collect();
-    took.sort();
-    let median = took[took.len() / 2];
-    let share = median.as_secs_f64() * 1000.0 / 60.0 * 100.0;
-    eprintln!("inspect: median {median:?}; a thousand a minute take {share:.1} % of a core");
-
-    // The host's root takes the limit of processes away.
-    let limits: Vec<PathBuf> =
-        world.cgroups().iter().map(|dir| dir.join("pids.max")).filter(|path| path.exists()).collect();
-    assert_eq!(limits.len(), 1);
-    let before = fs::read_to_string(&limits[0]).unwrap();
-    fs::write(&limits[0], "max").unwrap();
-    let seen = boundary.inspect();
-    let lost: Vec<Control> = missing(spec.level, &seen).iter().map(|found| found.control).collect();
-    assert_eq!(lost, [Control::PidsLimit]);
-    assert!(
-        seen.iter().any(|found| found.state == State::Missing && found.detail.contains("max")),
-        "{seen:?}"
-    );
-    fs::write(&limits[0], before.trim()).unwrap();
-    assert_eq!(missing(spec.level, &boundary.inspect()), []);
-    boundary.kill().unwrap();
-    boundary.cleanup().unwrap();
+    for level in Level::ALL {
+        let spec = world.spec_at(level, None);
+        let boundary = world.launch(&sandbox, &spec);
+        assert_eq!(claim(level, boundary.proof()), crate::full(level));
+        boundary.kill().unwrap();
+        boundary.cleanup().unwrap();
+    }
     drop(sandbox);
     world.assert_clean();
 }

@@ -221,8 +221,9 @@ fn a_disk_moves_between_levels_and_is_bounded() {
 fn a_blank_becomes_an_os_user() {
     let Some(world) = World::new("a_blank_becomes_an_os_user") else { return };
     let sandbox = world.sandbox();
-    for whole in [false, true] {
-        let spec = world.spec_at(Level::Process, None);
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    for (level, whole) in [(Level::Process, false), (Level::Process, true), (Level::Workspace, true)] {
+        let spec = world.spec_at(level, None);
         let form = match whole {
             true => sandbox::Form::Whole(sandbox::Shape::of(&spec)),
             false => sandbox::Form::Bare(spec.resources.disk),
@@ -236,10 +237,20 @@ fn a_blank_becomes_an_os_user() {
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
         eprintln!("{form:?}: {:?}", began.elapsed());
         assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
+        let shared = network(&boundary.record().pid.to_string()) == network("self");
+        assert_eq!(shared, level == Level::Workspace, "the host's network is for level 0 alone");
         let evidence = boundary.inspect();
         assert_eq!(model::evidence::claim(spec.level, &evidence), crate::full(spec.level), "{evidence:?}");
         end(&boundary);
     }
+    let spec = world.spec_at(Level::Process, None);
+    let blank = sandbox.prepare(&sandbox::Form::Bare(spec.resources.disk), crate::lease()).unwrap();
+    let lease = crate::lease();
+    assert_ne!(blank.lease(), lease);
+    sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
+    let boundary = sandbox.launch(&spec, lease, 0, &world.channel(&spec), Some(blank)).unwrap();
+    assert_eq!(boundary.record().base_uid, lease.base, "nobody gets ids that are not its own");
+    end(&boundary);
     drop(sandbox);
     world.assert_clean();
 }

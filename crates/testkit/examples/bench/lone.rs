@@ -87,10 +87,11 @@ pub fn levels(count: usize, rows: &mut Rows) {
     rows.add(&name, "ms", median(&lives.first), peer, Target::RatioAtMost(1.0));
     drop(peers);
     drop(session);
-    let session = Session::start_at(Level::Workspace, Blanks::None);
+    let session = Session::start_at(Level::Workspace, Blanks::Ready);
     eprintln!("create at level 0: {count} rounds");
     let lives = rounds(&session, count, || {});
-    rows.add("create + true at level 0", "ms", median(&lives.first), None, Target::AtMost(3.0));
+    let name = format!("create + true at level 0, {}", session.blanks.name());
+    rows.add(&name, "ms", median(&lives.first), None, Target::AtMost(3.0));
 }
 
 /// Execs are measured in turn, so many of ours and of theirs: whoever runs programs in an agent runs more than one.

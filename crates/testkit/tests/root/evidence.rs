@@ -114,30 +114,27 @@ fn what_lacks_a_control_never_runs() {
     if !testkit::can_run() {
         return;
     }
-    let world = World::prepare_with_programs();
-    world.blanks_at_most(0);
-    sabotage(&world, "seccomp");
-    world.up();
-    world.provide_image();
-    let made = world.cli(&[
-        "create",
-        "--name",
-        "bare",
-        "--image",
-        "debian",
-        "--",
-        "sh",
-        "-c",
-        "touch /home/agent/ran",
-    ]);
-    assert_ne!(made.code, 0, "{}", made.out);
-    let shown = world.cli(&["show", "bare", "-o", "json"]).json();
-    assert_eq!((&shown["state"], &shown["claim"]), (&"failed".into(), &"none".into()));
-    let reason = shown["reason"]["detail"].as_str().expect("a reason");
-    assert!(reason.contains("seccomp (Seccomp is 0, not 2 (filter))"), "{reason}");
-    // It never was called running, and nothing of it is left to be found.
-    let events = world.cli(&["events", "-n", "200", "-o", "json"]).json();
-    let ran = events.as_array().expect("events").iter().find(|event| event["detail"]["to"] == "running");
-    assert_eq!(ran, None);
-    assert!(process_limits(&world).is_empty());
+    for (level, what, said) in [
+        ("container", "seccomp", "seccomp (Seccomp is 0, not 2 (filter))"),
+        ("process", "private_tmp", "private tmp (/tmp is no file system of its own)"),
+        ("workspace", "os_user", "os user (Uid is "),
+    ] {
+        let world = World::prepare_with_programs();
+        world.blanks_at_most(0);
+        sabotage(&world, what);
+        world.up();
+        world.provide_image();
+        let made = ["create", "--name", "bare", "--level", level, "--", "sh", "-c", "touch /home/agent/ran"];
+        let made = world.cli(&made);
+        assert_ne!(made.code, 0, "{}", made.out);
+        let shown = world.cli(&["show", "bare", "-o", "json"]).json();
+        assert_eq!((&shown["state"], &shown["claim"]), (&"failed".into(), &"none".into()), "{level}");
+        let reason = shown["reason"]["detail"].as_str().expect("a reason");
+        assert!(reason.contains(said), "{level}: {reason}");
+        // It never was called running, and nothing of it is left to be found.
+        let events = world.cli(&["events", "-n", "200", "-o", "json"]).json();
+        let ran = events.as_array().expect("events").iter().find(|event| event["detail"]["to"] == "running");
+        assert_eq!(ran, None);
+        assert!(process_limits(&world).is_empty());
+    }
 }

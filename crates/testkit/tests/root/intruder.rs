@@ -179,7 +179,7 @@ fn status(answer: &str) -> u16 {
 }
 
 /// Makes a second account in a running world, with its key, and the base image in it.
-fn second_account(world: &World) -> client::Control {
+pub(crate) fn second_account(world: &World) -> client::Control {
     use sha2::Digest;
     let key = "cof_of-the-second-account";
     let hash = sha2::Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -50,7 +50,8 @@ fn a_life_without_an_image() {
         assert_eq!(world.sh(&name, "cat file").ok().out, "kept\n");
     }
     assert_ne!(ids(&world, "a-process"), ids(&world, "a-workspace"));
-    // Of one account, workspaces are one user; processes are each their own.
+    // Of one account, workspaces are one user; processes are each their own. So it is with what was made ahead.
+    crate::faults::eventually("boundaries are ready", || world.blanks(testkit::Blanks::Whole) >= 2);
     world.cli(&["create", "--name", "b-workspace", "--level", "0"]).ok();
     world.cli(&["create", "--name", "b-process", "--level", "1"]).ok();
     assert_eq!(ids(&world, "a-workspace"), ids(&world, "b-workspace"));

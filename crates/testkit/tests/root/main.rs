@@ -18,3 +18,4 @@ mod neighbours;
 mod story;
 mod verify;
 mod works;
+mod workspaces;

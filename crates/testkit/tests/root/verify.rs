@@ -54,7 +54,7 @@ fn every_attempt_is_stopped() {
 }
 
 /// Attempts whose answer is another where nobody told of the outside, or where the program lies inside.
-const OF_THE_OUTSIDE: [&str; 17] = [
+const OF_THE_OUTSIDE: [&str; 21] = [
     "root-working-directory",
     "pid-signal",
     "pid-pidfd",
@@ -72,6 +72,10 @@ const OF_THE_OUTSIDE: [&str; 17] = [
     "landlock-signal",
     "landlock-ptrace",
     "landlock-abstract-socket",
+    "apparmor-profile",
+    "apparmor-leave",
+    "apparmor-leave-at-exec",
+    "apparmor-hat",
 ];
 
 /// What the probe meets is what every process of the agent meets: the same program, started by the agent, is answered alike.

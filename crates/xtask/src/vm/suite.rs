@@ -50,6 +50,10 @@ const SMOKE: &[&str] = &[
     "test(the_frozen_are_killed)",
     "test(agents_outlive_zygote_and_node)",
     "test(a_whole_boundary)",
+    // What another root of the host takes away; the profile that this kernel alone has, and ordinary work in it.
+    "test(what_is_lost_is_missed)",
+    "test(apparmor::)",
+    "test(works::ordinary_programs_run)",
     // The installation as people use it: create, exec, files, stop, start, destroy.
     "test(story::a_life_with_its_volume)",
     // OCI runtimes with cgroup v2, in the unit that systemd delegates.
