@@ -33,7 +33,7 @@ fn another_kernel_answers_and_is_seen_to() {
         }
         assert_eq!(claim(Level::Container, &evidence), Claim::Container);
         assert_eq!(of(&evidence, Control::KernelBoundary).state, State::Observed);
-        for control in [Control::Landlock, Control::InitProtection] {
+        for control in [Control::Landlock, Control::AppArmor, Control::InitProtection] {
             assert_eq!(of(&evidence, control).state, State::Unsupported);
         }
 

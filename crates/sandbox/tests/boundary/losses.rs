@@ -53,6 +53,8 @@ fn loss(control: Control, level: Level) -> Loss {
         Control::NetworkNamespace => Loss::Device,
         // From all agents at once: `apparmor.rs`.
         Control::AppArmor => Loss::None,
+        // By a process in its cgroup that is none of the kernel's: `kernel.rs`.
+        Control::KernelBoundary => Loss::None,
         Control::DiskLimit
         | Control::OsUser
         | Control::UserNamespace
