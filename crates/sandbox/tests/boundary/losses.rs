@@ -67,8 +67,7 @@ fn loss(control: Control, level: Level) -> Loss {
         | Control::Seccomp
         | Control::Capabilities
         | Control::Landlock
-        | Control::InitProtection
-        | Control::KernelBoundary => Loss::None,
+        | Control::InitProtection => Loss::None,
     }
 }
 
