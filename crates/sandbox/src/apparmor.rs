@@ -86,7 +86,8 @@ pub(crate) fn parse(parser: &str, doing: &str) -> Result<(), String> {
             .stderr(Stdio::piped())
             .spawn()?;
         if let Some(mut input) = child.stdin.take() {
-            input.write_all(TEXT.as_bytes())?;
+            // One that does not read to the end has something to say about it.
+            let _ = input.write_all(TEXT.as_bytes());
         }
         child.wait_with_output()
     };
@@ -127,5 +128,22 @@ pub(crate) fn seen(pid: u32) -> Result<String, String> {
             Ok(label) => format!("its init is {label}, not {PROFILE} (enforce)"),
             Err(error) => format!("cannot read which profile its init is in: {error}"),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_that_fails_has_loaded_nothing() {
+        assert_eq!(parse("/bin/true", "--replace"), Ok(()));
+        for parser in ["/bin/false", "/nowhere/apparmor_parser"] {
+            let why = parse(parser, "--replace").unwrap_err();
+            assert!(why.contains(parser), "{why}");
+        }
+        // Of a shell, which takes the profile for a script, what it says is passed on.
+        let why = parse("/bin/sh", "--replace").unwrap_err();
+        assert!(why.len() > "/bin/sh did not load the profile: ".len(), "{why}");
     }
 }
