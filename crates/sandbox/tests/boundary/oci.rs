@@ -1,7 +1,7 @@
 //! Boundaries that an OCI runtime makes: the same in every way that can be told from outside and from inside, and
 //! nothing left of a runtime that fails.
 
-use crate::{World, chain, channel, config, ended_children, jail, kill_9, lease, until};
+use crate::{World, chain, channel, config, ended_children, image_of, jail, kill_9, lease, until};
 use model::agent::Level;
 use model::evidence::{Claim, Control, State, claim, with_probe};
 use model::probe::{Outcome, attempts_of};
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const RUNTIMES: [Driver; 2] = [Driver::Runc, Driver::Runsc];
 pub fn spec(world: &World, driver: Driver, script: Option<&str>) -> AgentSpec {
     let spec = world.spec(script);
     // A kernel takes room of its own.
-    let room = Resources { memory: ByteSize(256 << 20), pids: 256, ..spec.resources };
+    let room = Resources { memory: ByteSize(256 << 20), pids: 2048, ..spec.resources };
     let resources = if driver.is_kernel() { room } else { spec.resources };
     AgentSpec { driver: Some(driver), resources, ..spec }
 }
@@ -187,6 +187,36 @@ fn a_runtime_that_fails_leaves_nothing() {
     std::os::unix::fs::chown(fakes.join("runc"), Some(1000), None).unwrap();
     let error = world.attempt(&sandbox, &spec).unwrap_err();
     assert!(error.contains("others than root may change it"), "{error}");
+}
+
+/// As with CVE-2021-30465: names at which something is mounted are the image's, and may be links to anywhere.
+#[test]
+fn a_runtime_mounts_through_no_link() {
+    with_each("a_runtime_mounts_through_no_link", |world, sandbox, driver| {
+        let outside = world.dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        for name in ["proc", "dev", "sys", "run", "tmp"] {
+            let place = world.dir.path().join("root").join(name);
+            fs::remove_dir(&place).unwrap();
+            symlink(Path::new("/../../../..").join(outside.strip_prefix("/").unwrap()), &place).unwrap();
+            let image = image_of(world.dir.path(), &world.config.images);
+            let spec = AgentSpec { image_digest: Some(image), ..spec(world, driver, None) };
+            match world.attempt(sandbox, &spec) {
+                Err(why) => assert!(why.contains("no directory"), "{name}: {why}"),
+                // A kernel mounts its own, and what it finds under a name is its own too.
+                Ok(boundary) => {
+                    assert!(driver.is_kernel(), "{name}");
+                    boundary.kill().unwrap();
+                    boundary.cleanup().unwrap();
+                }
+            }
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{name}");
+            world.assert_clean();
+            fs::remove_file(&place).unwrap();
+            fs::create_dir(&place).unwrap();
+        }
+        fs::remove_dir(&outside).unwrap();
+    });
 }
 
 #[test]
