@@ -27,6 +27,11 @@ fn watched() -> MutexGuard<'static, HashMap<u32, usize>> {
 const RUNTIMES: &[&str] =
     &["runc", "runsc", "guard", "exe", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]"];
 
+/// Who is executed by a descriptor has its number for a name, until it takes another.
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// As long as it lives, the child is left for its holder to collect.
 #[derive(Debug)]
 pub(crate) struct Watch(u32);
@@ -50,17 +55,15 @@ impl Drop for Watch {
     }
 }
 
-/// Children of this process that have one of these names, and their state.
-fn named(names: &[&str]) -> Vec<(u32, bool)> {
+/// Children of this process by their names, and whether they have ended.
+fn named(is: impl Fn(&str) -> bool) -> Vec<(u32, bool)> {
     let us = std::process::id();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
         let Ok(stat) = procfs::read(entry.path().join("stat")) else { continue };
         match procfs::identity(&stat) {
-            Some((of, state, parent)) if parent == us && names.contains(&of) => {
-                found.push((pid, state == "Z"))
-            }
+            Some((of, state, parent)) if parent == us && is(of) => found.push((pid, state == "Z")),
             _ => {}
         }
     }
@@ -72,9 +75,8 @@ fn named(names: &[&str]) -> Vec<(u32, bool)> {
 pub(crate) fn reap_orphans(init_digest: &str) -> usize {
     // The kernel keeps 15 characters of a name.
     let name = init_digest.get(..15).unwrap_or(init_digest);
-    let ended = named(&[&[name, "blank", "init", "probe"], RUNTIMES].concat())
-        .into_iter()
-        .filter(|(_, ended)| *ended);
+    let known = [&[name, "blank", "init", "probe"], RUNTIMES].concat();
+    let ended = named(|of| known.contains(&of) || is_number(of)).into_iter().filter(|(_, ended)| *ended);
     let mut reaped = 0;
     for (pid, _) in ended.filter(|(pid, _)| !watched().contains_key(pid)) {
         if let Some(pid) = Pid::from_raw(pid as i32) {
@@ -89,13 +91,13 @@ pub(crate) fn reap_orphans(init_digest: &str) -> usize {
 /// pid namespace, if only as a zombie, keeps the agent's init from ending.
 pub(crate) fn end_orphans(name: &str, limit: Duration) {
     let end = Instant::now() + limit;
-    for (pid, _) in named(&[name]).into_iter().filter(|(pid, _)| !watched().contains_key(pid)) {
+    for (pid, _) in named(|of| of == name).into_iter().filter(|(pid, _)| !watched().contains_key(pid)) {
         let Some(Ok(pidfd)) = Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
         else {
             continue;
         };
         // By now the number may be another's: somebody else may have collected the child.
-        if !named(&[name]).iter().any(|(child, _)| *child == pid) {
+        if !named(|of| of == name).iter().any(|(child, _)| *child == pid) {
             continue;
         }
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);

@@ -235,8 +235,13 @@ fn busybox_image(dir: &Path, images: &Path) -> String {
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n")
         .unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nagent:x:1000:\n").unwrap();
+    image_of(dir, images)
+}
+
+/// Makes an image of what is in `root` there.
+fn image_of(dir: &Path, images: &Path) -> String {
     let file = dir.join("image.erofs");
-    let made = std::process::Command::new("mkfs.erofs").arg(&file).arg(&root).output().unwrap();
+    let made = std::process::Command::new("mkfs.erofs").arg(&file).arg(dir.join("root")).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let sum = std::process::Command::new("sha256sum").arg(&file).output().unwrap();
     let digest = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();

@@ -22,10 +22,11 @@ const GOFER: [u8; 2] = [2, 18];
 /// What the kernel that answers the agent does not have, and why the agent can do without.
 pub(crate) fn unsupported(control: Control) -> Option<&'static str> {
     match control {
-        // They would keep that kernel from starting, too.
-        Control::Landlock | Control::AppArmor => Some("the kernel that answers the agent has none"),
+        // It would keep that kernel from starting, too.
+        Control::Landlock => Some("the kernel that answers the agent has none"),
+        Control::AppArmor => Some("its profile is for agents that the host's kernel answers"),
         Control::InitProtection => Some(
-            "under the kernel that answers the agent its root may end its init, and see what that has open",
+            "everybody inside sees what init has open, and root inside may end it: that kernel allows it",
         ),
         _ => None,
     }

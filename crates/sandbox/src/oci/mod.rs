@@ -145,8 +145,9 @@ pub(crate) fn begin(
     let (fds, kernel) = if driver.is_kernel() {
         let bundle = bundle::of_kernel(spec.name.as_str(), launch.shm_bytes);
         let exchange = workshop.exchange(&traces, lease).map_err(|error| workshop.run(error))?;
-        let fds = PrepareFds { cgroups: traces.group.procs()?, ..fds };
-        (fds, Some(jail::oci::kernel::Order { bundle, exchange }))
+        // It is in the agent's from the start.
+        let cgroups = traces.group.procs()?;
+        (PrepareFds { cgroups, ..fds }, Some(jail::oci::kernel::Order { bundle, exchange }))
     } else {
         let cgroup = shared.cgroups.path(&traces.id.base32());
         bundle::write(&workshop.path(BUNDLE), &workshop.path(ROOT), &cgroup, lease.base, launch.apparmor)

@@ -1,7 +1,7 @@
 //! Boundaries that an OCI runtime makes: the same in every way that can be told from outside and from inside, and
 //! nothing left of a runtime that fails.
 
-use crate::{World, chain, channel, config, ended_children, jail, kill_9, lease, until};
+use crate::{World, chain, channel, config, ended_children, image_of, jail, kill_9, lease, until};
 use model::agent::Level;
 use model::evidence::{Claim, Control, State, claim, with_probe};
 use model::probe::{Outcome, attempts_of};
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const RUNTIMES: [Driver; 2] = [Driver::Runc, Driver::Runsc];
 pub fn spec(world: &World, driver: Driver, script: Option<&str>) -> AgentSpec {
     let spec = world.spec(script);
     // A kernel takes room of its own.
-    let room = Resources { memory: ByteSize(256 << 20), pids: 256, ..spec.resources };
+    let room = Resources { memory: ByteSize(256 << 20), pids: 2048, ..spec.resources };
     let resources = if driver.is_kernel() { room } else { spec.resources };
     AgentSpec { driver: Some(driver), resources, ..spec }
 }
@@ -189,6 +189,36 @@ fn a_runtime_that_fails_leaves_nothing() {
     assert!(error.contains("others than root may change it"), "{error}");
 }
 
+/// As with CVE-2021-30465: names at which something is mounted are the image's, and may be links to anywhere.
+#[test]
+fn a_runtime_mounts_through_no_link() {
+    with_each("a_runtime_mounts_through_no_link", |world, sandbox, driver| {
+        let outside = world.dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        for name in ["proc", "dev", "sys", "run", "tmp"] {
+            let place = world.dir.path().join("root").join(name);
+            fs::remove_dir(&place).unwrap();
+            symlink(Path::new("/../../../..").join(outside.strip_prefix("/").unwrap()), &place).unwrap();
+            let image = image_of(world.dir.path(), &world.config.images);
+            let spec = AgentSpec { image_digest: Some(image), ..spec(world, driver, None) };
+            match world.attempt(sandbox, &spec) {
+                Err(why) => assert!(why.contains("no directory"), "{name}: {why}"),
+                // A kernel mounts its own, and what it finds under a name is its own too.
+                Ok(boundary) => {
+                    assert!(driver.is_kernel(), "{name}");
+                    boundary.kill().unwrap();
+                    boundary.cleanup().unwrap();
+                }
+            }
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{name}");
+            world.assert_clean();
+            fs::remove_file(&place).unwrap();
+            fs::create_dir(&place).unwrap();
+        }
+        fs::remove_dir(&outside).unwrap();
+    });
+}
+
 #[test]
 fn a_runtime_that_hangs_is_ended() {
     with(Driver::Runc, "a_runtime_that_hangs_is_ended", |world, sandbox, driver| {
@@ -216,13 +246,14 @@ fn has_come_to(stage: usize, world: &World) -> bool {
     let filled = |name: &str| {
         entries(world.config.run.join("blanks")).any(|dir| entries(dir.join(name)).next().is_some())
     };
-    match stage {
+    // Some are over before anybody looks.
+    (stage..STAGES.len()).any(|stage| match stage {
         0 => true,
         1 => any("state"),
         2 => any("bundle/config.json") || any("exchange/init"),
         3 => filled("state") || any("exchange/channel"),
         _ => any("pid") || entries(world.config.run.join("agents")).next().is_some(),
-    }
+    })
 }
 
 /// Processes of this world: children of this process, and whoever has its directory on the command line.
@@ -287,10 +318,18 @@ fn a_node_that_dies_under_a_runtime_leaves_nothing_to_the_next() {
             eprintln!("{driver}: killed at {name}: {said:?}");
             assert_eq!(fs::read_dir(world.config.run.join("blanks")).unwrap().count(), 0);
             world.assert_clean();
-            until("all processes end", || {
+            let patience = Instant::now() + Duration::from_secs(60);
+            loop {
                 sandbox.sweep(&[]);
-                processes_of(world).is_subset(&before)
-            });
+                let left: Vec<u32> = processes_of(world).difference(&before).copied().collect();
+                if left.is_empty() {
+                    break;
+                }
+                let shown = left.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")));
+                let shown: Vec<_> = shown.flatten().collect();
+                assert!(Instant::now() < patience, "{driver}: {name}: {shown:?}");
+                std::thread::yield_now();
+            }
         }
     });
 }
