@@ -14,7 +14,7 @@ use crate::sys::{self, process};
 use crate::wire;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -39,10 +39,11 @@ fn take_socket() -> Result<(), StepError> {
     let (_, fds) = wire::receive::<()>(input.as_fd()).step(step)?.ok_or(StepError::new(step, "none came"))?;
     let [socket] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| StepError::new(step, "it is not one"))?;
     let null = sys::open(c"/dev/null", libc::O_RDWR).step(step)?;
-    let socket = process::duplicate_above(socket.as_fd(), ZYGOTE_FD + 1).step(step)?;
-    let null = process::duplicate_above(null.as_fd(), ZYGOTE_FD + 1).step(step)?;
-    // Another is there in its place, which is nobody's to close.
-    let _ = std::os::fd::IntoRawFd::into_raw_fd(input);
+    // Away from the numbers that are given below.
+    let above = |fd: OwnedFd| process::duplicate_above(fd.as_fd(), ZYGOTE_FD + 1);
+    let (socket, null) = (above(socket).step(step)?, above(null).step(step)?);
+    // Its number is another's from here on.
+    let _ = input.into_raw_fd();
     process::place(null, 0).and_then(|()| process::place(socket, ZYGOTE_FD)).step(step)
 }
 
