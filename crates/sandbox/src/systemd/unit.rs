@@ -7,7 +7,7 @@
 use zbus::{Fd, Variant};
 
 /// What a zygote needs of root, by number (`linux/capability.h`).
-const CAPABILITIES: [u8; 10] = [
+const CAPABILITIES: [u8; 11] = [
     0,  // CHOWN: homes, files in /etc
     1,  // DAC_OVERRIDE: directories of a volume
     3,  // FOWNER: likewise
@@ -15,6 +15,7 @@ const CAPABILITIES: [u8; 10] = [
     7,  // SETUID: likewise
     8,  // SETPCAP: bounding what that user may ever have
     12, // NET_ADMIN: loopback in its network namespace
+    19, // SYS_PTRACE: opening the user namespace in which its volume's ids are mapped
     21, // SYS_ADMIN: namespaces, mounts, a seccomp filter with a listener
     24, // SYS_RESOURCE: its share in want of memory
     27, // MKNOD: six nodes in its /dev
