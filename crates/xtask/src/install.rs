@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 20] = [
+const DOCUMENTS: [&str; 22] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -114,6 +114,8 @@ const DOCUMENTS: [&str; 20] = [
     "docs/decisions/0005-sqlite-first.md",
     "docs/decisions/0006-blanks.md",
     "docs/decisions/0007-a-delegated-unit.md",
+    "docs/decisions/0008-a-kernel-as-a-runtime.md",
+    "docs/decisions/0009-systemd-unit.md",
 ];
 
 /// All that `deploy/systemd` holds. The first starts and stops the others.

@@ -125,6 +125,10 @@ fn what_is_left_out_is_missed() {
                         // The host's sysfs comes with its network.
                         named.remove(&Control::RootFilesystem);
                     }
+                    if control == Control::OsUser {
+                        // What protects init is that user's as well.
+                        named.remove(&Control::InitProtection);
+                    }
                     // Without an image several controls look at the same mounts.
                     if !level.has_image() && control != Control::ReadOnlySystem {
                         named.remove(&Control::ReadOnlySystem);

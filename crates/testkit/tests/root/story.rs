@@ -40,10 +40,9 @@ fn a_life_with_its_volume() {
     let shown = world.cli(&["show", "worker", "-o", "json"]).json();
     assert_eq!(shown["claim"], "sandboxed (container)", "{shown}");
     let evidence = shown["evidence"].as_array().expect("evidence");
-    assert!(
-        evidence.len() >= 19 && evidence.iter().all(|found| found["state"] == "observed"),
-        "{evidence:?}"
-    );
+    // Not every kernel has AppArmor.
+    let holds = |found: &serde_json::Value| found["state"] == "observed" || found["control"] == "apparmor";
+    assert!(evidence.len() >= 20 && evidence.iter().all(holds), "{evidence:?}");
     // A folder in and out.
     let folder = world.dir().join("home/project");
     fs::create_dir_all(folder.join("deep")).expect("a folder");
