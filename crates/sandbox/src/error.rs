@@ -3,6 +3,7 @@
 use crate::cgroup::CgroupError;
 use crate::image::ImageError;
 use crate::oci::RuntimeError;
+use crate::systemd::SystemdError;
 use crate::volume::VolumeError;
 use crate::zygote::ZygoteError;
 use model::evidence::Evidence;
@@ -129,7 +130,16 @@ fn listed(lacking: &[Evidence]) -> String {
 impl LaunchError {
     /// Whether a new attempt by itself could succeed: the zygote died under the launch.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Zygote(ZygoteError::Died | ZygoteError::Timeout { .. }))
+        use SystemdError::{Call, Timeout};
+        matches!(
+            self,
+            // A systemd that executes itself anew forgets what it was just asked.
+            Self::Zygote(
+                ZygoteError::Died
+                    | ZygoteError::Timeout { .. }
+                    | ZygoteError::Systemd(Call { .. } | Timeout { .. })
+            )
+        )
     }
 }
 

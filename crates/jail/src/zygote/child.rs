@@ -107,7 +107,6 @@ fn prepare(
     // Its command line is the zygote's until exec.
     process::set_name(c"blank").step("taking a name")?;
     process::reset_signals().step("resetting signals")?;
-    process::set_umask(0);
     process::new_session().step("making a session")?;
 
     // First of all, so that everything that follows is charged to the agent.

@@ -90,6 +90,8 @@ fn run_as(hidden: impl Iterator<Item = OsString>, is_unit: bool) -> i32 {
 }
 
 fn serve(socket: BorrowedFd<'_>, hidden: &[CString], is_unit: bool) -> Result<(), StepError> {
+    // Modes are said where something is made, and whoever started this process may have another mind.
+    process::set_umask(0);
     // Nobody but root looks into what has descriptors of every boundary.
     process::control(libc::PR_SET_DUMPABLE, 0).step("hiding the zygote's memory")?;
     set_close_on_exec(socket).step("taking the zygote's socket")?;

@@ -22,7 +22,7 @@ mod suite;
 
 use suite::{Extent, suite};
 
-use crate::{setup, shell};
+use crate::{binaries, setup, shell};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,10 +78,14 @@ pub fn chore(arguments: &[&str]) -> Result<()> {
         Some(at) => (&arguments[..at], Some(arguments[at + 1..].join(" "))),
         None => (arguments, None),
     };
-    match arguments {
-        ["--smoke"] => return suite(Extent::Smoke, filter.as_deref()),
-        ["--whole"] => return suite(Extent::Whole, filter.as_deref()),
-        _ => {}
+    let extent = match arguments {
+        ["--smoke"] => Some(Extent::Smoke),
+        ["--whole"] => Some(Extent::Whole),
+        _ => None,
+    };
+    if let Some(extent) = extent {
+        binaries::build()?;
+        return suite(extent, filter.as_deref());
     }
     let mut words = arguments.iter();
     while let Some(word) = words.next() {

@@ -13,7 +13,7 @@ slow-timeout = { period = "60s", terminate-after = 12 }
 # The longest first, so that the others run beside it. What takes something from all agents at once, alone.
 overrides = [
     { filter = 'test(attacks::)', priority = 100 },
-    { filter = 'test(a_profile_that_is_taken_away_is_missed)', threads-required = 'num-test-threads' },
+    { filter = 'test(a_profile_that_is_taken_away_is_missed) | test(a_unit_lives_and_ends_with_its_agent)', threads-required = 'num-test-threads' },
 ]
 CONFIG
 export CI=true COFFERDAM_TEST_PATIENCE=10
