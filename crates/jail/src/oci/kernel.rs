@@ -215,7 +215,8 @@ fn furnish(
     let attach = || {
         let root = mount::copy_tree(root::open(root::NEW_ROOT)?.as_fd(), c"", true)?;
         mount::attach(root.as_fd(), at(c"root", libc::O_DIRECTORY)?.as_fd())?;
-        let plain = |more| Change { set: PLAIN | more, ..Change::default() };
+        // What is mounted on a copy of a shared mount would appear on the host as well.
+        let plain = |more| Change { set: PLAIN | more, private: true, ..Change::default() };
         mount::change(exchange.as_fd(), plain(0))?;
         mount::attach(exchange.as_fd(), at(c"exchange", libc::O_DIRECTORY)?.as_fd())?;
         mount::change(init.as_fd(), plain(MOUNT_ATTR_RDONLY))?;

@@ -39,7 +39,7 @@ pub const DIRECTORIES: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// How long a runtime may take. It takes a tenth of a second; on a machine under load, seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How much of what a runtime says is repeated.
 const SAID_MAX: usize = 400;

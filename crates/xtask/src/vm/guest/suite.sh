@@ -16,6 +16,8 @@ overrides = [
     { filter = 'test(a_profile_that_is_taken_away_is_missed) | test(a_unit_lives_and_ends_with_its_agent)', threads-required = 'num-test-threads' },
 ]
 CONFIG
+# Here nothing ever ran: worlds that come up at once would all make the platform's user.
+useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin cofferdam-control
 export CI=true COFFERDAM_TEST_PATIENCE=10
 "$target/release/cofferdam" doctor
 /job/tests/cargo-nextest nextest run --no-fail-fast --config-file /run/nextest.toml --user-config-file none \
