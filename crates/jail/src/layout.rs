@@ -59,8 +59,10 @@ pub const WRITABLE: [&CStr; 4] = [c"/home/agent", c"/tmp", c"/var/tmp", c"/dev"]
 pub const SYSTEM: [&str; 11] =
     ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu"];
 
-/// What is hidden of these on every machine, besides what node is told.
-pub const HIDDEN: &str = "/etc/cofferdam";
+/// What is hidden of these on every machine, besides what node is told: configuration, and the socket of a service that builds
+/// for every user who asks, with a network and outside of everybody's limits. That a mount is read-only keeps nobody from a
+/// socket in it.
+pub const HIDDEN: [&str; 2] = ["/etc/cofferdam", "/nix/var/nix/daemon-socket"];
 
 /// Files of `/etc` that are the agent's own where the machine has them.
 pub const OWN_ETC: [&CStr; 5] = [c"resolv.conf", c"hostname", c"hosts", c"passwd", c"group"];

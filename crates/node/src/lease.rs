@@ -98,7 +98,7 @@ impl Leases {
         let near =
             range.base.saturating_sub(UidRange::COUNT - 1)..=range.base.saturating_add(UidRange::COUNT - 1);
         // Before control said what it is, it was taken for one of its own.
-        let known = [Some(owner), Some(Owner::Agent(agent))];
+        let known = [Some(owner), Some(Owner::Agent(agent)), self.agents.get(&agent).copied()];
         let own = |base: &u32, holder: &Option<Owner>| *base == range.base && known.contains(holder);
         let overlap = self.held.range(near).find(|(base, holder)| !own(base, holder));
         if let Some((base, holder)) = overlap {
@@ -199,7 +199,13 @@ impl Leases {
     fn give(&mut self, agent: AgentId, owner: Owner, base: u32) {
         self.agents.insert(agent, owner);
         self.owners.insert(owner, base);
-        self.held.insert(base, Some(owner));
+        if let Some(Some(before)) = self.held.insert(base, Some(owner))
+            && before != owner
+        {
+            // Whoever goes by the same ids is the same owner's.
+            self.agents.values_mut().filter(|holder| **holder == before).for_each(|holder| *holder = owner);
+            self.owners.remove(&before);
+        }
     }
 
     fn check_room(&self) -> Result<(), LeaseError> {

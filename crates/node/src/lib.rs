@@ -241,10 +241,17 @@ fn take_stock(
     let journaled = records
         .iter()
         .filter_map(|(agent, record)| Some((*agent, Owner::of(&record.desired.spec), record.lease?)));
+    let mut sharing = std::collections::BTreeMap::new();
     let found = strangers.iter().filter_map(|agent| {
         tracing::warn!(%agent, "it lives, and the journal does not know it; left alone until control says what it is");
-        let range = sandbox::UidRange { base: sandbox.find(*agent)?.base_uid };
-        Some((*agent, Owner::Agent(*agent), range))
+        let record = sandbox.find(*agent)?;
+        let range = sandbox::UidRange { base: record.base_uid };
+        // Workspaces of one account are one OS user; which account that is, control says.
+        let first = match record.level {
+            Level::Workspace => *sharing.entry(range.base).or_insert(*agent),
+            _ => *agent,
+        };
+        Some((*agent, Owner::Agent(first), range))
     });
     for (agent, owner, range) in journaled.chain(found) {
         if let Err(error) = leases.restore(agent, owner, range) {

@@ -6,7 +6,7 @@ use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::oci::{self, evidence::Kernel};
 use crate::{UidRange, apparmor, netfilter, procfs};
-use jail::layout::{AGENT_ID, HIDDEN, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
+use jail::layout::{AGENT_ID, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -402,12 +402,10 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
     if !empty("/") {
         return Err("its root is not an empty one of its own".to_owned());
     }
-    let platform = hidden.iter().map(PathBuf::as_path).chain([Path::new(HIDDEN)]);
-    let covered =
-        platform.filter(|path| path.is_dir()).filter_map(Path::to_str).filter(|path| is_system(path));
-    for path in covered {
-        if !empty(path) {
-            return Err(format!("{path} is not hidden"));
+    let names = |path: &PathBuf| procfs::names(path, host, table);
+    for path in hidden.iter().filter(|path| path.is_dir()).flat_map(names) {
+        if !path.to_str().is_some_and(empty) {
+            return Err(format!("{} is not hidden", path.display()));
         }
     }
     if shown == 0 {

@@ -40,6 +40,7 @@ pub use systemd::{SystemdError, version as systemd_version};
 pub use volume::{MINIMUM_VOLUME, VolumeError};
 pub use zygote::ZygoteError;
 
+use jail::layout::HIDDEN;
 use model::{AgentId, ByteSize, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -71,8 +72,18 @@ impl Config {
     /// All that no agent sees, as it is found from the root.
     pub(crate) fn hidden(&self) -> Vec<PathBuf> {
         let own = [&self.run, &self.images, &self.volumes, &self.init_store];
-        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-        own.into_iter().chain(&self.hidden).map(real).collect()
+        let all = own.into_iter().chain(&self.hidden).map(PathBuf::as_path).chain(HIDDEN.map(Path::new));
+        all.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned())).collect()
+    }
+
+    /// The same with every other name that a mount gives it on this machine.
+    pub(crate) fn hidden_names(&self) -> std::io::Result<Vec<PathBuf>> {
+        let host = procfs::read("/proc/self/mountinfo")?;
+        let names = |path: PathBuf| {
+            let others = procfs::names(&path, &host, &host);
+            [path].into_iter().chain(others)
+        };
+        Ok(self.hidden().into_iter().flat_map(names).collect())
     }
 }
 

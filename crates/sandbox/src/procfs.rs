@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,26 @@ fn mount(line: &str) -> Option<Mount<'_>> {
         // Between them is what is mounted, as the filesystem names it.
         super_options: after.nth(1).unwrap_or_default(),
     })
+}
+
+/// Where a mount table shows a directory of the host, or something beneath it. A file system may be mounted more than once,
+/// whole or in part, so that one directory has many names. `host` is the table that the path is of.
+pub(crate) fn names(path: &Path, host: &str, table: &str) -> Vec<PathBuf> {
+    // Of mounts on one place the last is seen.
+    let above = mounts(host).filter(|mount| path.starts_with(&*mount.target));
+    let Some(home) = above.max_by_key(|mount| mount.target.len()) else { return Vec::new() };
+    let Ok(rest) = path.strip_prefix(&*home.target) else { return Vec::new() };
+    let inside = Path::new(&*home.root).join(rest);
+    let name = |mount: Mount<'_>| {
+        let (target, root) = (Path::new(&*mount.target), Path::new(&*mount.root));
+        match inside.strip_prefix(root) {
+            // Joining nothing would end it with a slash.
+            Ok(rest) if rest.as_os_str().is_empty() => Some(target.to_owned()),
+            Ok(rest) => Some(target.join(rest)),
+            Err(_) => root.starts_with(&inside).then(|| target.to_owned()),
+        }
+    };
+    mounts(table).filter(|mount| mount.device == home.device).filter_map(name).collect()
 }
 
 /// Undoes the octal escapes of blanks.

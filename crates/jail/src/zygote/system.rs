@@ -76,9 +76,9 @@ impl System {
                 }
             }
         }
-        let own = CString::new(HIDDEN).expect("no NUL in a constant");
+        let own = HIDDEN.map(|path| CString::new(path).expect("no NUL in a constant"));
         let hidden = if sabotage::leaves_out("read_only_system (hidden)") { &[] } else { hidden };
-        for path in hidden.iter().chain([&own]) {
+        for path in hidden.iter().chain(&own) {
             cover(root.as_fd(), path).step(&format!("hiding {}", path.to_string_lossy()))?;
         }
         mount::change(root.as_fd(), Change { set: MOUNT_ATTR_RDONLY, ..Change::default() }).step(step)

@@ -127,3 +127,25 @@ fn agents_of_an_account_share_a_range() {
     assert_eq!(leases.restore(b, mine, first), Ok(()));
     assert!(matches!(leases.restore(c, yours, first), Err(LeaseError::Twice { .. })));
 }
+
+/// Workspaces whose journal is lost keep their account's range until the last of them is gone, in whatever order control
+/// says whose they are.
+#[test]
+fn strangers_of_one_account_share_a_range() {
+    let [a, b, c] = [AgentId::new(), AgentId::new(), AgentId::new()];
+    let mine = Owner::Account(model::AccountId::new());
+    let range = UidRange { base: FIRST };
+    for (first, second) in [(a, b), (b, a)] {
+        let mut leases = Leases::new(FIRST, 4, 4);
+        assert_eq!(leases.restore(a, Owner::Agent(a), range), Ok(()));
+        assert_eq!(leases.restore(b, Owner::Agent(a), range), Ok(()));
+        assert_eq!(leases.restore(first, mine, range), Ok(()));
+        leases.free(first);
+        assert_ne!(leases.take(c, Owner::Agent(c)), Ok(range), "somebody lives there");
+        assert_eq!(leases.restore(second, mine, range), Ok(()));
+        leases.free(second);
+        let [d, e] = [AgentId::new(), AgentId::new()];
+        assert_eq!(leases.take(d, Owner::Agent(d)), Ok(range));
+        assert_ne!(leases.take(e, Owner::Agent(e)), Ok(range));
+    }
+}

@@ -112,7 +112,8 @@ pub(crate) fn start(config: Config) -> Result<Shared, StartError> {
         }
     }
     // The stored copy: replacing the installed binary changes nothing for this node until it restarts.
-    let zygote = zygote::Keeper::start(&init.path, &config.images, config.hidden())?;
+    let hidden = config.hidden_names().map_err(failed(Path::new("/proc/self/mountinfo")))?;
+    let zygote = zygote::Keeper::start(&init.path, &config.images, hidden)?;
     Ok(Shared { config, cgroups, volumes, zygote, init })
 }
 

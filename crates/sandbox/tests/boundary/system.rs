@@ -115,6 +115,66 @@ fn nothing_of_the_machine_can_be_changed_and_nothing_of_others_read() {
     world.assert_clean();
 }
 
+/// A directory that is mounted a second time, as long as this is kept.
+struct Again(tempfile::TempDir);
+
+impl Again {
+    fn mount(what: &std::path::Path) -> Self {
+        let again = Self(tempfile::tempdir_in("/opt").unwrap());
+        let done = std::process::Command::new("mount").arg("--bind").args([what, again.0.path()]).status();
+        assert!(done.unwrap().success());
+        again
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// What is the platform's is hidden also where it is mounted a second time, whole, in part, or with what is around it.
+#[test]
+fn what_is_hidden_is_hidden_by_every_name() {
+    let Some(mut world) = World::new("what_is_hidden_is_hidden_by_every_name") else { return };
+    let around = tempfile::tempdir_in("/var/tmp").unwrap();
+    let hidden = around.path().join("hidden");
+    fs::create_dir_all(hidden.join("part")).unwrap();
+    for dir in [around.path(), &hidden, &hidden.join("part")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.join("file"), "of the platform").unwrap();
+    }
+    world.config.hidden = vec![hidden.clone()];
+    let again = [around.path().to_owned(), hidden.clone(), hidden.join("part")].map(|dir| Again::mount(&dir));
+    let [around, hidden, part] = again.each_ref().map(|again| again.0.path().display());
+
+    let sandbox = world.sandbox();
+    for level in LEVELS {
+        let spec = world.spec_at(level, None);
+        let (boundary, said) = run(
+            &world,
+            &sandbox,
+            &spec,
+            &format!("ls -A {around}/hidden {hidden} {part} | grep -v ^/; ls {around}"),
+        );
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["file", "hidden"], "level {level}");
+        // Node misses a cover that is not there.
+        let evidence = boundary.inspect();
+        assert_eq!(model::evidence::claim(level, &evidence), crate::full(level), "{evidence:?}");
+        let pid = boundary.record().pid.to_string();
+        let bare = std::process::Command::new("nsenter")
+            .args(["--target", &pid, "--mount", "/bin/busybox", "umount", &part.to_string()])
+            .status();
+        assert!(bare.unwrap().success());
+        let lacking = model::evidence::missing(level, &boundary.inspect());
+        assert!(lacking.iter().any(|found| found.detail.contains("is not hidden")), "{lacking:?}");
+        end(&boundary);
+    }
+    drop(sandbox);
+    drop(again);
+    world.assert_clean();
+}
+
 #[test]
 fn init_and_the_machines_processes_are_out_of_reach() {
     let Some(world) = World::new("init_and_the_machines_processes_are_out_of_reach") else { return };
