@@ -120,7 +120,8 @@ struct Again(tempfile::TempDir);
 
 impl Again {
     fn mount(what: &std::path::Path) -> Self {
-        let again = Self(tempfile::tempdir_in("/opt").unwrap());
+        let named = tempfile::Builder::new().prefix("cofferdam-test-").tempdir_in("/opt");
+        let again = Self(named.unwrap());
         let done = std::process::Command::new("mount").arg("--bind").args([what, again.0.path()]).status();
         assert!(done.unwrap().success());
         again
