@@ -245,6 +245,15 @@ impl Store {
         Ok(row.map(|row| row.try_get("public_key")).transpose()?.flatten())
     }
 
+    /// Whether agents of more than one account may be on a node.
+    pub async fn node_is_shared(&self, node: NodeId) -> Result<bool, Error> {
+        let row = sqlx::query("SELECT tenant = 'shared' AS shared FROM nodes WHERE id = $1")
+            .bind(node.to_string())
+            .fetch_one(&self.0.reader)
+            .await?;
+        Ok(row.try_get("shared")?)
+    }
+
     /// When a node last spoke.
     pub async fn node_seen(&self, node: NodeId) -> Result<Option<OffsetDateTime>, Error> {
         let row = sqlx::query("SELECT last_seen FROM nodes WHERE id = $1")

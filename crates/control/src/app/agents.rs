@@ -238,6 +238,8 @@ pub(crate) async fn order(
     if matches!(verb, Verb::Start | Verb::Resume) {
         // The installation may have had another mode when it was made.
         app.mode.check_level(agent.spec.level).map_err(refused)?;
+        let shared = app.store.node_is_shared(agent.node).await?;
+        app.mode.check_node(agent.spec.unrestricted, shared).map_err(refused)?;
     }
     let order = Order { if_match, cause: None, idempotency };
     Ok(app.store.order(caller.actor(), agent.spec.id, verb, &order).await?)

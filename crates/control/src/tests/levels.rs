@@ -56,6 +56,9 @@ async fn a_managed_installation_refuses_what_is_no_boundary() {
     let process = world.post("/v1/agents", json!({"level": "process", "name": "p"})).await.expect(201);
     let id = process["id"].as_str().unwrap().to_owned();
     machine.saw(&world, &id, 1, Observed::Stopped).await;
+    let wild = json!({"level": "container", "name": "wild", "unrestricted": true});
+    let wild = world.post("/v1/agents", wild).await.expect(201)["id"].as_str().unwrap().to_owned();
+    machine.saw(&world, &wild, 1, Observed::Stopped).await;
 
     world.switch(Mode::Managed).await;
     for level in ["workspace", "process"] {
@@ -65,6 +68,7 @@ async fn a_managed_installation_refuses_what_is_no_boundary() {
     }
     // One from another time does not run again, and can be removed.
     assert_eq!(world.verb(&id, "start").await.problem().0, "MODE_REFUSES");
+    assert_eq!(world.verb(&wild, "start").await.problem(), ("MODE_REFUSES", Some("unrestricted")));
     world.call_as(&world.key, "DELETE", &format!("/v1/agents/{id}"), None).await.expect(200);
     assert_eq!(world.post("/v1/agents", json!({})).await.expect(201)["level"], "container");
     let answer = world.post("/v1/agents", json!({"unrestricted": true})).await;
