@@ -223,7 +223,7 @@ must_work busybox chown 1000:1000 /home/agent/x
 must_work busybox mv /usr/share /usr/moved
 must_work busybox ls /usr/moved/doc
 must_work busybox chown -R 65535:65535 /bin
-must_work busybox sh -c 'busybox nc -l -p 80 > /tmp/heard & busybox sleep 0.2; echo well | /bin/busybox nc 127.0.0.1 80; busybox sleep 0.1; busybox grep -q well /tmp/heard' || true
+must_work busybox sh -c 'busybox nc -l -p 80 > /tmp/heard & n=0; until echo well | /bin/busybox nc 127.0.0.1 80; do n=$((n + 1)); busybox test $n -lt 600 || exit 1; busybox sleep 0.05; done; wait; busybox grep -q well /tmp/heard' || true
 must_work busybox head -c 8 /dev/urandom > /dev/null
 must_work busybox sh -c 'ulimit -c 0'
 busybox touch /scratch
