@@ -97,7 +97,8 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
     rows.add("  by how much MemAvailable fell, all in all", "MiB", fallen, None, Target::None);
     // Each is looked at once.
     let busy = weight::processor(&session.world);
-    std::thread::sleep(Duration::from_secs(60));
+    // Where the client sees that control closes connections which nobody uses.
+    session.wait(async { tokio::time::sleep(Duration::from_secs(60)).await });
     for ((name, before), (_, after)) in busy.iter().zip(weight::processor(&session.world)) {
         let target = if *name == "node" { Target::AtMost(2.0) } else { Target::None };
         let share = (after - before) / 60_000.0 * 100.0;
