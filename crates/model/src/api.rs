@@ -36,7 +36,7 @@ pub struct CreateAgent {
     /// How it is isolated; default is the strongest of `process` and `container` that the installation allows.
     #[serde(default)]
     pub level: Option<Level>,
-    /// Who makes its boundary: `runc` at level `container` alone, `systemd` at level `process` alone; default is the node's
+    /// Who makes its boundary: `runc` and `runsc` at level `container` alone, `systemd` at level `process` alone; default is the node's
     /// choice. What may be claimed follows from what is observed, whoever made it.
     #[serde(default)]
     pub driver: Option<Driver>,

@@ -17,7 +17,7 @@ pub struct Spec {
     /// How it is isolated: container (2), process (1) or workspace (0); by default the strongest of 2 and 1 that can be made
     #[arg(long, value_parser = resolve::level, value_name = "LEVEL")]
     pub level: Option<Level>,
-    /// Who makes its boundary: builtin, runc (level 2, where the node allows it) or systemd (level 1, where it runs the machine)
+    /// Who makes its boundary: builtin; runc or runsc (level 2, where the node allows it); systemd (level 1, where it runs the machine)
     #[arg(long, value_parser = resolve::driver, value_name = "DRIVER")]
     pub driver: Option<Driver>,
     /// Let no policy limit it; asks for the word `unrestricted`, for it may then do what it likes with what it reaches
