@@ -41,7 +41,7 @@ pub async fn follow(
         let mut first = Some(first);
         while let Some(line) = lines.next().await {
             match serde_json::from_str(&line?).map_err(ControlError::Line)? {
-                ToGate::State { installation, account, keys, agents } => {
+                ToGate::State { installation, account, keys, agents, .. } => {
                     shared.replace(installation, account, keys, agents);
                     if let Some(first) = first.take() {
                         let _ = first.send(());

@@ -1,11 +1,16 @@
-//! The wire between node and the gates it starts: one JSON document a line, over an inherited socket pair.
+//! The wires between node and the gates it starts.
 //!
-//! Node begins with the whole state, and then says what changed; the socket loses nothing and keeps the order.
+//! The first is one JSON document a line, over an inherited socket pair: node begins with the whole state, and then says what
+//! changed; the socket loses nothing and keeps the order. The second is for sockets (`SOCK_SEQPACKET`): one JSON document a packet,
+//! with the descriptors that belong to it. A gate has no network of its own: node connects for it.
 
 use crate::id::{AccountId, AgentId};
+use crate::policy::Policy;
 use crate::token::VerifyingKey;
 use crate::workspace::{Captured, Stats};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// What node reads of an agent's logs for its gate, in bytes.
 pub const MAX_LOGS: u64 = 1 << 20;
@@ -24,6 +29,12 @@ pub enum ToGate {
         keys: Vec<VerifyingKey>,
         /// Agents of this account on this node.
         agents: Vec<GateAgent>,
+        /// Hosts of the bundles that are read from this machine's tools, by the bundle's name.
+        #[serde(default)]
+        tools: BTreeMap<String, Vec<String>>,
+        /// Names that agents were given addresses for, as of [`FromGate::Named`], in that order.
+        #[serde(default)]
+        names: BTreeMap<AgentId, Vec<String>>,
     },
     /// What changed since.
     Agents {
@@ -60,6 +71,9 @@ pub struct GateAgent {
     pub token_epoch: u64,
     /// Whether it can answer now.
     pub condition: Condition,
+    /// What may leave it; nothing without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// Whether an agent can answer.
@@ -100,5 +114,80 @@ pub enum FromGate {
         agent: AgentId,
         /// Not more than the newest so many bytes, and than [`MAX_LOGS`].
         most: u64,
+    },
+    /// The agent asked for a name, and was given an address that stands for it. Once for each name.
+    Named {
+        /// Which.
+        agent: AgentId,
+        /// The name, normal as of [`crate::policy`].
+        name: String,
+    },
+}
+
+/// The longest packet about sockets, in bytes.
+pub const MAX_PACKET: usize = 1024;
+
+/// From node to gate, about sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToGateSockets {
+    /// With two descriptors: what takes all TCP that leaves the agent (it listens), and what takes its questions of DNS. They replace
+    /// those that the gate had of it.
+    Doors {
+        /// Whose.
+        agent: AgentId,
+    },
+    /// The agent's boundary is gone: so are its doors and all that came through them.
+    Closed {
+        /// Whose.
+        agent: AgentId,
+    },
+    /// With one descriptor: the connection that was asked for.
+    Connected {
+        /// The number that the gate gave.
+        request: u64,
+    },
+    /// There is no connection.
+    Failed {
+        /// The number that the gate gave.
+        request: u64,
+        /// Why.
+        why: Unconnected,
+    },
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unconnected {
+    /// The address is one that nobody is connected to: see [`crate::address::refused`].
+    Forbidden,
+    /// The other side refused.
+    Refused,
+    /// There is no way to it.
+    Unreachable,
+    /// It did not answer in time.
+    Slow,
+    /// Node has too many under way for this gate.
+    Busy,
+}
+
+/// From gate to node, about sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromGateSockets {
+    /// Connect by TCP.
+    Connect {
+        /// Made up by the gate.
+        request: u64,
+        /// For which agent: one of this gate's.
+        agent: AgentId,
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// Connect by TCP to the resolver of this node.
+    Resolver {
+        /// Made up by the gate.
+        request: u64,
     },
 }

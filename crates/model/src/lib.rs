@@ -17,6 +17,7 @@ pub mod image;
 pub mod mode;
 pub mod name;
 pub mod node_api;
+pub mod policy;
 pub mod probe;
 pub mod problem;
 pub mod quantity;

@@ -3,6 +3,7 @@
 use crate::agent::{AgentSpec, Desired, ExitReason, Level, Observed};
 use crate::evidence::{Evidence, Observation};
 use crate::id::{AgentId, NodeId};
+use crate::policy::Policy;
 use crate::token::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -96,6 +97,12 @@ pub struct DesiredAgent {
     pub generation: u64,
     /// Workspace tokens of an older epoch are refused.
     pub token_epoch: u64,
+    /// What it may do now. It may change at any time, without another generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Raised with every change of `policy`.
+    #[serde(default)]
+    pub policy_revision: u64,
 }
 
 /// `GET /node/v1/images`: what may not be removed from a store.

@@ -303,6 +303,8 @@ impl Gates {
                 account,
                 keys: keys.clone(),
                 agents: agents.values().map(|known| known.agent.clone()).collect(),
+                tools: BTreeMap::new(),
+                names: BTreeMap::new(),
             },
             News::Of(changed) => {
                 let (known, gone) = changed.into_iter().partition(|agent| agents.contains_key(agent));

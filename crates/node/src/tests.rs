@@ -38,5 +38,5 @@ fn spec() -> AgentSpec {
 }
 
 fn wish(desired: Desired, generation: u64) -> DesiredAgent {
-    DesiredAgent { spec: spec(), desired, generation, token_epoch: 1 }
+    DesiredAgent { spec: spec(), desired, generation, token_epoch: 1, policy: None, policy_revision: 0 }
 }

@@ -298,6 +298,7 @@ impl Worker {
                         channel: channel(&address.directory, self.agent).display().to_string(),
                         token_epoch: local.desired.token_epoch,
                         condition,
+                        policy: local.desired.policy.clone(),
                     };
                     self.workspace_url = Some(address.url);
                     let boundary = self.boundary.as_ref().map(|held| held.boundary.clone());

@@ -209,7 +209,14 @@ impl Store {
             let Agent { spec, desired, generation, token_epoch, state, .. } = agent(row)?;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
-                _ => found.agents.push(DesiredAgent { spec, desired, generation, token_epoch }),
+                _ => found.agents.push(DesiredAgent {
+                    spec,
+                    desired,
+                    generation,
+                    token_epoch,
+                    policy: None,
+                    policy_revision: 0,
+                }),
             }
         }
         Ok(found)

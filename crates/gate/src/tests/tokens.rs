@@ -91,6 +91,7 @@ async fn an_unknown_agent_and_another_look_the_same() {
         channel: "/nowhere".into(),
         token_epoch: 0,
         condition: Condition::Running,
+        policy: None,
     };
     world.state_of(vec![known.clone()]).await;
     let ask = async |agent: String| {
@@ -215,6 +216,7 @@ async fn a_token_that_was_good_before_is_looked_at_anew() {
         channel: channel.clone(),
         token_epoch,
         condition: Condition::Running,
+        policy: None,
     };
     let (revoked, back) = (agent(6), agent(5));
     world.tell(&ToGate::Agents { set: vec![revoked], gone: Vec::new() }).await;
@@ -249,7 +251,7 @@ async fn an_agent_that_control_told_of_first_is_waited_for() {
     // All places are taken when one finds none.
     assert_eq!(calls.join_next().await.unwrap().unwrap().unwrap().status(), 404);
     let (id, channel) = (world.agent, world.socket().to_str().unwrap().to_owned());
-    let agent = GateAgent { id, channel, token_epoch: 5, condition: Condition::Running };
+    let agent = GateAgent { id, channel, token_epoch: 5, condition: Condition::Running, policy: None };
     world.tell(&ToGate::Agents { set: vec![agent], gone: Vec::new() }).await;
     for answer in calls.join_all().await {
         assert_eq!(answer.unwrap().status(), 204);
@@ -261,8 +263,13 @@ async fn an_agent_that_went_away_is_not_waited_for() {
     let mut world = World::patient(HOUR, done).await;
     let (first, other) = (world.agent, AgentId::new());
     let channel = world.socket().to_str().unwrap().to_owned();
-    let known =
-        |id| GateAgent { id, channel: channel.clone(), token_epoch: 5, condition: Condition::Running };
+    let known = |id| GateAgent {
+        id,
+        channel: channel.clone(),
+        token_epoch: 5,
+        condition: Condition::Running,
+        policy: None,
+    };
     let news = [
         ToGate::Agents { set: vec![known(other)], gone: vec![first] },
         ToGate::Agents { set: vec![known(first)], gone: Vec::new() },

@@ -12,6 +12,7 @@ use model::gate_api::{Condition, FromGate, GateAgent, ToGate};
 use model::token::{Scope, VerifyingKey, WorkspaceClaims};
 use model::{AccountId, AgentId, KeyId};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -135,7 +136,7 @@ impl World {
 
     pub async fn state(&mut self, token_epoch: u64, condition: Condition) {
         let channel = self.socket().to_str().unwrap().to_owned();
-        let agents = vec![GateAgent { id: self.agent, channel, token_epoch, condition }];
+        let agents = vec![GateAgent { id: self.agent, channel, token_epoch, condition, policy: None }];
         self.state_of(agents).await;
     }
 
@@ -146,7 +147,14 @@ impl World {
 
     pub fn state_message(&self, agents: Vec<GateAgent>) -> ToGate {
         let keys = vec![self.key.verifying()];
-        ToGate::State { installation: "here".into(), account: self.account, keys, agents }
+        ToGate::State {
+            installation: "here".into(),
+            account: self.account,
+            keys,
+            agents,
+            tools: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
     }
 
     pub async fn heard(&mut self) -> FromGate {

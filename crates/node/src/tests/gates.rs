@@ -79,7 +79,7 @@ impl World {
 }
 
 fn agent(id: AgentId, condition: Condition) -> GateAgent {
-    GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition }
+    GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition, policy: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
