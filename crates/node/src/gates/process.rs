@@ -202,6 +202,8 @@ async fn read(
                     gates.reporter.touch(agent, OffsetDateTime::now_utc());
                 }
             }
+            // Nobody keeps names yet.
+            Ok(FromGate::Named { .. }) => {}
             Ok(FromGate::StatsWanted { request, agent }) => {
                 // More questions at once than this: the gate waits, and so do those behind it.
                 let Ok(permit) = questions.clone().acquire_owned().await else { continue };
