@@ -2,7 +2,7 @@
 
 use crate::cli::Global;
 use crate::output::{self, Format};
-use crate::{context, resolve};
+use crate::{context, policies, resolve};
 use model::agent::{Level, RunAs};
 use model::api::Agent;
 use model::evidence::{Control, Evidence, State};
@@ -74,6 +74,7 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
                 RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
             },
         ),
+        ("policy", policies::line(agent)),
         ("created", output::time(agent.created_at)),
     ];
     if let Some(main) = &agent.main {
@@ -109,8 +110,7 @@ pub fn evidence(evidence: &[Evidence]) -> anyhow::Result<()> {
 
 /// A control in words.
 pub fn name(control: Control) -> String {
-    let name = serde_json::to_value(control).ok();
-    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ")
+    output::word(&control).replace('_', " ")
 }
 
 /// What is known of a control, at a glance.
