@@ -120,12 +120,6 @@ pub fn time(at: OffsetDateTime) -> String {
     at.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
 }
 
-/// The name that a plain value has on the wire.
-pub fn word(value: &impl Serialize) -> String {
-    let word = serde_json::to_value(value).ok();
-    word.as_ref().and_then(|word| word.as_str()).unwrap_or("?").to_owned()
-}
-
 /// Words as a shell would need them, for showing a command.
 pub fn command(argv: &[String]) -> String {
     let quoted = |word: &String| {

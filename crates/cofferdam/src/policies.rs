@@ -2,18 +2,17 @@
 //!
 //! What a policy lets pass is decided in `model::policy`, and whether it is valid too.
 
-use crate::failure::{fail, fail_with};
-use crate::output;
+use crate::failure::{Failure, fail, fail_with};
 use model::agent::Level;
 use model::api::Agent;
-use model::policy::{Action, Policy, Preset, Rule, Unknown};
+use model::policy::{Action, MAX_FILE, Policy, Preset, Rule, Unknown, name};
 use model::{Code, Driver, Problem};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// As much as control takes in one request.
-const MAX_FILE: u64 = 1 << 20;
+/// How many faults of a policy are named.
+const SHOWN: usize = 8;
 
 /// A host as a rule has it, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +89,7 @@ pub fn read(path: &Path) -> anyhow::Result<Policy> {
         std::io::ErrorKind::NotFound => fail(Code::NotFound, format!("There is no policy file {name}.")),
         std::io::ErrorKind::InvalidData => fail(Code::Validation, format!("{name} is not a text in UTF-8.")),
         std::io::ErrorKind::FileTooLarge => {
-            fail(Code::TooLarge, format!("{name} is larger than 1 MiB, and no policy file."))
+            fail(Code::TooLarge, format!("{name} has more than {MAX_FILE} bytes, and is no policy file."))
         }
         _ => anyhow::Error::new(error).context(format!("cannot read {name}")),
     })?;
@@ -103,37 +102,33 @@ fn text(path: &Path) -> std::io::Result<String> {
         true => Box::new(std::io::stdin().lock()),
         false => Box::new(std::fs::File::open(path)?),
     };
-    source.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
+    source.take(MAX_FILE as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > MAX_FILE {
         return Err(std::io::ErrorKind::FileTooLarge.into());
     }
     Ok(text)
 }
 
 fn parse(text: &str, name: &str) -> anyhow::Result<Policy> {
-    toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
-        let said = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-        fail_with(
-            Code::Validation,
-            format!("{name}{place}: {said}."),
-            "docs/guides/egress.md says what each key means",
-        )
+    Policy::parse(text).map_err(|error| {
+        let detail = format!("{name}, {} {}.", error.field, error.message);
+        fail_with(Code::Validation, detail, "docs/guides/egress.md says what each key means")
     })
 }
 
-/// Refuses what control would refuse.
+/// Refuses what control would refuse, with all that is wrong with it.
 pub fn check(policy: &Policy, unrestricted: bool) -> anyhow::Result<()> {
-    policy.validate(unrestricted).map_err(|error| {
-        let problem = Problem::invalid(error.field.clone(), format!("{} {}.", error.field, error.message));
-        crate::failure::Failure::from(problem.remedy(error.remedy)).into()
-    })
-}
-
-/// As a file.
-pub fn toml(policy: &Policy) -> anyhow::Result<String> {
-    Ok(toml::to_string_pretty(policy)?)
+    let faults = policy.faults(unrestricted);
+    let Some(first) = faults.first() else { return Ok(()) };
+    let said: Vec<String> =
+        faults.iter().take(SHOWN).map(|fault| format!("{} {}", fault.field, fault.message)).collect();
+    let more = match faults.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let detail = format!("The policy is not valid: {}{more}.", said.join("; "));
+    let problem = Problem::invalid(first.field.clone(), detail).remedy(first.remedy.clone());
+    Err(Failure::from(problem).into())
 }
 
 /// What may leave an agent, in one line.
@@ -176,34 +171,22 @@ pub fn words(policy: &Policy) -> String {
     }
 }
 
-/// A rule in words, without what it leaves out.
-pub fn rule(rule: &Rule) -> String {
-    let mut words = vec![
-        match rule.action {
-            Action::Allow => "allow".to_owned(),
-            Action::Deny => "deny".to_owned(),
-        },
-        rule.host.clone(),
-    ];
-    let mut list = |what: &str, items: Vec<String>| {
-        if !items.is_empty() {
-            words.push(format!("{what} {}", items.join(", ")));
-        }
-    };
-    list("at", rule.ports.iter().map(u16::to_string).collect());
-    list("by", rule.protocol.iter().map(output::word).collect());
-    list("for", rule.methods.clone());
-    list("of", rule.paths.clone());
-    words.join(" ")
-}
-
 /// Puts a rule for a destination in front, in place of those that say something of just that already. Rules that say it of more,
 /// or less, stay.
 pub fn put_in_front(policy: &mut Policy, destination: &Destination, action: Action) {
     let rule = destination.rule(action);
-    let same = |known: &Rule| Rule { action, ..known.clone() } == rule;
+    let of_normal = Rule { host: normal(&rule.host), ..rule.clone() };
+    let same = |known: &Rule| Rule { action, host: normal(&known.host), ..known.clone() } == of_normal;
     policy.egress.rules.retain(|known| !same(known));
     policy.egress.rules.insert(0, rule);
+}
+
+/// A rule's host in the form in which hosts are compared.
+fn normal(host: &str) -> String {
+    match host.strip_prefix("*.") {
+        Some(base) => format!("*.{}", name(base).unwrap_or_else(|| base.to_owned())),
+        None => name(host).unwrap_or_else(|| host.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -246,8 +229,8 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_names_the_line() {
         let said = |text: &str| parse(text, "p.toml").unwrap_err().to_string();
-        assert!(said("version = 1\n[egress\n").starts_with("p.toml, line 2: "));
-        assert!(said("version = 1\n[egress]\npreset = \"most\"\n").starts_with("p.toml, line 3: "));
+        assert!(said("version = 1\n[egress\n").starts_with("p.toml, line 2 "));
+        assert!(said("version = 1\n[egress]\npreset = \"most\"\n").starts_with("p.toml, line 3 "));
         assert!(said("version = 1\n[tools]\n").contains("tools"));
         let missing = read(Path::new("/nonexistent/p.toml")).unwrap_err();
         assert_eq!(crate::failure::problem_of(&missing).0, crate::failure::NOT_FOUND);
@@ -259,11 +242,22 @@ mod tests {
             [[egress.rule]]\naction = \"allow\"\nhost = \"a.example\"\nports = [80]\nprotocol = \"http\"\n\
             methods = [\"GET\"]\npaths = [\"/a/**\"]\n[[egress.rule]]\naction = \"deny\"\nhost = \"*.a.example\"\n";
         let policy = parse(text, "p.toml").unwrap();
-        assert_eq!(parse(&toml(&policy).unwrap(), "again").unwrap(), policy);
-        assert_eq!(rule(&policy.egress.rules[0]), "allow a.example at 80 by http for GET of /a/**");
+        assert_eq!(parse(&policy.to_toml(), "again").unwrap(), policy);
         assert_eq!(words(&policy), "allowlist of common; 2 rules of its own");
         for made in [Policy::nothing(), Policy::default_of(false), Policy::default_of(true)] {
-            assert_eq!(parse(&toml(&made).unwrap(), "made").unwrap(), made);
+            assert_eq!(parse(&made.to_toml(), "made").unwrap(), made);
+        }
+    }
+
+    #[test]
+    fn all_faults_are_named() {
+        let text =
+            "version = 2\n[egress]\npreset = \"open\"\n[[egress.rule]]\naction = \"allow\"\nhost = \"*\"\n";
+        let error = check(&parse(text, "p.toml").unwrap(), false).unwrap_err();
+        let (exit, problem) = crate::failure::problem_of(&error);
+        assert_eq!((exit, problem.field.as_deref()), (crate::failure::USAGE, Some("version")));
+        for field in ["version", "egress.preset", "egress.rule[0].host"] {
+            assert!(problem.detail.contains(field), "{}", problem.detail);
         }
     }
 
@@ -274,10 +268,16 @@ mod tests {
         put_in_front(&mut policy, &of("a.example"), Action::Allow);
         put_in_front(&mut policy, &of("a.example:22"), Action::Allow);
         put_in_front(&mut policy, &of("*.a.example"), Action::Deny);
-        let rules = |policy: &Policy| policy.egress.rules.iter().map(rule).collect::<Vec<_>>();
-        assert_eq!(rules(&policy), ["deny *.a.example", "allow a.example at 22", "allow a.example"]);
+        let check = |policy: &Policy, expected: [(&str, Action); 3]| {
+            let expected = expected.map(|(text, action)| of(text).rule(action));
+            assert_eq!(policy.egress.rules, expected);
+        };
+        use Action::{Allow, Deny};
+        check(&policy, [("*.a.example", Deny), ("a.example:22", Allow), ("a.example", Allow)]);
+        put_in_front(&mut policy, &of("A.example."), Action::Deny);
+        check(&policy, [("A.example.", Deny), ("*.a.example", Deny), ("a.example:22", Allow)]);
         put_in_front(&mut policy, &of("a.example"), Action::Deny);
-        assert_eq!(rules(&policy), ["deny a.example", "deny *.a.example", "allow a.example at 22"]);
+        check(&policy, [("a.example", Deny), ("*.a.example", Deny), ("a.example:22", Allow)]);
         let before = policy.clone();
         put_in_front(&mut policy, &of("a.example"), Action::Deny);
         assert_eq!(policy, before, "said twice");

@@ -8,8 +8,7 @@ use crate::{context, resolve};
 use clap::Subcommand;
 use model::Code;
 use model::address::refused;
-use model::policy::{Host, Policy, Protocol, Request, Table, Target, Verdict};
-use serde_json::json;
+use model::policy::{By, COMMON, Host, Policy, Protocol, Request, TOOLS, Target, Verdict};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -78,7 +77,7 @@ pub struct Explain {
 
 fn protocol(text: &str) -> Result<Protocol, String> {
     let all = [Protocol::Tls, Protocol::Http, Protocol::Tcp];
-    let named = |protocol: &Protocol| output::word(protocol) == text;
+    let named = |protocol: &Protocol| protocol.to_string() == text;
     all.into_iter().find(named).ok_or_else(|| "expected tls, http or tcp".to_owned())
 }
 
@@ -91,7 +90,7 @@ impl Command {
                     Format::Json => output::json(&policy)?,
                     Format::Table => {
                         output::line(format_args!("# {agent}, revision {revision}"))?;
-                        output::line(policies::toml(&policy)?.trim_end())?;
+                        output::line(policy.to_toml().trim_end())?;
                     }
                 }
             }
@@ -145,32 +144,44 @@ impl Explain {
         };
         let found = explain(&policy, &self)?;
         match global.output {
-            Format::Json => output::json(&json!({
-                "verdict": found.verdict, "by": found.by, "rule": found.rule, "note": found.note,
-            })),
+            Format::Json => output::json(&found),
             Format::Table => {
-                let mut fields = vec![("verdict", found.verdict.to_owned()), ("by", found.by)];
-                fields.extend(found.rule.map(|rule| ("rule", rule)));
-                fields.extend(found.note.map(|note| ("but", note)));
-                output::fields(&fields)
+                let mut fields = vec![("verdict", format!("{} ({})", found.verdict, found.by))];
+                fields.extend(found.notes.into_iter().map(|note| ("but", note)));
+                output::fields(&fields)?;
+                output::line("")?;
+                let rows = found.reasons.into_iter().map(|reason| {
+                    let applies = if reason.applies { "" } else { "but not this" };
+                    [reason.by, reason.does, applies.to_owned()]
+                });
+                output::table(["BY", "WHAT IT DOES", ""], rows)
             }
         }
     }
 }
 
 /// What a policy does with a destination.
+#[derive(serde::Serialize)]
 struct Explained {
     verdict: &'static str,
     by: String,
-    /// The rule that decided, in words.
-    rule: Option<String>,
+    /// All that is about the host.
+    reasons: Vec<Reason>,
     /// What is decided elsewhere.
-    note: Option<String>,
+    notes: Vec<String>,
+}
+
+#[derive(serde::Serialize)]
+struct Reason {
+    by: String,
+    does: String,
+    /// Whether it is about this very connection.
+    applies: bool,
 }
 
 fn explain(policy: &Policy, asked: &Explain) -> anyhow::Result<Explained> {
     let address = asked.to.host.parse::<IpAddr>().ok();
-    let name = name(&asked.to.host);
+    let name = model::policy::name(&asked.to.host);
     let host = match (address, &name) {
         (Some(address), _) => Host::Address(address),
         (None, Some(name)) => Host::Name(name),
@@ -183,29 +194,76 @@ fn explain(policy: &Policy, asked: &Explain) -> anyhow::Result<Explained> {
         (Some(method), Some(path)) => Some(Request { method, path }),
         _ => None,
     };
-    let protocol = asked.protocol.or(request.map(|_| Protocol::Http));
-    let target = Target { host, port: asked.to.port.unwrap_or(443), protocol, request };
+    let target = Target { host, port: asked.to.port.unwrap_or(443), protocol: asked.protocol, request };
     // Which hosts the tools of the agent's machine use is known there alone.
-    let verdict = Table::new(Some(policy), &BTreeMap::new()).decide(&target);
-    let (verdict, by) = match verdict {
-        Verdict::Allow { by } => ("allow", by.to_string()),
-        Verdict::Deny { by } => ("deny", by.to_string()),
-        Verdict::Hold => ("hold", "unknown".to_owned()),
+    let found = model::policy::explain(Some(policy), &BTreeMap::new(), &target);
+    let verdict = match found.verdict {
+        Verdict::Allow { .. } => "allow",
+        Verdict::Deny { .. } => "deny",
+        Verdict::Hold => "hold",
     };
-    let number = by.strip_prefix("rule ").and_then(|number| number.parse::<usize>().ok());
-    let rule = number.and_then(|number| policy.egress.rules.get(number.checked_sub(1)?)).map(policies::rule);
-    let note = match (verdict, address.and_then(refused)) {
-        ("allow", Some(why)) => {
-            Some(format!("the address is {why}: refused, unless the node's operator opened it"))
+    let by = found.verdict.by();
+    let mut notes = Vec::new();
+    let egress = &policy.egress;
+    let reads = |bundle: &&str| egress.bundles.iter().any(|named| named == *bundle || named == COMMON);
+    let read: Vec<&str> = TOOLS.into_iter().filter(reads).collect();
+    if by == By::Unknown && !read.is_empty() {
+        let read = read.join(", ");
+        notes.push(format!("the bundles read from the tools of the agent's machine ({read}) may name it"));
+    }
+    match (found.verdict, address.and_then(refused)) {
+        (Verdict::Allow { .. }, Some(why)) => {
+            notes.push(format!("the address is {why}: refused, unless the machine's operator opened it"));
         }
-        ("hold", _) => Some("nobody can be asked yet: it is refused".to_owned()),
-        _ => None,
-    };
-    Ok(Explained { verdict, by, rule, note })
+        (Verdict::Hold, _) => notes.push("nobody can be asked yet: it is refused".to_owned()),
+        _ => {}
+    }
+    let reasons = found.reasons.into_iter().map(|reason| Reason {
+        by: reason.by.to_string(),
+        does: reason.text,
+        applies: reason.applies,
+    });
+    Ok(Explained { verdict, by: by.to_string(), reasons: reasons.collect(), notes })
 }
 
-/// The name of one host, in the form in which rules are compared with it.
-fn name(host: &str) -> Option<String> {
-    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    (!name.is_empty() && !name.contains(['*', '/', ':'])).then_some(name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_decides_is_named() {
+        let policy = Policy::parse(
+            "version = 1\n[egress]\npreset = \"allowlist\"\nbundles = [\"github\", \"python\"]\n\
+             [[egress.rule]]\naction = \"deny\"\nhost = \"*.example.com\"\n\
+             [[egress.rule]]\naction = \"allow\"\nhost = \"10.0.0.0/8\"\nports = [22]\n\
+             [[egress.rule]]\naction = \"allow\"\nhost = \"web.example\"\nprotocol = \"http\"\nmethods = [\"GET\"]\n",
+        )
+        .unwrap();
+        let check = |to: &str, request: Option<(&str, &str)>, verdict: &str, by: &str, notes: usize| {
+            let asked = Explain {
+                of: String::new(),
+                to: policies::destination(to).unwrap(),
+                protocol: None,
+                method: request.map(|(method, _)| method.to_owned()),
+                path: request.map(|(_, path)| path.to_owned()),
+            };
+            let found = explain(&policy, &asked).unwrap();
+            assert_eq!((found.verdict, &*found.by, found.notes.len()), (verdict, by, notes), "{to}");
+        };
+        check("github.com", None, "allow", "bundle github", 0);
+        check("GitHub.com.:22", None, "allow", "bundle github", 0);
+        check("a.example.com:8080", None, "deny", "rule 1", 0);
+        check("elsewhere.example", None, "deny", "unknown", 1);
+        check("10.1.2.3:22", None, "allow", "rule 2", 1);
+        check("web.example:80", Some(("GET", "/")), "allow", "rule 3", 0);
+        check("web.example:80", Some(("POST", "/")), "deny", "unknown", 1);
+        let pattern = Explain {
+            of: String::new(),
+            to: policies::destination("*.example.com").unwrap(),
+            protocol: None,
+            method: None,
+            path: None,
+        };
+        assert!(explain(&policy, &pattern).is_err(), "a pattern is no destination");
+    }
 }

@@ -110,7 +110,8 @@ pub fn evidence(evidence: &[Evidence]) -> anyhow::Result<()> {
 
 /// A control in words.
 pub fn name(control: Control) -> String {
-    output::word(&control).replace('_', " ")
+    let name = serde_json::to_value(control).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or("?").replace('_', " ")
 }
 
 /// What is known of a control, at a glance.

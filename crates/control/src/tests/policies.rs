@@ -162,6 +162,15 @@ async fn faults_name_their_field_and_change_nothing() {
         (rule(json!({"action": "let", "host": "a.example"})), "egress.rule[0].action"),
         (rule(json!({"action": "allow"})), "egress.rule[0].host"),
         (rule(json!({"action": "allow", "host": "a.example", "ports": [65536]})), "egress.rule[0].ports[0]"),
+        (json!({"version": 2}), "version"),
+        (json!({"version": 1, "egress": {"preset": "open"}}), "egress.preset"),
+        (
+            json!({"version": 1, "egress": {"preset": "allowlist", "bundles": ["gethub"]}}),
+            "egress.bundles[0]",
+        ),
+        (rule(json!({"action": "allow", "host": "*"})), "egress.rule[0].host"),
+        (rule(json!({"action": "allow", "host": "a.example", "ports": [0]})), "egress.rule[0].ports[0]"),
+        (rule(json!({"action": "allow", "host": "a.example", "methods": ["GET"]})), "egress.rule[0].methods"),
     ];
     for (policy, field) in cases {
         let answer = put(&world, "a", &[], &policy).await;
