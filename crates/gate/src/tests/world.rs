@@ -1,6 +1,5 @@
 //! What the tests share: a gate that runs, a node that feeds it, and inits that do what a test wants.
 
-use crate::server::Hands;
 use ::channel::{
     ChannelError, Decoder, ErrorKind, Event, ExecInfo, Exit, Hello, Kind, Reply, Request, encode, encode_json,
 };
@@ -102,9 +101,10 @@ impl World {
         let guard = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = guard.local_addr().unwrap().port();
         // Every second connection is moved from one runtime to another, which happens to be the same.
-        let hands = Hands::new(vec![tokio::runtime::Handle::current()]);
-        let bounds = crate::Bounds { places, coming };
-        let running = tokio::spawn(crate::run(theirs, guard, hands, bounds));
+        let more = vec![tokio::runtime::Handle::current()];
+        let (sockets, node_sockets) = super::egress::world::pair();
+        let bounds = crate::Bounds { places, coming, egress: super::egress::world::settings() };
+        let running = tokio::spawn(crate::run(theirs, guard, sockets, more, bounds));
         ours.set_nonblocking(true).unwrap();
         let (reading, to_gate) = UnixStream::from_std(ours).unwrap().into_split();
         let mut world = Self {
