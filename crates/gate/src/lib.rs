@@ -14,7 +14,7 @@
 pub mod api;
 mod channel;
 mod control;
-mod egress;
+pub mod egress;
 mod limits;
 mod lockdown;
 mod problems;

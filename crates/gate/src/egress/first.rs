@@ -2,7 +2,6 @@
 
 use super::hello::{Hello, hello};
 use crate::limits;
-use model::policy::Protocol;
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -26,18 +25,6 @@ pub enum Opening {
     Other,
     /// What is neither whole nor anything else, or took too long.
     Bad,
-}
-
-impl Opening {
-    /// What is spoken, if that is known.
-    pub fn protocol(&self) -> Option<Protocol> {
-        match self {
-            Self::Tls { .. } => Some(Protocol::Tls),
-            Self::Http => Some(Protocol::Http),
-            Self::Other => Some(Protocol::Tcp),
-            Self::Silent | Self::Closed | Self::Bad => None,
-        }
-    }
 }
 
 /// The first bytes, as far as they came.

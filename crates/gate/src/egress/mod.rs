@@ -12,15 +12,15 @@
 mod agent;
 mod connection;
 mod copy;
-mod dns;
+pub mod dns;
 mod first;
 mod flow;
-mod hello;
+pub mod hello;
 mod host;
 mod http;
 mod listen;
 mod log;
-mod names;
+pub mod names;
 mod questions;
 mod resolve;
 mod share;

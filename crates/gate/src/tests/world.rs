@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixDatagram, UnixListener, UnixStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -61,6 +61,8 @@ pub struct World {
     pub to_gate: OwnedWriteHalf,
     pub from_gate: Lines<BufReader<OwnedReadHalf>>,
     pub running: tokio::task::JoinHandle<Result<(), crate::Error>>,
+    /// Node's end of the socket for sockets; nobody uses it.
+    pub sockets: UnixDatagram,
     pub http: reqwest::Client,
 }
 
@@ -103,7 +105,8 @@ impl World {
         // Every second connection is moved from one runtime to another, which happens to be the same.
         let more = vec![tokio::runtime::Handle::current()];
         let (sockets, node_sockets) = super::egress::world::pair();
-        let bounds = crate::Bounds { places, coming, egress: super::egress::world::settings() };
+        let egress = super::egress::world::settings();
+        let bounds = crate::Bounds { places, coming, egress };
         let running = tokio::spawn(crate::run(theirs, guard, sockets, more, bounds));
         ours.set_nonblocking(true).unwrap();
         let (reading, to_gate) = UnixStream::from_std(ours).unwrap().into_split();
@@ -116,6 +119,7 @@ impl World {
             to_gate,
             from_gate: BufReader::new(reading).lines(),
             running,
+            sockets: node_sockets,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         };
         serve_init(world.socket(), init);
