@@ -18,7 +18,7 @@ use crate::container::Shape;
 use crate::container::blank::{self, Blank, CHANNEL, Traces};
 use crate::error::LaunchError;
 use crate::host::process::spawn_with_fd;
-use crate::{Shared, UidRange, files, image};
+use crate::{Shared, UidRange, files, image, network};
 use jail::laps::Laps;
 use jail::layout::ZYGOTE_FD;
 use jail::oci::kernel::{Seen, paths};
@@ -173,6 +173,11 @@ pub(crate) fn begin(
     let pidfd = pidfd(pid).map_err(LaunchError::DiedAtOnce)?;
     traces.group.join(pid)?;
     traces.pidfd = Some(pidfd);
+    // A kernel of its own has a network of its own, with nothing in it.
+    if !driver.is_kernel() {
+        network::steer_own(pid)?;
+        laps.lap("steering");
+    }
     if driver.is_kernel() {
         workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
     }
