@@ -64,6 +64,19 @@ pub(crate) fn inside_network<T>(pid: u32, act: impl FnOnce() -> io::Result<T>) -
     })
 }
 
+/// Does something in a new network namespace, in a thread of its own that ends afterwards.
+pub(crate) fn in_new_network<T: Send>(act: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let there = || {
+        // SAFETY: no pointers. It changes the network namespace of this thread alone, which is nobody else's.
+        match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+            0 => Ok(act()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(there).join())
+        .unwrap_or_else(|_| Err(io::Error::other("the thread in it did not end well")))
+}
+
 /// Whether a process is in our own network namespace.
 pub(crate) fn is_in_hosts_network(pid: u32) -> io::Result<bool> {
     let its = identity(Path::new(&format!("/proc/{pid}/ns/net")))?;

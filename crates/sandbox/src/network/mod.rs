@@ -10,6 +10,8 @@
 mod netlink;
 mod routes;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use crate::host::{namespace, sockets};
 use netlink::Link;
@@ -17,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Where TCP arrives that was meant for elsewhere.
 pub(crate) const DOOR: u16 = 15_001;
@@ -39,7 +41,7 @@ pub(crate) enum Found {
 #[derive(Debug, thiserror::Error)]
 pub enum SteerError {
     /// The kernel refused.
-    #[error("cannot {what} in its network namespace{}", hint(.source))]
+    #[error("cannot {what} in a network namespace{}", hint(.source))]
     Kernel {
         /// What was attempted.
         what: &'static str,
@@ -74,41 +76,56 @@ struct Links {
 
 impl Links {
     fn open(pid: u32) -> io::Result<Self> {
-        namespace::inside_network(pid, || {
-            let netfilter = match Link::open(Some(NETFILTER)) {
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::PROTONOSUPPORT) => None,
-                other => Some(other?),
-            };
-            Ok(Self { route: Link::open(None)?, netfilter })
-        })
+        namespace::inside_network(pid, Self::open_here)
+    }
+
+    fn open_here() -> io::Result<Self> {
+        let netfilter = match Link::open(Some(NETFILTER)) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PROTONOSUPPORT) => None,
+            other => Some(other?),
+        };
+        Ok(Self { route: Link::open(None)?, netfilter })
     }
 
     fn look(&self) -> io::Result<(Found, Found)> {
         let rules = self.netfilter.as_ref().map_or(Ok(Found::None), rules::look)?;
         Ok((routes::look(&self.route)?, rules))
     }
+
+    fn steer(&self) -> Result<(), SteerError> {
+        let netfilter = self.netfilter.as_ref().ok_or(Errno::PROTONOSUPPORT.into());
+        let netfilter = netfilter.map_err(failed("set packet rules"))?;
+        routes::set(&self.route).map_err(failed("set routes"))?;
+        // Never in vain: the kernel takes ten milliseconds to undo what is refused.
+        if rules::look(netfilter).map_err(failed("read packet rules"))? == Found::None {
+            rules::set(netfilter).map_err(failed("set packet rules"))?;
+        }
+        match self.look().map_err(failed("read routes and packet rules back"))? {
+            (Found::Ours, Found::Ours) => Ok(()),
+            (Found::Foreign(what), _) | (_, Found::Foreign(what)) => Err(SteerError::Foreign(what)),
+            _ => Err(SteerError::Foreign("lost what was just set".to_owned())),
+        }
+    }
 }
 
 /// Sets routes and rules in the network namespace of a process, unless they are there, and sees that there is nothing else.
 /// Refused for the host's own namespace.
 pub(crate) fn steer(pid: u32) -> Result<(), SteerError> {
-    let links = Links::open(pid).map_err(failed("open sockets"))?;
-    let netfilter = links.netfilter.as_ref().ok_or(Errno::PROTONOSUPPORT.into());
-    let netfilter = netfilter.map_err(failed("set packet rules"))?;
-    routes::set(&links.route).map_err(failed("set routes"))?;
-    // Never in vain: the kernel takes ten milliseconds to undo what is refused.
-    if rules::look(netfilter).map_err(failed("read packet rules"))? == Found::None {
-        rules::set(netfilter).map_err(failed("set packet rules"))?;
+    Links::open(pid).map_err(failed("open sockets"))?.steer()?;
+    match old_tables(pid) {
+        old if old.is_empty() => Ok(()),
+        old => Err(SteerError::Foreign(format!("tables of iptables {old:?}"))),
     }
-    let foreign = match links.look().map_err(failed("read routes and packet rules back"))? {
-        (Found::Ours, Found::Ours) => match old_tables(pid) {
-            old if old.is_empty() => return Ok(()),
-            old => format!("tables of iptables {old:?}"),
-        },
-        (Found::Foreign(what), _) | (_, Found::Foreign(what)) => what,
-        _ => "lost what was just set".to_owned(),
-    };
-    Err(SteerError::Foreign(foreign))
+}
+
+/// The same in a namespace that goes with the try.
+pub(crate) fn try_out() -> Result<(), SteerError> {
+    let tried = namespace::in_new_network(|| {
+        let links = Links::open_here().map_err(failed("open sockets"))?;
+        routes::raise(&links.route).map_err(failed("bring lo up"))?;
+        links.steer()
+    });
+    tried.map_err(failed("begin")).flatten()
 }
 
 /// The same for a boundary that is being made. One that has no namespace of its own is left as it is: whoever looks at it
@@ -159,8 +176,10 @@ pub(crate) fn inspect(pid: u32) -> Result<String, String> {
 /// Where all that leaves an agent arrives. The sockets belong to its namespace, which stays as long as anybody has them.
 #[derive(Debug)]
 pub struct Doors {
-    tcp: OwnedFd,
-    udp: OwnedFd,
+    /// What listens for all TCP: a connection's own address is the one that it was meant for.
+    pub tcp: OwnedFd,
+    /// What takes questions of DNS: each says which address it was sent to (`IPV6_PKTINFO`), and the answer says the same.
+    pub udp: OwnedFd,
 }
 
 /// See [`Doors::make`].
@@ -199,15 +218,5 @@ impl Doors {
             other => other?,
         }
         sockets::reuse(self.tcp.as_fd(), false)
-    }
-
-    /// What listens for all TCP: a connection's own address is the one that it was meant for.
-    pub fn tcp(&self) -> BorrowedFd<'_> {
-        self.tcp.as_fd()
-    }
-
-    /// What takes questions of DNS: each says which address it was sent to (`IPV6_PKTINFO`), and the answer says the same.
-    pub fn udp(&self) -> BorrowedFd<'_> {
-        self.udp.as_fd()
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Order {
     Make,
     /// Behind the others.
     Append,
+    /// Of what is there.
+    Change,
     /// Neither: the beginning and the end of a batch.
     Mark,
 }
@@ -72,6 +74,11 @@ impl Attributes {
     pub(super) fn nest(self, kind: u16, inner: Self) -> Self {
         self.put(kind | NLA_F_NESTED, &inner.0)
     }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// One message to be sent: what it is, the header of its family, its attributes.
@@ -79,6 +86,7 @@ pub(super) fn message(kind: u16, order: Order, fixed: &[u8], attributes: &Attrib
     let flags = match order {
         Order::Make => NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
         Order::Append => NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK,
+        Order::Change => NLM_F_ACK,
         Order::Mark => 0,
     };
     written(kind, NLM_F_REQUEST | flags, fixed, attributes)

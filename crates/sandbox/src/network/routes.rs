@@ -83,6 +83,15 @@ impl Route {
     }
 }
 
+/// Brings `lo` up: for a try, for agents have theirs up from the start.
+pub(super) fn raise(link: &Link) -> io::Result<()> {
+    const NEW_LINK: u16 = 16;
+    const UP: u32 = 1;
+    // `struct ifinfomsg`: family, type, index; flags and which of them to change.
+    let fixed = [0, LOOPBACK, UP, UP].map(u32::to_ne_bytes).concat();
+    link.order(&message(NEW_LINK, Order::Change, &fixed, &Attributes::default()))
+}
+
 /// Makes both routes. One that is there is fine; what else is in the way shows when they are compared.
 pub(super) fn set(link: &Link) -> io::Result<()> {
     for family in [AF_INET, AF_INET6] {

@@ -173,13 +173,12 @@ pub(crate) fn begin(
     let pidfd = pidfd(pid).map_err(LaunchError::DiedAtOnce)?;
     traces.group.join(pid)?;
     traces.pidfd = Some(pidfd);
-    // A kernel of its own has a network of its own, with nothing in it.
-    if !driver.is_kernel() {
-        network::steer_own(pid)?;
-        laps.lap("steering");
-    }
     if driver.is_kernel() {
         workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
+    } else {
+        // A kernel of its own has a network of its own, with nothing in it.
+        network::steer_own(pid)?;
+        laps.lap("steering");
     }
     let blank = Blank::made(traces, lease, spec.resources, pid, made, config, laps);
     // Its bundle and its state are of no use any more.

@@ -26,7 +26,7 @@ fn inside<T: Send>(boundary: &Boundary, act: impl FnOnce() -> T + Send) -> T {
 }
 
 fn listener(doors: &Doors) -> TcpListener {
-    let listener = TcpListener::from(doors.tcp().try_clone_to_owned().unwrap());
+    let listener = TcpListener::from(doors.tcp.try_clone().unwrap());
     listener.set_nonblocking(false).unwrap();
     listener
 }
@@ -42,12 +42,12 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 
 /// Takes one question, and answers from the address that was asked; the question, and that address.
 fn answer(doors: &Doors, with: &[u8]) -> (Vec<u8>, Ipv6Addr) {
-    let mut polled = [rustix::event::PollFd::from_borrowed_fd(doors.udp(), rustix::event::PollFlags::IN)];
+    let mut polled = [rustix::event::PollFd::new(&doors.udp, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut polled, None).unwrap();
     let mut buffer = [0; 512];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let mut room = nix::cmsg_space!(nix::libc::in6_pktinfo);
-    let fd = doors.udp().as_raw_fd();
+    let fd = doors.udp.as_raw_fd();
     let got = recvmsg::<SockaddrIn6>(fd, &mut parts, Some(&mut room), MsgFlags::empty()).unwrap();
     let info = got
         .cmsgs()
@@ -92,7 +92,7 @@ fn what_leaves_an_agent_arrives_at_its_doors() {
         boundary.kill().unwrap();
         boundary.cleanup().unwrap();
         // What is held of a dead boundary does no harm, and is heard of nothing.
-        let listener = TcpListener::from(doors.tcp().try_clone_to_owned().unwrap());
+        let listener = TcpListener::from(doors.tcp.try_clone().unwrap());
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
         doors.shut().unwrap();
     }
