@@ -7,6 +7,7 @@ use model::api::{
     Agent, AgentEvidence, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event,
     GrantImage, Image, Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
 };
+use model::policy::Policy;
 use model::token::Scope;
 use model::{AgentId, AgentState, EventId, Verb};
 use reqwest::RequestBuilder;
@@ -160,6 +161,34 @@ impl Control {
             Verb::Destroy => self.endpoint.delete(&["v1", "agents", reference]),
         };
         self.endpoint.json(request).await
+    }
+
+    /// What an agent may do now, by id or name, and which revision that is.
+    pub async fn policy(&self, reference: &str) -> Result<(Policy, u64), Error> {
+        self.endpoint.tagged(self.endpoint.get(&["v1", "agents", reference, "policy"])).await
+    }
+
+    /// Gives an agent another policy; refused, with `at`, unless that is the revision of the one that it has. A lost answer is
+    /// asked for again under the same idempotency key.
+    pub async fn set_policy(
+        &self,
+        reference: &str,
+        policy: &Policy,
+        at: Option<u64>,
+    ) -> Result<(Policy, u64), Error> {
+        let key = EventId::new().base32();
+        let request = || {
+            let request = self.endpoint.put(&["v1", "agents", reference, "policy"]).json(policy);
+            let request = request.header("idempotency-key", &key);
+            match at {
+                Some(revision) => request.header("if-match", format!("\"{revision}\"")),
+                None => request,
+            }
+        };
+        match self.endpoint.tagged(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.tagged(request()).await,
+            answer => answer,
+        }
     }
 
     /// A way to the agent's workspace.

@@ -121,6 +121,19 @@ impl Endpoint {
         serde_json::from_slice(&body).map_err(|error| Error::protocol(self.origin(), error))
     }
 
+    /// Sends, and reads the answer with the number that its entity tag is.
+    pub(crate) async fn tagged<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<(T, u64), Error> {
+        let response = self.send(request).await?;
+        let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).and_then(number);
+        let tag = tag.ok_or_else(|| Error::protocol(self.origin(), "its answer has no entity tag"))?;
+        let body = self.body(response).await?;
+        let read = serde_json::from_slice(&body).map_err(|error| Error::protocol(self.origin(), error))?;
+        Ok((read, tag))
+    }
+
     /// Sends, and reads the answer as a stream.
     pub(crate) async fn stream(&self, request: RequestBuilder) -> Result<ByteStream, Error> {
         let response = self.send(request).await?;
@@ -148,6 +161,11 @@ impl Endpoint {
             Error::lost(self.origin(), reason)
         }
     }
+}
+
+/// The number in an entity tag such as `"3"`.
+fn number(tag: &str) -> Option<u64> {
+    tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }
 
 /// A body that is read as it comes.

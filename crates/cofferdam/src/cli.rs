@@ -1,8 +1,8 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, events, image, inspect, list, login, processes, run, service,
-    setup, up, verify, whoami,
+    agent, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
+    processes, run, service, setup, up, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -29,6 +29,7 @@ Examples:
   cofferdam up --detach
   cofferdam run -it --image debian -- bash
   cofferdam create --name worker --memory 512MiB --ttl 2h
+  cofferdam egress allow worker api.example.com
   cofferdam exec worker -- python3 -c 'print(1)'
   cofferdam cp ./project worker:/home/agent/
   cofferdam show worker";
@@ -72,6 +73,12 @@ pub enum Command {
     /// Make, list and remove images
     #[command(subcommand)]
     Image(image::Command),
+    /// Show, check, explain and change what may leave an agent
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Let an agent reach a host, or keep it from one
+    #[command(subcommand)]
+    Egress(egress::Command),
     #[command(visible_alias = "ps")]
     Ls(list::Args),
     #[command(flatten)]

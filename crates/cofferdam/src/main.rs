@@ -12,6 +12,7 @@ mod credentials;
 mod failure;
 mod output;
 mod paths;
+mod policies;
 mod progress;
 mod resolve;
 mod session;

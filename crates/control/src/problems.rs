@@ -46,6 +46,10 @@ impl From<store::Error> for Fault {
                 say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
             }
             E::Stale { .. } => say(Code::PreconditionFailed).remedy("GET the agent again and decide anew"),
+            E::StalePolicy { .. } => {
+                say(Code::PreconditionFailed).remedy("GET the policy again and decide anew")
+            }
+            E::Ended { .. } => say(Code::WrongState).remedy("create another agent"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")

@@ -13,6 +13,7 @@
 pub mod api;
 mod channel;
 mod control;
+pub mod egress;
 mod limits;
 mod lockdown;
 mod problems;

@@ -7,6 +7,7 @@
 use crate::id::{AgentId, ImageId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
+use crate::policy::{Egress, Policy, Preset, Unknown};
 use crate::quantity::Span;
 use crate::resources::Resources;
 use serde::{Deserialize, Serialize};
@@ -399,4 +400,26 @@ pub struct AgentSpec {
     pub ttl: Option<Span>,
     /// Seconds without any use of its workspace API after which control stops it.
     pub idle_timeout: Option<Span>,
+}
+
+impl Policy {
+    /// What holds for a new agent whose maker did not say: it reaches what programs commonly need, and without limits everything
+    /// public.
+    pub fn default_of(unrestricted: bool) -> Self {
+        let egress = match unrestricted {
+            true => Egress { preset: Preset::Open, ..Egress::default() },
+            false => Egress {
+                preset: Preset::Allowlist,
+                bundles: vec!["common".to_owned()],
+                unknown: Unknown::Hold,
+                rules: Vec::new(),
+            },
+        };
+        Self { version: 1, egress }
+    }
+
+    /// Lets nothing pass: what holds where there is no policy.
+    pub fn nothing() -> Self {
+        Self { version: 1, egress: Egress::default() }
+    }
 }

@@ -6,6 +6,7 @@ use crate::evidence::{Claim, Control, Evidence, Observation, State};
 use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::quantity::Span;
 use crate::resources::Resources;
 use crate::token::Scope;
@@ -43,6 +44,10 @@ pub struct CreateAgent {
     /// Whether no policy is to limit it. In mode `managed` it then needs a node of the account's own.
     #[serde(default)]
     pub unrestricted: bool,
+    /// What may leave it. Without one it is the default: the hosts of the bundle `common`, or for an unrestricted agent all public
+    /// ones. Refused at level `workspace`, which has the machine's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
     /// The main process; without one the agent is a place to exec in. Its arguments follow the image's entrypoint
     /// where it has one; an empty `argv` means the image's own command.
     #[serde(default)]
@@ -109,6 +114,12 @@ pub struct Agent {
     /// Whether no policy limits it.
     #[serde(default)]
     pub unrestricted: bool,
+    /// What may leave it now. Without one nothing may, but at level `workspace`, which has the machine's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Raised with every change of the policy; the entity tag of `/v1/agents/ID/policy`.
+    #[serde(default)]
+    pub policy_revision: u64,
     /// What everybody who sees it is to know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -329,7 +340,7 @@ pub struct Event {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub at: OffsetDateTime,
-    /// What: `agent.created`, `agent.state`, `image.registered`, `key.created`, …
+    /// What: `agent.created`, `agent.state`, `agent.policy_changed`, `image.registered`, `key.created`, …
     pub kind: String,
     /// Who: an API key, a node, or `system`.
     pub actor: String,

@@ -11,6 +11,7 @@ use crate::{Error, Fresh, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Level, Verb, apply_verb};
 use model::api::Image;
 use model::evidence::{Evidence, Observation};
+use model::policy::Policy;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -41,6 +42,12 @@ pub struct Agent {
     pub observed_generation: u64,
     /// Workspace tokens of an older epoch are refused.
     pub token_epoch: u64,
+    /// What it may do now; nothing leaves it without one.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// Raised with every change of `policy`.
+    #[serde(default)]
+    pub policy_revision: u64,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
     /// What was last seen of its boundary; it stays when that is gone.
@@ -83,6 +90,9 @@ const TOKEN_ISSUED: &str = "agent.token_issued";
 /// The token epoch of an agent that was just made.
 pub const FIRST_EPOCH: u64 = 1;
 
+/// The revision of the policy that an agent is made with.
+const FIRST_REVISION: u64 = 1;
+
 /// An agent to make.
 #[derive(Debug, Clone)]
 pub struct NewAgent {
@@ -92,6 +102,8 @@ pub struct NewAgent {
     pub image_name: Option<Name>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// What it may do at first.
+    pub policy: Option<Policy>,
     /// What the ledger says of a workspace token that is handed out with it.
     pub token: Option<Value>,
 }
@@ -158,6 +170,8 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
         generation: row.number("generation")?,
         observed_generation: row.number("observed_generation")?,
         token_epoch: row.number("token_epoch")?,
+        policy: row.json_opt("policy")?,
+        policy_revision: row.number("policy_revision")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
         observation: row.json_opt("observation")?,
@@ -253,7 +267,7 @@ impl Change {
     }
 
     fn insert(&mut self, new: &NewAgent, node: &Candidate) -> Result<Agent, Error> {
-        let NewAgent { spec, image_name, labels, token: _ } = new;
+        let NewAgent { spec, image_name, labels, policy, token: _ } = new;
         let now = self.now;
         let at = crate::rows::instant(now).ok_or(Error::Corrupt { column: "created_at" })?;
         let span = |span: model::Span| i64::try_from(span.0).unwrap_or(i64::MAX).saturating_mul(1000);
@@ -267,6 +281,8 @@ impl Change {
             generation: 1,
             observed_generation: 0,
             token_epoch: FIRST_EPOCH,
+            policy: policy.clone(),
+            policy_revision: if policy.is_some() { FIRST_REVISION } else { 0 },
             reason: None,
             evidence: Vec::new(),
             observation: None,
@@ -280,8 +296,8 @@ impl Change {
             .add(
                 "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
                     generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since,
-                    workspace_url)
-                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15
+                    workspace_url, policy, policy_revision)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17
                  FROM nodes n WHERE n.id = $14",
             )
             .bind(spec.id.to_string())
@@ -299,6 +315,8 @@ impl Change {
             .bind(now)
             .bind(made.node.to_string())
             .bind(made.workspace_url.clone())
+            .bind(policy.as_ref().map(to_json))
+            .bind(made.policy_revision as i64)
             .or(Error::NoCapacity);
         for (key, value) in labels {
             self.deferred
@@ -378,7 +396,8 @@ impl Store {
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
-            "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "run_as": spec.run_as, "resources": spec.resources});
+            "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
+            "run_as": spec.run_as, "resources": spec.resources});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
             change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());

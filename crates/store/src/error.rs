@@ -1,6 +1,6 @@
 //! Why the database did not do something: refusals, which are answers, and faults, which are not.
 
-use model::agent::IllegalVerb;
+use model::agent::{AgentState, IllegalVerb};
 use std::path::{Path, PathBuf};
 
 /// Why nothing was stored, or nothing could be read.
@@ -35,6 +35,18 @@ pub enum Error {
     Stale {
         /// Where it is.
         generation: u64,
+    },
+    /// The policy is not at the revision that the caller read.
+    #[error("the agent's policy is at revision {revision}, not at the one named in If-Match")]
+    StalePolicy {
+        /// Where it is.
+        revision: u64,
+    },
+    /// Nothing about the agent can change any more.
+    #[error("the agent is {state}, and stays as it was")]
+    Ended {
+        /// Where it is.
+        state: AgentState,
     },
     /// The idempotency key came with another request before.
     #[error("this idempotency key was used with another request")]

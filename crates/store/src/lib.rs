@@ -19,6 +19,7 @@ mod installation;
 mod keys;
 mod nodes;
 mod observe;
+mod policies;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -73,6 +74,7 @@ fn migrations() -> Migrator {
         ("free_slots", include_str!("../migrations/sqlite/0003_free_slots.sql")),
         ("levels", include_str!("../migrations/sqlite/0004_levels.sql")),
         ("observation", include_str!("../migrations/sqlite/0005_observation.sql")),
+        ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -206,7 +206,8 @@ impl Store {
                 // A node without any agents to tell of.
                 break;
             }
-            let Agent { spec, desired, generation, token_epoch, state, .. } = agent(row)?;
+            let Agent { spec, desired, generation, token_epoch, state, policy, policy_revision, .. } =
+                agent(row)?;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
                 _ => found.agents.push(DesiredAgent {
@@ -214,8 +215,8 @@ impl Store {
                     desired,
                     generation,
                     token_epoch,
-                    policy: None,
-                    policy_revision: 0,
+                    policy,
+                    policy_revision,
                 }),
             }
         }

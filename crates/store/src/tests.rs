@@ -9,6 +9,7 @@ use model::agent::{AgentSpec, AgentState, ExitReason, Level, Observed, RunAs, Ve
 use model::api::Image;
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
+use model::policy::Policy;
 use model::{AccountId, AgentId, ImageId, NodeId, Resources, Span, VolumeId};
 use proptest::prelude::*;
 use serde_json::json;
@@ -83,6 +84,7 @@ impl World {
             spec,
             image_name: Some("debian".parse().unwrap()),
             labels: Default::default(),
+            policy: None,
             token: None,
         }
     }
@@ -418,6 +420,57 @@ async fn terminal_states_stay() {
     refused(world.raw("UPDATE agents SET desired = 'running'", &[]).await, "stays destroyed");
 }
 
+fn open_to(host: &str) -> Policy {
+    serde_json::from_value(json!({"version": 1, "egress": {"rule": [{"action": "allow", "host": host}]}}))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_policy_changes_with_its_event_and_alone() {
+    let world = World::new().await;
+    let none = world.agent("none").await;
+    assert_eq!((&none.policy, none.policy_revision), (&None, 0));
+    let mut new = world.new_agent("a");
+    new.policy = Some(open_to("one.example"));
+    let agent = world.create(new, place).await.unwrap().0;
+    let id = agent.spec.id;
+    assert_eq!(world.store.agent(id).await.unwrap(), agent);
+    assert_eq!((&agent.policy, agent.policy_revision), (&Some(open_to("one.example")), 1));
+
+    let rev = world.store.rev(world.node).await.unwrap();
+    world.changed.lock().unwrap().clear();
+    let set = async |policy: &str, if_match| {
+        world.store.set_policy(Actor::System, id, &open_to(policy), if_match, None).await
+    };
+    let after = set("two.example", Some(1)).await.unwrap();
+    let expected = Agent { policy: Some(open_to("two.example")), policy_revision: 2, ..agent.clone() };
+    assert_eq!(after, expected, "nothing else changed");
+    assert_eq!(world.store.agent(id).await.unwrap(), after);
+    assert_eq!(world.store.rev(world.node).await.unwrap(), rev + 1);
+    assert_eq!(world.changed.lock().unwrap().len(), 2, "who waits for the node, and who waits for the agent");
+    let told = world.store.desired(world.node, Some(rev)).await.unwrap();
+    assert_eq!(told.agents.len(), 1, "the other has not changed");
+    assert_eq!((&told.agents[0].policy, told.agents[0].policy_revision), (&after.policy, 2));
+    let ledger = "SELECT count(*) FROM events WHERE kind = 'agent.policy_changed'";
+    assert_eq!(world.count(ledger).await, 1);
+
+    assert!(matches!(set("three.example", Some(1)).await, Err(Error::StalePolicy { revision: 2 })));
+    assert_eq!(set("two.example", Some(2)).await.unwrap(), after, "the same again");
+    assert_eq!(world.store.agent(id).await.unwrap(), after);
+    assert_eq!((world.store.rev(world.node).await.unwrap(), world.count(ledger).await), (rev + 1, 1));
+
+    // An order leaves it alone, and it leaves the order alone.
+    let stopped = world.store.order(Actor::System, id, Verb::Stop, &Order::default()).await.unwrap();
+    let changed = set("three.example", None).await.unwrap();
+    let expected = Agent { policy: changed.policy.clone(), policy_revision: 3, ..stopped };
+    assert_eq!(changed, expected);
+    world.store.order(Actor::System, id, Verb::Destroy, &Order::default()).await.unwrap();
+    let refused = set("four.example", None).await;
+    assert!(matches!(refused, Err(Error::Ended { state: AgentState::Destroying })), "{refused:?}");
+    check_ledger(&world, &world.store.agent(id).await.unwrap()).await;
+    assert_eq!(world.count(ledger).await, 2);
+}
+
 #[tokio::test]
 async fn deadlines_come_in_order() {
     let world = World::new().await;
@@ -633,6 +686,7 @@ async fn a_database_from_before_there_were_levels_is_taken_over() {
     let kept = store.agent(agent).await.unwrap();
     assert_eq!((kept.spec.level, kept.spec.image), (Level::Container, Some(image)));
     assert_eq!(kept.image_name.map(|name| name.to_string()).as_deref(), Some("debian"));
+    assert_eq!((kept.policy, kept.policy_revision), (None, 0));
     let writer = &store.0.writer;
     for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let found = sqlx::query(check).fetch_all(writer).await.unwrap();

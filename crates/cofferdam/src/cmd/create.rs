@@ -2,11 +2,14 @@
 
 use crate::cli::Global;
 use crate::output::{self, Format};
+use crate::policies::{self, Destination};
 use crate::progress::Progress;
 use crate::{confirm, context, resolve};
 use model::agent::{Command, Level, RunAs};
 use model::api::{Agent, CreateAgent};
+use model::policy::{Action, Policy};
 use model::{ByteSize, Driver, Name, Resources, Span};
+use std::path::PathBuf;
 
 /// What `create` and `run` share: everything that is fixed when an agent is made.
 #[derive(clap::Args)]
@@ -26,6 +29,15 @@ pub struct Spec {
     /// Answer the question of --unrestricted, for scripts
     #[arg(long, requires = "unrestricted")]
     pub yes: bool,
+    /// Policy file: what may leave it; by default what programs commonly need (see docs/guides/egress.md); - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Host that it may reach besides, at 443 and 80 unless a port is named; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = policies::destination)]
+    pub allow: Vec<Destination>,
+    /// Let nothing leave it
+    #[arg(long, conflicts_with_all = ["policy", "allow"])]
+    pub no_network: bool,
     /// Name of the agent; made up when absent
     #[arg(long)]
     pub name: Option<Name>,
@@ -84,17 +96,19 @@ impl Spec {
     }
 
     /// The request. `argv` is the main process where there is to be one; empty means the image's own command.
-    pub fn request(self, argv: Option<Vec<String>>) -> CreateAgent {
+    pub fn request(self, argv: Option<Vec<String>>) -> anyhow::Result<CreateAgent> {
+        let policy = self.policy()?;
         let main =
             argv.map(|argv| Command { argv, env: Default::default(), cwd: self.workdir.clone(), user: None });
         let entrypoint =
             self.entrypoint.map(|program| [program].into_iter().filter(|p| !p.is_empty()).collect());
-        CreateAgent {
+        Ok(CreateAgent {
             name: self.name,
             image: self.image,
             level: self.level,
             driver: self.driver,
             unrestricted: self.unrestricted,
+            policy,
             main,
             entrypoint,
             env: resolve::map(self.env),
@@ -105,7 +119,20 @@ impl Spec {
             ttl: self.ttl,
             idle_timeout: self.idle_timeout,
             token: None,
-        }
+        })
+    }
+
+    /// What may leave it; `None` leaves it to control.
+    fn policy(&self) -> anyhow::Result<Option<Policy>> {
+        let mut policy = match &self.policy {
+            Some(file) => policies::read(file)?,
+            None if self.no_network => Policy::nothing(),
+            None if self.allow.is_empty() => return Ok(None),
+            None => Policy::default_of(self.unrestricted),
+        };
+        policy.egress.rules.extend(self.allow.iter().map(|host| host.rule(Action::Allow)));
+        policies::check(&policy, self.unrestricted)?;
+        Ok(Some(policy))
     }
 }
 
@@ -116,6 +143,7 @@ its arguments.
 
 Examples:
   cofferdam create --name worker
+  cofferdam create --name builder --policy builder.toml --allow git.example.com:22
   cofferdam create --name web --memory 256MiB --ttl 1h -- python3 -m http.server 8000";
 
 /// Make an agent, and print its id
@@ -141,7 +169,7 @@ impl Args {
         let control = context::control(global.context.as_ref())?;
         let progress = Progress::brief("creating the agent");
         let main = Some(self.command).filter(|command| self.start || !command.is_empty());
-        let mut agent = control.create_agent(&self.spec.request(main)).await?;
+        let mut agent = control.create_agent(&self.spec.request(main)?).await?;
         if !self.no_wait {
             progress.stage(&format!("starting {}", agent.name));
             agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;

@@ -8,6 +8,7 @@ pub mod cp;
 pub mod create;
 pub mod doctor;
 pub mod down;
+pub mod egress;
 pub mod events;
 pub mod exec;
 pub mod forward;
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod list;
 pub mod login;
 pub mod logs;
+pub mod policy;
 pub mod processes;
 pub mod run;
 pub mod service;
@@ -58,6 +60,8 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Run(args) => args.run(global).await,
         Command::Agent(command) => command.run(global).await,
         Command::Image(command) => command.run(global).await,
+        Command::Policy(command) => command.run(global).await,
+        Command::Egress(command) => command.run(global).await,
         Command::Ls(args) => args.run(global).await,
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,

@@ -26,6 +26,7 @@ return and tab); --raw turns that off. Output that goes to a file or a pipe is l
 Examples:
   cofferdam run -- uname -a
   cofferdam run -it --image debian -- bash
+  cofferdam run --no-network -- python3 -c 'print(1)'
   cofferdam run --memory 256MiB --cpus 0.5 -e SEED=1 -- python3 -c 'print(1)'
   cofferdam run -d --name web --ttl 1h -- python3 -m http.server 8000";
 
@@ -58,7 +59,7 @@ impl Args {
         self.spec.confirm()?;
         let control = context::control(global.context.as_ref())?;
         if self.detach {
-            let agent = control.create_agent(&self.spec.request(Some(self.command))).await?;
+            let agent = control.create_agent(&self.spec.request(Some(self.command))?).await?;
             let agent = control.wait_agent(&agent.id.to_string(), "settled", resolve::SETTLE_SECONDS).await?;
             create::print(&agent, global)?;
             if agent.state == AgentState::Failed {
@@ -70,7 +71,7 @@ impl Args {
         let mut signals = Signals::listen()?;
         let progress = Progress::brief("creating the agent");
         let workdir = self.spec.workdir.clone();
-        let agent = control.create_agent(&self.spec.request(None)).await?;
+        let agent = control.create_agent(&self.spec.request(None)?).await?;
         output::warnings([&agent]);
         let outcome =
             work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;

@@ -2,7 +2,7 @@
 
 use crate::cli::Global;
 use crate::output::{self, Format};
-use crate::{context, resolve};
+use crate::{context, policies, resolve};
 use model::agent::{Level, RunAs};
 use model::api::Agent;
 use model::evidence::{Control, Evidence, State};
@@ -74,6 +74,7 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
                 RunAs::Root => "root of its user namespace; nobody outside".to_owned(),
             },
         ),
+        ("policy", policies::line(agent)),
         ("created", output::time(agent.created_at)),
     ];
     if let Some(main) = &agent.main {

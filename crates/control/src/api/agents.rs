@@ -47,6 +47,8 @@ fn wire(agent: store::Agent) -> Agent {
         level: spec.level,
         driver: spec.driver,
         unrestricted: spec.unrestricted,
+        policy: agent.policy,
+        policy_revision: agent.policy_revision,
         warnings: model::mode::warnings(spec.level, spec.unrestricted),
         claim,
         evidence: if lives(state) { agent.evidence } else { Vec::new() },
@@ -73,8 +75,8 @@ fn answer(status: StatusCode, agent: store::Agent) -> Response {
     answer_as(status, agent.generation, &wire(agent))
 }
 
-fn answer_as<T: Serialize>(status: StatusCode, generation: u64, body: &T) -> Response {
-    let etag = format!("\"{generation}\"");
+pub(super) fn answer_as<T: Serialize>(status: StatusCode, tag: u64, body: &T) -> Response {
+    let etag = format!("\"{tag}\"");
     let mut response = (status, axum::Json(body)).into_response();
     response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&etag).expect("a quoted number"));
     response

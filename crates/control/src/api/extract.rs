@@ -119,16 +119,16 @@ impl FromRequestParts<Arc<App>> for Guards {
 }
 
 impl Guards {
-    /// The generation that `If-Match` names. `*` matches any.
+    /// The number that `If-Match` names: of a generation, or of a revision. `*` matches any.
     pub(crate) fn if_match(&self) -> Result<Option<u64>, Fault> {
         let Some(value) = self.0.get(header::IF_MATCH) else { return Ok(None) };
         let tag = value.to_str().unwrap_or_default().trim();
         if tag == "*" {
             return Ok(None);
         }
-        let generation = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse().ok());
-        let wrong = || Problem::invalid("If-Match", "expected the ETag of the agent, such as \"3\", or *");
-        Ok(Some(generation.ok_or_else(wrong)?))
+        let number = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse().ok());
+        let wrong = || Problem::invalid("If-Match", "expected the ETag of an answer, such as \"3\", or *");
+        Ok(Some(number.ok_or_else(wrong)?))
     }
 
     /// The idempotency key, tied to the operation and its request.

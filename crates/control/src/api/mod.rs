@@ -9,6 +9,7 @@ mod meta;
 mod node;
 mod nodes;
 mod openapi;
+mod policies;
 mod query;
 mod shield;
 
@@ -35,6 +36,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::start))
         .routes(routes!(agents::token))
         .routes(routes!(agents::evidence))
+        .routes(routes!(policies::get, policies::set))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::grant))

@@ -42,7 +42,7 @@ pub(crate) fn document() -> OpenApi {
     let (_, mut document) = super::documented().split_for_parts();
     for (path, item) in &mut document.paths.paths {
         for (takes_body, operation) in
-            [(false, &mut item.get), (true, &mut item.post), (true, &mut item.delete)]
+            [(false, &mut item.get), (true, &mut item.post), (true, &mut item.put), (true, &mut item.delete)]
         {
             if let Some(operation) = operation {
                 describe_problems(path, takes_body, operation);
@@ -68,6 +68,7 @@ fn own(operation: &str) -> &'static [Code] {
         "pause_agent" | "resume_agent" | "stop_agent" | "start_agent" | "destroy_agent" => {
             &[C::ModeRefuses, C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
+        "set_agent_policy" => &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch],
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],
         "create_key" => &[C::NameTaken, C::IdempotencyMismatch],

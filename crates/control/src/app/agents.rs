@@ -1,7 +1,7 @@
 //! Agents. A caller sees and moves those of its own account; of others it learns not even that they exist.
 
 use crate::app::placement::NoPlace;
-use crate::app::{App, names, placement, validate};
+use crate::app::{App, names, placement, policies, validate};
 use crate::auth::Caller;
 use crate::notify::Subscription;
 use crate::problems::Fault;
@@ -49,6 +49,7 @@ pub(crate) async fn create(
             let level = level(app, &request, candidates)?;
             let image = if level.has_image() { Some(image.ok_or_else(|| no_image(wanted))?) } else { None };
             let spec = spec(caller, &request, name.clone(), level, image.as_ref())?;
+            let policy = policies::at_first(request.policy.as_ref(), level, request.unrestricted)?;
             let node = placement::place(app.mode, &spec, candidates, now)
                 .map_err(|why| nowhere(why, level, candidates))?;
             let issued =
@@ -56,7 +57,7 @@ pub(crate) async fn create(
             let token = issued.as_ref().map(|issued| issued.detail.clone());
             begun = Some((app.notify.agent(spec.id), issued));
             let image_name = image.map(|image| image.name);
-            Ok((NewAgent { spec, image_name, labels: request.labels.clone(), token }, node))
+            Ok((NewAgent { spec, image_name, labels: request.labels.clone(), policy, token }, node))
         };
         let asked = Asked { account: caller.account, name: &name, image: wanted };
         let made = app.store.create_agent(caller.actor(), asked, make, idempotency.as_ref()).await;

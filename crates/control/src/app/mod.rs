@@ -6,6 +6,7 @@ pub(crate) mod keys;
 mod names;
 pub(crate) mod node_calls;
 pub(crate) mod placement;
+pub(crate) mod policies;
 pub(crate) mod validate;
 
 use crate::auth::seats::Seats;

@@ -1,5 +1,6 @@
 //! What is accepted in requests, beyond what their types say. Pure.
 
+use crate::app::policies;
 use model::agent::Command;
 use model::api::{CreateAgent, RegisterImage};
 use model::node_api::{Enroll, ObservedAgent};
@@ -112,6 +113,9 @@ pub(crate) fn create_agent(request: &CreateAgent) -> Checked {
     words("entrypoint", request.entrypoint.as_deref().unwrap_or_default())?;
     span("ttl", request.ttl)?;
     span("idle_timeout", request.idle_timeout)?;
+    if let Some(policy) = &request.policy {
+        policies::check(policy, request.unrestricted, "policy.")?;
+    }
     request.main.as_ref().map_or(Ok(()), command)
 }
 

@@ -30,6 +30,8 @@ fn cases(agent: &str, image: &str, key: &str) -> BTreeMap<(&'static str, &'stati
         ("get", "/v1/agents", None, Own(200)),
         ("get", "/v1/agents/{id}", None, NotFound),
         ("get", "/v1/agents/{id}/evidence", None, NotFound),
+        ("get", "/v1/agents/{id}/policy", None, NotFound),
+        ("put", "/v1/agents/{id}/policy", Some(json!({"version": 1})), NotFound),
         ("post", "/v1/agents/{id}/pause", None, NotFound),
         ("post", "/v1/agents/{id}/resume", None, NotFound),
         ("post", "/v1/agents/{id}/stop", None, NotFound),

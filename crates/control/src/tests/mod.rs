@@ -8,6 +8,7 @@ mod inputs;
 mod levels;
 mod nodes;
 mod placement;
+mod policies;
 mod serving;
 mod time_passes;
 mod world;

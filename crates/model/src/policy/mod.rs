@@ -2,9 +2,22 @@
 //!
 //! Pure: nothing here opens a connection or reads a clock.
 
+mod bundles;
+mod check;
+mod explain;
+mod name;
+mod path;
+mod pattern;
+mod scope;
 mod table;
+#[cfg(test)]
+mod tests;
 
-pub use table::{Host, Protocol, Request, Table, Target, Verdict};
+pub use bundles::{COMMON, TOOLS, contents as bundle_contents, names as bundle_names};
+pub use check::{MAX_BUNDLES, MAX_BYTES, MAX_FILE, MAX_OF_RULE, MAX_PATH, MAX_RULES};
+pub use explain::{Explanation, Reason, explain};
+pub use name::name;
+pub use table::{By, Host, Protocol, Request, Table, Target, Verdict};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,16 +39,17 @@ pub struct Egress {
     /// What holds where no rule does.
     pub preset: Preset,
     /// Names of lists of hosts that people know, with preset `allowlist`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bundles: Vec<String>,
     /// What happens to a host that nothing names, with preset `allowlist`.
     pub unknown: Unknown,
     /// Rules of this policy. One that denies beats all that allow, and each beats the preset.
-    #[serde(rename = "rule")]
+    #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
 }
 
 /// What holds where no rule does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
     /// Nothing but what rules allow.
@@ -43,10 +57,21 @@ pub enum Preset {
     None,
     /// The hosts of the bundles.
     Allowlist,
-    /// Every public host by TLS at port 443.
+    /// Every public host, by its name, by TLS at port 443.
     Https,
     /// Every public host at every port; unrestricted agents only.
     Open,
+}
+
+impl std::fmt::Display for Preset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Allowlist => "allowlist",
+            Self::Https => "https",
+            Self::Open => "open",
+        })
+    }
 }
 
 /// What happens to a host that nothing names.
@@ -68,17 +93,19 @@ pub struct Rule {
     pub action: Action,
     /// A name, `*.name` for all below it at any depth, or an address or network in CIDR notation for literal addresses.
     pub host: String,
-    /// Without any: 443 by TLS and 80 by HTTP. At 443 nothing but TLS and at 80 nothing but HTTP passes, unless `protocol` says
-    /// otherwise; at others anything does.
+    /// Of a rule that allows, without any: 443 by TLS and 80 by HTTP. At 443 nothing but TLS and at 80 nothing but HTTP passes, unless
+    /// `protocol` says otherwise; at others anything does. A rule that denies is for every port without any, and for all that
+    /// is spoken there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
     /// Only this protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Only HTTP requests with these methods.
+    /// Only HTTP requests with these methods. Needs protocol `http`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// Only HTTP requests for these paths: `*` is one segment, `**` at the end is the rest.
+    /// Only HTTP requests for these paths: `*` is one segment, `**` at the end is the rest, if there is any. Needs protocol `http`.
+    /// A path that servers read differently, such as `/a/../b`, is never allowed by one and always denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
 }
@@ -97,18 +124,10 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {message}")]
 pub struct PolicyError {
-    /// Where: `egress.rule[2].host`.
+    /// Where: `egress.rule[2].host`, which is what a verdict calls rule 3; or a line of a file.
     pub field: String,
     /// What is wrong, as in "FIELD is …".
     pub message: String,
     /// What to do.
     pub remedy: String,
-}
-
-impl Policy {
-    /// Checks all that can be checked without an agent; `unrestricted` is whether the agent is.
-    pub fn validate(&self, unrestricted: bool) -> Result<(), PolicyError> {
-        let _ = unrestricted;
-        Ok(())
-    }
 }

@@ -1,8 +1,13 @@
 //! Deciding.
 
-use super::Policy;
+use super::bundles;
+use super::path::{self, Covers};
+use super::pattern::{Pattern, masked};
+use super::scope::{Protocols, Scope};
+use super::{Action, Policy, Preset, Rule, Unknown};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 
 /// What a connection speaks.
@@ -15,6 +20,16 @@ pub enum Protocol {
     Http,
     /// Anything.
     Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        })
+    }
 }
 
 /// Where somebody wants to connect to.
@@ -48,44 +63,431 @@ pub struct Target<'a> {
     pub request: Option<Request<'a>>,
 }
 
+impl Target<'_> {
+    /// The protocols that are asked about.
+    pub(super) fn protocols(&self) -> Protocols {
+        match (self.protocol, self.request) {
+            (Some(protocol), _) => Protocols::only(protocol),
+            (None, Some(_)) => Protocols::only(Protocol::Http),
+            (None, None) => Protocols::ALL,
+        }
+    }
+}
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// The rule of this number, from 1 on.
+    Rule(u32),
+    /// The bundle of this name.
+    Bundle(&'static str),
+    /// The preset.
+    Preset(Preset),
+    /// What the policy says of hosts that nothing names.
+    Unknown,
+    /// The policy is not one that could be in force, so it lets nothing pass.
+    Invalid,
+}
+
+/// `rule 3`, `bundle github`, `preset https`, `unknown`.
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(number) => write!(f, "rule {number}"),
+            Self::Bundle(name) => write!(f, "bundle {name}"),
+            Self::Preset(preset) => write!(f, "preset {preset}"),
+            Self::Unknown => f.write_str("unknown"),
+            Self::Invalid => f.write_str("invalid policy"),
+        }
+    }
+}
+
 /// What was decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It passes.
     Allow {
-        /// The rule that decided: `rule 3`, `bundle github`, `preset https`.
-        by: String,
+        /// Who decided.
+        by: By,
     },
     /// It does not.
     Deny {
-        /// As above; `preset none`, `unknown`.
-        by: String,
+        /// Who decided.
+        by: By,
     },
     /// Somebody is to decide.
     Hold,
 }
 
+impl Verdict {
+    /// Who decided; [`By::Unknown`] of what is held.
+    pub fn by(self) -> By {
+        match self {
+            Self::Allow { by } | Self::Deny { by } => by,
+            Self::Hold => By::Unknown,
+        }
+    }
+}
+
+/// The number of a rule, from 0 on, or of a bundle behind all rules. Of several the smallest decides.
+type Source = u32;
+const NOBODY: Source = Source::MAX;
+
+/// Who speaks first on each protocol at a port.
+#[derive(Debug, Clone, Copy)]
+struct Says {
+    deny: [Source; 3],
+    allow: [Source; 3],
+    /// Allows some requests of HTTP.
+    allow_some: Source,
+}
+
+impl Default for Says {
+    fn default() -> Self {
+        Self { deny: [NOBODY; 3], allow: [NOBODY; 3], allow_some: NOBODY }
+    }
+}
+
+impl Says {
+    fn add(&mut self, other: &Self) {
+        for at in 0..3 {
+            self.deny[at] = self.deny[at].min(other.deny[at]);
+            self.allow[at] = self.allow[at].min(other.allow[at]);
+        }
+        self.allow_some = self.allow_some.min(other.allow_some);
+    }
+}
+
+/// All that is said of one pattern.
+#[derive(Debug, Default)]
+struct Node {
+    every: Says,
+    /// In the order of the ports, each once.
+    ports: Box<[(u16, Says)]>,
+    /// Rules that look at requests, in their order.
+    requests: Box<[Source]>,
+}
+
+/// A node while rules are added.
+#[derive(Default)]
+struct Draft {
+    every: Says,
+    ports: Vec<(u16, Says)>,
+    requests: Vec<Source>,
+}
+
+impl Draft {
+    fn add(&mut self, scope: &Scope, source: Source, set: impl Fn(&mut Says, Protocols, Source)) {
+        match scope {
+            Scope::Every(protocols) => set(&mut self.every, *protocols, source),
+            Scope::At(ports) => self.ports.extend(ports.iter().map(|(port, protocols)| {
+                let mut says = Says::default();
+                set(&mut says, *protocols, source);
+                (*port, says)
+            })),
+        }
+    }
+
+    fn finish(mut self) -> Node {
+        self.ports.sort_by_key(|(port, _)| *port);
+        self.ports.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1.add(&next.1);
+            }
+            same
+        });
+        Node { every: self.every, ports: self.ports.into(), requests: self.requests.into() }
+    }
+}
+
+/// A rule that looks at requests.
+#[derive(Debug)]
+struct OfRequests {
+    action: Action,
+    scope: Scope,
+    methods: Box<[String]>,
+    paths: Box<[String]>,
+}
+
+impl OfRequests {
+    fn covers(&self, request: &Request<'_>) -> bool {
+        requests_covered(self.action, &self.methods, &self.paths, request)
+    }
+}
+
+/// Whether a rule with these methods and paths is for a request. What is unclear is denied, and never allowed.
+pub(super) fn requests_covered(
+    action: Action,
+    methods: &[String],
+    paths: &[String],
+    request: &Request<'_>,
+) -> bool {
+    let covers = |pattern: &String| match path::covers(pattern, request.path) {
+        Covers::Yes => true,
+        Covers::No => false,
+        Covers::Unclear => action == Action::Deny,
+    };
+    (methods.is_empty() || methods.iter().any(|method| method == request.method))
+        && (paths.is_empty() || paths.iter().any(covers))
+}
+
 /// A policy in the form in which it decides.
 #[derive(Debug, Default)]
-pub struct Table {}
+pub struct Table {
+    preset: Preset,
+    unknown: Unknown,
+    invalid: bool,
+    /// How many rules there are: what has a higher number is a bundle.
+    rules: Source,
+    bundles: Box<[&'static str]>,
+    exact: HashMap<Box<str>, Node>,
+    below: HashMap<Box<str>, Node>,
+    networks: HashMap<(IpAddr, u8), Node>,
+    /// Lengths of prefixes that there are, of IPv4 and of IPv6.
+    lengths: [Box<[u8]>; 2],
+    /// By the number of the rule.
+    of_requests: HashMap<Source, OfRequests>,
+}
 
 impl Table {
-    /// Of a policy, or of none, which lets nothing pass. `tools` has the hosts of the bundles that are read from this machine's tools;
-    /// what is not valid in it is left out.
+    /// Of a policy, or of none, which lets nothing pass; nor does one that is not valid. `tools` has the hosts of the bundles that
+    /// are read from this machine's tools, each with or without a port; what is not valid in it is left out.
     pub fn new(policy: Option<&Policy>, tools: &BTreeMap<String, Vec<String>>) -> Self {
-        let _ = (policy, tools);
-        Self {}
+        let Some(policy) = policy else { return Self::default() };
+        // Whether it may be open was decided by who knows the agent.
+        let read = policy.validate(true).ok().and_then(|()| {
+            policy.egress.rules.iter().map(|rule| Pattern::parse(&rule.host).ok()).collect::<Option<Vec<_>>>()
+        });
+        let Some(patterns) = read else { return Self { invalid: true, ..Self::default() } };
+        let egress = &policy.egress;
+        let chosen = match egress.preset {
+            Preset::Allowlist => bundles::chosen(&egress.bundles, tools),
+            _ => Vec::new(),
+        };
+        let mut table = Self {
+            preset: egress.preset,
+            unknown: egress.unknown,
+            // Bounded by the check.
+            rules: egress.rules.len() as Source,
+            bundles: chosen.iter().map(|(name, _)| *name).collect(),
+            ..Self::default()
+        };
+        let mut drafts = Drafts::default();
+        for ((source, rule), pattern) in (0..).zip(&egress.rules).zip(&patterns) {
+            table.add_rule(rule, source, drafts.of(pattern));
+        }
+        for (source, (_, entries)) in (table.rules..).zip(&chosen) {
+            for (pattern, scope) in entries.iter() {
+                drafts.of(pattern).add(scope, source, allow);
+            }
+        }
+        drafts.finish(&mut table);
+        table
+    }
+
+    fn add_rule(&mut self, rule: &Rule, source: Source, draft: &mut Draft) {
+        let scope = Scope::of(rule);
+        if rule.methods.is_empty() && rule.paths.is_empty() {
+            return draft.add(&scope, source, if rule.action == Action::Deny { deny } else { allow });
+        }
+        if rule.action == Action::Allow {
+            draft.add(&scope, source, |says, _, source| says.allow_some = source);
+        }
+        draft.requests.push(source);
+        let (methods, paths) = (rule.methods.clone().into(), rule.paths.clone().into());
+        self.of_requests.insert(source, OfRequests { action: rule.action, scope, methods, paths });
     }
 
     /// Whether anything at this name could pass or be held: only then does it have an address.
     pub fn resolves(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        let passes = |port| {
+            let target = Target { host: Host::Name(name), port, protocol: None, request: None };
+            !matches!(self.decide(&target), Verdict::Deny { .. })
+        };
+        let mut every = Says::default();
+        self.each(Host::Name(name), |node| every.add(&node.every));
+        if every.deny.iter().all(|source| *source != NOBODY) {
+            return false;
+        }
+        if self.is_open_at_most_ports() || passes(443) || passes(80) {
+            return true;
+        }
+        let mut ports = Vec::new();
+        self.each(Host::Name(name), |node| {
+            let allowing =
+                |says: &Says| says.allow_some != NOBODY || says.allow.iter().any(|source| *source != NOBODY);
+            ports.extend(node.ports.iter().filter(|(_, says)| allowing(says)).map(|(port, _)| *port));
+        });
+        ports.into_iter().any(passes)
+    }
+
+    fn is_open_at_most_ports(&self) -> bool {
+        match self.preset {
+            Preset::None | Preset::Https => false,
+            Preset::Allowlist => self.unknown == Unknown::Hold,
+            Preset::Open => true,
+        }
     }
 
     /// Whether a connection passes.
     pub fn decide(&self, target: &Target<'_>) -> Verdict {
-        let _ = target;
-        Verdict::Deny { by: "preset none".to_owned() }
+        let mut says = Says::default();
+        self.each(target.host, |node| self.ask(node, target, &mut says));
+        let asked = target.protocols();
+        let (mut allowed, mut denied, mut held) = (NOBODY, NOBODY, false);
+        let mut preset_allows = false;
+        for protocol in asked.iter() {
+            let at = protocol as usize;
+            denied = denied.min(says.deny[at]);
+            if says.deny[at] != NOBODY {
+                continue;
+            }
+            allowed = allowed.min(says.allow[at]);
+            match says.allow[at] == NOBODY {
+                false => {}
+                true if preset_allows_host(self.preset, target, protocol) => preset_allows = true,
+                true => held |= self.preset == Preset::Allowlist && self.unknown == Unknown::Hold,
+            }
+        }
+        if allowed != NOBODY {
+            Verdict::Allow { by: self.name_of(allowed) }
+        } else if preset_allows {
+            Verdict::Allow { by: By::Preset(self.preset) }
+        } else if held {
+            Verdict::Hold
+        } else if denied != NOBODY {
+            Verdict::Deny { by: self.name_of(denied) }
+        } else {
+            Verdict::Deny { by: self.remaining() }
+        }
+    }
+
+    /// Who denies what nobody else decides on.
+    fn remaining(&self) -> By {
+        match self.preset {
+            _ if self.invalid => By::Invalid,
+            Preset::Allowlist => By::Unknown,
+            preset => By::Preset(preset),
+        }
+    }
+
+    fn name_of(&self, source: Source) -> By {
+        match source.checked_sub(self.rules).and_then(|at| self.bundles.get(at as usize)) {
+            Some(bundle) => By::Bundle(bundle),
+            None => By::Rule(source + 1),
+        }
+    }
+
+    /// All that is said of patterns which cover the host.
+    fn each<'t>(&'t self, host: Host<'_>, mut then: impl FnMut(&'t Node)) {
+        match host {
+            Host::Name(name) => {
+                if let Some(node) = self.exact.get(name) {
+                    then(node);
+                }
+                if self.below.is_empty() {
+                    return;
+                }
+                let mut rest = name;
+                while let Some((_, base)) = rest.split_once('.') {
+                    if let Some(node) = self.below.get(base) {
+                        then(node);
+                    }
+                    rest = base;
+                }
+            }
+            Host::Address(address) => {
+                let address = address.to_canonical();
+                let lengths = &self.lengths[usize::from(address.is_ipv6())];
+                for bits in lengths {
+                    let network = masked(address, *bits).map(|network| (network, *bits));
+                    if let Some(node) = network.and_then(|network| self.networks.get(&network)) {
+                        then(node);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds what a node says of the target.
+    fn ask(&self, node: &Node, target: &Target<'_>, says: &mut Says) {
+        says.add(&node.every);
+        if let Ok(at) = node.ports.binary_search_by_key(&target.port, |(port, _)| *port) {
+            says.add(&node.ports[at].1);
+            let http = &mut says.allow[Protocol::Http as usize];
+            if target.request.is_none() {
+                *http = (*http).min(node.ports[at].1.allow_some);
+            }
+        }
+        let Some(request) = &target.request else { return };
+        for source in &node.requests {
+            let Some(rule) = self.of_requests.get(source) else { continue };
+            let Some(protocols) = rule.scope.at(target.port) else { continue };
+            if rule.covers(request) {
+                match rule.action {
+                    Action::Deny => deny(says, protocols, *source),
+                    Action::Allow => allow(says, protocols, *source),
+                }
+            }
+        }
+    }
+}
+
+/// Whether a preset lets a host pass that neither a rule nor a bundle names. None does so with literal addresses but `open`.
+pub(super) fn preset_allows_host(preset: Preset, target: &Target<'_>, protocol: Protocol) -> bool {
+    match preset {
+        Preset::None | Preset::Allowlist => false,
+        Preset::Https => {
+            matches!(target.host, Host::Name(_)) && target.port == 443 && protocol == Protocol::Tls
+        }
+        Preset::Open => true,
+    }
+}
+
+fn deny(says: &mut Says, protocols: Protocols, source: Source) {
+    for protocol in protocols.iter() {
+        let own = &mut says.deny[protocol as usize];
+        *own = (*own).min(source);
+    }
+}
+
+fn allow(says: &mut Says, protocols: Protocols, source: Source) {
+    for protocol in protocols.iter() {
+        let own = &mut says.allow[protocol as usize];
+        *own = (*own).min(source);
+    }
+}
+
+/// All nodes while rules are added.
+#[derive(Default)]
+struct Drafts {
+    exact: HashMap<Box<str>, Draft>,
+    below: HashMap<Box<str>, Draft>,
+    networks: HashMap<(IpAddr, u8), Draft>,
+}
+
+impl Drafts {
+    fn of(&mut self, pattern: &Pattern) -> &mut Draft {
+        match pattern {
+            Pattern::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
+            Pattern::Below(base) => self.below.entry(base.as_str().into()).or_default(),
+            Pattern::Network(address, bits) => self.networks.entry((*address, *bits)).or_default(),
+        }
+    }
+
+    fn finish(self, table: &mut Table) {
+        let lengths = |v6: bool| {
+            let all = self.networks.keys().filter(|(address, _)| address.is_ipv6() == v6);
+            let mut lengths: Vec<u8> = all.map(|(_, bits)| *bits).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            lengths.into_boxed_slice()
+        };
+        table.lengths = [lengths(false), lengths(true)];
+        table.exact = self.exact.into_iter().map(|(name, draft)| (name, draft.finish())).collect();
+        table.below = self.below.into_iter().map(|(name, draft)| (name, draft.finish())).collect();
+        table.networks =
+            self.networks.into_iter().map(|(network, draft)| (network, draft.finish())).collect();
     }
 }

@@ -42,14 +42,18 @@ fn exit_codes_are_as_documented() {
     }
     let world = World::start();
     world.create("worker", &[]);
-    let cases: [(&[&str], i32); 16] = [
+    let cases: [(&[&str], i32); 20] = [
         (&["ls", "--no-such-flag"], 2),
         (&["create", "--nmae", "x"], 2),
         (&["run", "--imgae", "debian", "--", "true"], 2),
         (&["login", "127.0.0.1:7700"], 2),
         (&["create", "--memory", "lots"], 2),
         (&["create", "--memory", "1"], 2),
+        (&["create", "--allow", "https://example.com"], 2),
+        (&["create", "--no-network", "--allow", "example.com"], 2),
         (&["show", "nobody"], 3),
+        (&["policy", "show", "nobody"], 3),
+        (&["policy", "check", "/nonexistent.toml"], 3),
         (&["create", "--image", "nothing"], 3),
         (&["--context", "nowhere", "ls"], 3),
         (&["create", "--name", "worker"], 4),

@@ -1,0 +1,59 @@
+//! Policies of agents: beside its state, the one thing of an agent that may change.
+
+use crate::agents::Agent;
+use crate::change::{Actor, Changed};
+use crate::rows::to_json;
+use crate::{Error, Idempotency, Store};
+use model::AgentId;
+use model::agent::Desired;
+use model::policy::Policy;
+use serde_json::json;
+use std::sync::Arc;
+
+impl Store {
+    /// Gives an agent another policy. Its node hears of it at once, and of no new generation: nothing about the agent is to be made
+    /// anew. The policy that it has already changes nothing.
+    pub async fn set_policy(
+        &self,
+        actor: Actor,
+        id: AgentId,
+        policy: &Policy,
+        if_match: Option<u64>,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Agent, Error> {
+        let mut change = self.change(actor).await?;
+        if let Some(before) = change.replay(idempotency).await? {
+            return Ok(before);
+        }
+        let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;
+        let stale = || Error::StalePolicy { revision: before.policy_revision };
+        if if_match.is_some_and(|revision| revision != before.policy_revision) {
+            return Err(stale());
+        }
+        if before.desired == Desired::Destroyed {
+            return Err(Error::Ended { state: before.state });
+        }
+        if before.policy.as_ref() == Some(policy) {
+            change.remember(idempotency, &before);
+            change.commit_bookkeeping().await?;
+            return Ok(before);
+        }
+        let policy_revision = before.policy_revision + 1;
+        let after = Agent { policy: Some(policy.clone()), policy_revision, ..before.clone() };
+        change
+            .deferred
+            .add("UPDATE agents SET policy = $1, policy_revision = $2 WHERE id = $3 AND policy_revision = $4")
+            .bind(to_json(policy))
+            .bind(policy_revision as i64)
+            .bind(id.to_string())
+            .bind(before.policy_revision as i64)
+            .or(stale());
+        change.raise_for(after.node, id);
+        let detail = json!({"revision": policy_revision, "policy": policy});
+        change.event(Some(after.spec.account), "agent.policy_changed", id, detail);
+        change.touch(Changed::Agent(Arc::new(after.clone())));
+        change.remember(idempotency, &after);
+        change.commit().await?;
+        Ok(after)
+    }
+}
