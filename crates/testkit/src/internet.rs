@@ -1,5 +1,5 @@
-//! A small internet: a network namespace whose `lo` has public, private and metadata addresses, with servers that are really
-//! there to be reached if the gate errs. Nothing of it is visible outside, and it goes with the test.
+//! A small internet: a network namespace with public, private and metadata addresses, whose servers are really there to be
+//! reached if the gate errs. Nothing of it is visible outside, and it goes with the test.
 //!
 //! The thread that starts one moves into it for good, and so does whatever it starts: make it before the world.
 
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -42,6 +42,7 @@ const ADDRESSES: &[&str] = &[
 
 /// The small internet. It lives as long as something is in it.
 pub struct Internet {
+    namespace: File,
     zone: Arc<Mutex<HashMap<String, Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
     reached: Arc<Mutex<Vec<Reached>>>,
@@ -78,33 +79,31 @@ pub enum Speaks {
 }
 
 impl Internet {
-    /// Makes one, and moves this thread into it.
+    /// Makes one, and moves this thread into a network namespace that has nothing but a way there.
     pub fn enter() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sh", "-c", "echo; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare starts");
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().expect("a pipe")).read_line(&mut line).expect("it is there");
-        let namespace = File::open(format!("/proc/{}/ns/net", holder.id())).expect("its network");
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("moving there");
-        drop(holder.stdin.take());
-        holder.wait().expect("the holder ends");
-        let ip = |args: &[&str]| {
-            assert!(Command::new("ip").args(args).status().expect("ip starts").success(), "ip {args:?}");
-        };
-        ip(&["link", "set", "lo", "up"]);
-        for address in ADDRESSES {
-            ip(&["addr", "add", address, "dev", "lo"]);
+        let (there, here) = (Holder::new(), Holder::new());
+        let veth = format!("link add up type veth peer name up netns {}", there.pid());
+        let [v4, v6] = [("198.51.100.1", "198.51.100.2"), ("2a00:9999::1", "2a00:9999::2")];
+        here.ip(&veth);
+        for (holder, ends) in [(&here, [v4.0, v6.0]), (&there, [v4.1, v6.1])] {
+            holder.ip("link set lo up");
+            holder.ip(&format!("addr add {}/24 dev up", ends[0]));
+            holder.ip(&format!("addr add {}/64 dev up nodad", ends[1]));
+            holder.ip("link set up up");
         }
+        for address in ADDRESSES {
+            there.ip(&format!("addr add {address} dev lo"));
+        }
+        here.ip(&format!("route add default via {}", v4.1));
+        here.ip(&format!("-6 route add default via {}", v6.1));
+        let namespace = there.network();
+        enter(&here.network());
         let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let authority = CertifiedIssuer::self_signed(parameters, key).expect("a certificate");
-        let internet =
-            Self { zone: Arc::default(), asked: Arc::default(), reached: Arc::default(), authority };
+        let (zone, asked, reached) = Default::default();
+        let internet = Self { namespace, zone, asked, reached, authority };
         internet.resolve(RESOLVER.parse().expect("an address"));
         internet
     }
@@ -138,7 +137,7 @@ impl Internet {
     /// Starts a server.
     pub fn serve(&self, at: &str, speaks: Speaks) {
         let at: SocketAddr = at.parse().expect("an address and a port");
-        let listener = TcpListener::bind(at).expect("a server's address");
+        let listener = self.listen(at);
         let tls = match &speaks {
             Speaks::Tls(names) => Some(self.tls(names)),
             Speaks::First(_) | Speaks::Http => None,
@@ -163,6 +162,17 @@ impl Internet {
         });
     }
 
+    /// A socket stays where it was made.
+    fn listen(&self, at: SocketAddr) -> TcpListener {
+        thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                enter(&self.namespace);
+                TcpListener::bind(at).expect("a server's address")
+            });
+            made.join().expect("a socket there")
+        })
+    }
+
     fn tls(&self, names: &[&str]) -> Arc<ServerConfig> {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -181,7 +191,7 @@ impl Internet {
     /// The resolver, over TCP alone.
     fn resolve(&self, at: SocketAddr) {
         let (zone, asked) = (self.zone.clone(), self.asked.clone());
-        each(TcpListener::bind(at).expect("the resolver's address"), move |mut stream| {
+        each(self.listen(at), move |mut stream| {
             loop {
                 let mut length = [0; 2];
                 stream.read_exact(&mut length)?;
@@ -193,6 +203,53 @@ impl Internet {
                 stream.write_all(&[&length[..], &answer].concat())?;
             }
         });
+    }
+}
+
+/// Moves this thread.
+fn enter(network: &File) {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("moving there");
+}
+
+/// A process that waits in a network namespace of its own, until it is dropped.
+struct Holder {
+    child: Child,
+}
+
+impl Holder {
+    fn new() -> Self {
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("it is there");
+        Self { child }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn network(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.pid())).expect("its network")
+    }
+
+    /// Runs `ip` in it.
+    fn ip(&self, words: &str) {
+        let inside = format!("--net=/proc/{}/ns/net", self.pid());
+        let ran = Command::new("nsenter").arg(inside).arg("ip").args(words.split(' ')).status();
+        assert!(ran.expect("nsenter starts").success(), "ip {words}");
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
