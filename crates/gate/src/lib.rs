@@ -119,7 +119,8 @@ async fn run(
 
     let (to_node, for_node) = mpsc::channel(256);
     let shared = state::Shared::new(to_node.clone(), bounds.coming);
-    let egress = egress::Egress::new(sockets, to_node.clone(), more.clone(), bounds.egress).map_err(Error::Start)?;
+    let egress =
+        egress::Egress::new(sockets, to_node.clone(), more.clone(), bounds.egress).map_err(Error::Start)?;
     let hands = server::Hands::new(more);
     let (first, first_came) = oneshot::channel();
     let serve = async {

@@ -33,6 +33,9 @@ pub enum End {
     /// It says who it is for, and that is not who its address stands for; or it cannot be understood.
     #[error("refused, because {0}")]
     Mismatch(&'static str),
+    /// The client was told in its protocol what was wrong.
+    #[error("{0}")]
+    Told(String),
     /// There is no connection onwards.
     #[error("not connected: {0}")]
     Upstream(#[from] UpstreamError),
@@ -106,7 +109,7 @@ pub async fn serve(
 /// Tells the client, as far as it can be told, and writes down what was.
 fn finish(flow: &Flow, client: &TcpStream, ended: Result<(), End>) {
     match &ended {
-        Ok(()) => {}
+        Ok(()) | Err(End::Told(_)) => {}
         Err(End::Alert(_)) => {
             // It is small, and the first that is sent.
             let _ = client.try_write(&ACCESS_DENIED);
@@ -165,7 +168,12 @@ async fn pass(context: &Arc<Context>, flow: &Arc<Flow>, client: &Arc<TcpStream>)
 }
 
 /// The server spoke before the client: what the client says first is looked at when it comes.
-async fn server_spoke(flow: &Flow, client: &TcpStream, server: &TcpStream, mut first: First) -> Result<(), End> {
+async fn server_spoke(
+    flow: &Flow,
+    client: &TcpStream,
+    server: &TcpStream,
+    mut first: First,
+) -> Result<(), End> {
     let out = async {
         let opening = first.read(client, limits::FLOW_IDLE).await?;
         if opening == Opening::Http {
@@ -215,4 +223,3 @@ pub fn original(client: &TcpStream) -> io::Result<SocketAddr> {
     let address = client.local_addr()?;
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
-

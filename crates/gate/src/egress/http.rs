@@ -26,6 +26,7 @@ use model::policy::{By, Protocol};
 use model::{Code, Problem};
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,7 @@ pub async fn serve(
         flow: flow.clone(),
         onwards: tokio::sync::Mutex::new(server.map_or(Onwards::Nobody, Onwards::Connected)),
         upgraded: Mutex::default(),
+        switching: Arc::default(),
         over: CancellationToken::new(),
     });
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -72,7 +74,10 @@ pub async fn serve(
                 serving.await
             }
         };
-        served.map_err(|error| End::Broken(io::Error::other(error)))?;
+        served.map_err(|error| match error.is_parse() {
+            true => End::Told(error.to_string()),
+            false => End::Broken(io::Error::other(error)),
+        })?;
     }
     let upgraded = proxy.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
     match upgraded {
@@ -111,6 +116,8 @@ struct Proxy {
     onwards: tokio::sync::Mutex<Onwards>,
     /// Both ends, once they agreed on another protocol.
     upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
+    /// Whether the end of the connection onwards may be that it is one of another protocol now.
+    switching: Arc<AtomicBool>,
     /// The connection onwards is over.
     over: CancellationToken,
 }
@@ -141,17 +148,21 @@ impl Proxy {
         // that does no harm.
         let answered = match sender.ready().await {
             Ok(()) => {
+                self.switching.store(request.headers().contains_key(header::UPGRADE), Ordering::Relaxed);
                 let client = hyper::upgrade::on(&mut request);
                 sender.send_request(request).await.map(|answer| (client, answer))
             }
             Err(error) => Err(error),
         };
+        let closed = sender.is_closed();
         drop(onwards);
         match answered {
             Ok((client, mut answer)) => {
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                     let server = hyper::upgrade::on(&mut answer);
                     *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some((client, server));
+                } else if self.switching.swap(false, Ordering::Relaxed) && closed {
+                    self.over.cancel();
                 }
                 Ok(answer.map(Body::new))
             }
@@ -179,7 +190,9 @@ impl Proxy {
             Ok(()) => {}
             Err(HostError::Other(other)) => {
                 let name = self.flow.name().unwrap_or_default();
-                return Err(mismatch(format!("The request is for {other:?}, but the connection is to {name:?}.")));
+                return Err(mismatch(format!(
+                    "The request is for {other:?}, but the connection is to {name:?}."
+                )));
             }
             Err(HostError::Malformed(why)) => {
                 return Err(Problem::new(Code::Validation, why)
@@ -210,12 +223,14 @@ impl Proxy {
         let mut http = hyper::client::conn::http1::Builder::new();
         http.preserve_header_case(true).max_headers(limits::HTTP_HEADERS).max_buf_size(limits::HTTP_BUFFER);
         let (sender, connection) = http.handshake(wire).await.map_err(|_| silent())?;
-        let over = self.over.clone().drop_guard();
+        let (over, switching) = (self.over.clone(), self.switching.clone());
         let task = tokio::spawn(async move {
-            // It lasts as long as both want, and ends the other one.
-            let _over = over;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a server ended early");
+            }
+            // Its end is that of the other one.
+            if !switching.load(Ordering::Relaxed) {
+                over.cancel();
             }
         });
         *onwards = Onwards::Speaking(sender, AbortOnDropHandle::new(task));
@@ -225,19 +240,22 @@ impl Proxy {
     fn denied(&self, method: &Method, path: &str, by: By) -> Problem {
         let host = self.flow.name().map_or_else(|| "this address".to_owned(), str::to_owned);
         let port = self.flow.port;
-        let detail = format!("The agent's policy does not let {method} {path} pass to {host} at port {port} ({by}).");
+        let detail =
+            format!("The agent's policy does not let {method} {path} pass to {host} at port {port} ({by}).");
         Problem::new(Code::Forbidden, detail)
             .remedy("Whoever runs the agent can add a rule for it to the agent's policy.")
     }
 }
 
 fn silent() -> Problem {
-    Problem::new(Code::Unavailable, "The host closed the connection without an answer.").remedy("Try again later.")
+    Problem::new(Code::Unavailable, "The host closed the connection without an answer.")
+        .remedy("Try again later.")
 }
 
 fn refusal(problem: &Problem, last: bool) -> Response<Body> {
     let mut response = Response::new(Body::from(to_json(problem)));
-    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     if last {

@@ -81,12 +81,8 @@ fn receive(door: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<Received>> 
     // Sockets that were made for both families tell of the address twice.
     let mut space = nix::cmsg_space!(nix::libc::in_pktinfo, nix::libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrStorage>(
-        door.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_DONTWAIT,
-    )?;
+    let message =
+        recvmsg::<SockaddrStorage>(door.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
     if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
         return Ok(None);
     }
@@ -103,7 +99,12 @@ fn receive(door: &UdpSocket, buffer: &mut [u8]) -> io::Result<Option<Received>> 
 }
 
 /// Answers from the very address that was asked.
-fn reply(door: &UdpSocket, answer: &[u8], to: &SockaddrStorage, asked: ControlMessageOwned) -> io::Result<()> {
+fn reply(
+    door: &UdpSocket,
+    answer: &[u8],
+    to: &SockaddrStorage,
+    asked: ControlMessageOwned,
+) -> io::Result<()> {
     let send = |control: ControlMessage<'_>| {
         sendmsg(door.as_raw_fd(), &[IoSlice::new(answer)], &[control], MsgFlags::MSG_DONTWAIT, Some(to))
     };

@@ -184,7 +184,8 @@ async fn converse(mut socket: TcpStream, mut questions: mpsc::Receiver<Question>
                 let mut waits = waits();
                 // Given up by who asked, and never answered.
                 waits.retain(|_, question| !question.answer.is_closed());
-                let free = (1..=u16::MAX).map(|step| last.wrapping_add(step)).find(|id| !waits.contains_key(id));
+                let free =
+                    (1..=u16::MAX).map(|step| last.wrapping_add(step)).find(|id| !waits.contains_key(id));
                 // There are far fewer under way.
                 let Some(id) = free else { continue };
                 last = id;
@@ -220,4 +221,6 @@ async fn converse(mut socket: TcpStream, mut questions: mpsc::Receiver<Question>
         () = ask => {}
         () = listen => {}
     }
+    // Before those who wait hear of it, so that none of them asks here again.
+    questions.close();
 }

@@ -93,7 +93,10 @@ mod tests {
         }
         held.clear();
         let own = Arc::default();
-        assert_eq!(std::iter::from_fn(|| places.take(&own)).take(40).map(|place| held.push(place)).count(), 32);
+        assert_eq!(
+            std::iter::from_fn(|| places.take(&own)).take(40).map(|place| held.push(place)).count(),
+            32
+        );
         let few = Places::new(64, 3);
         let own = Arc::default();
         held.clear();

@@ -7,9 +7,7 @@ use super::agent::Agent;
 use crate::limits;
 use model::AgentId;
 use model::gate_api::{FromGateSockets, MAX_PACKET, ToGateSockets, Unconnected};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketType,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketType};
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -79,10 +77,9 @@ impl Dialer {
 
     /// Connects for an agent.
     pub async fn connect(&self, agent: &Agent, address: SocketAddr) -> Result<TcpStream, Unconnected> {
-        // First its own, so that an agent which waits for many connections takes few of the places for all.
-        let own = agent.dials.clone().acquire_owned().await.ok();
-        let id = agent.id;
-        let connected = self.ask(own, |request| FromGateSockets::Connect { request, agent: id, address }).await;
+        let (own, id) = (Some(agent.dials.clone()), agent.id);
+        let connected =
+            self.ask(own, |request| FromGateSockets::Connect { request, agent: id, address }).await;
         if address.is_ipv6() {
             let no_way = matches!(connected, Err(Unconnected::Unreachable));
             self.only_v4.store(no_way, Ordering::Relaxed);
@@ -102,10 +99,15 @@ impl Dialer {
 
     async fn ask(
         &self,
-        own: Option<OwnedSemaphorePermit>,
+        own: Option<Arc<Semaphore>>,
         question: impl FnOnce(u64) -> FromGateSockets,
     ) -> Result<TcpStream, Unconnected> {
         let asking = async {
+            // First its own, so that an agent which waits for many connections takes few of the places for all.
+            let own = match own {
+                Some(own) => own.acquire_owned().await.ok(),
+                None => None,
+            };
             let permit = self.all.clone().acquire_owned().await.ok();
             let (answer, answered) = oneshot::channel();
             let request = {
@@ -120,7 +122,8 @@ impl Dialer {
             unsent.request = None;
             answered.await.unwrap_or(Err(Unconnected::Unreachable))
         };
-        let socket = tokio::time::timeout(limits::DIAL_TIME, asking).await.unwrap_or(Err(Unconnected::Slow))?;
+        let socket =
+            tokio::time::timeout(limits::DIAL_TIME, asking).await.unwrap_or(Err(Unconnected::Slow))?;
         adopt(socket).map_err(|error| {
             tracing::warn!(%error, "cannot use a connection from node");
             Unconnected::Unreachable

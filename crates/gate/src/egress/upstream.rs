@@ -39,9 +39,7 @@ fn words(why: Unconnected) -> &'static str {
 pub async fn connect(context: &Context, flow: &Flow) -> Result<TcpStream, UpstreamError> {
     let addresses = match &flow.to {
         Destination::Address(address) => vec![*address],
-        Destination::Name(name) => {
-            in_order(&context.resolver.lookup(name).await?, context.dialer.only_v4())
-        }
+        Destination::Name(name) => in_order(&context.resolver.lookup(name).await?, context.dialer.only_v4()),
     };
     let mut next = addresses.into_iter().map(|address| SocketAddr::new(address, flow.port));
     let dial = |address| async move { (address, context.dialer.connect(&flow.agent, address).await) };
@@ -101,7 +99,8 @@ mod tests {
     #[test]
     fn families_take_turns() {
         let check = |addresses: &[&str], v4_first: bool, expected: &[&str]| {
-            let parse = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+            let parse =
+                |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
             assert_eq!(in_order(&parse(addresses), v4_first), parse(expected));
         };
         check(&[], false, &[]);

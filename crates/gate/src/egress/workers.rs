@@ -51,7 +51,8 @@ impl Workers {
 
     /// The one at `home`, or one that has far fewer connections.
     pub fn choose(&self, home: usize) -> usize {
-        let load = |worker: usize| self.all.get(worker).map_or(0, |worker| worker.load.load(Ordering::Relaxed));
+        let load =
+            |worker: usize| self.all.get(worker).map_or(0, |worker| worker.load.load(Ordering::Relaxed));
         let idlest = (0..self.all.len()).min_by_key(|&worker| load(worker)).unwrap_or(home);
         if load(home) > 2 * load(idlest) + SLACK { idlest } else { home }
     }
@@ -77,7 +78,8 @@ mod tests {
     async fn others_help_who_has_too_much() {
         let here = tokio::runtime::Handle::current();
         let workers = Workers::new(here.clone(), vec![here]);
-        let loads = || workers.all.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let loads =
+            || workers.all.iter().map(|worker| worker.load.load(Ordering::Relaxed)).collect::<Vec<_>>();
         for _ in 0..=SLACK {
             workers.deal(workers.choose(0), std::future::pending());
         }

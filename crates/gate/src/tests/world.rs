@@ -62,7 +62,7 @@ pub struct World {
     pub from_gate: Lines<BufReader<OwnedReadHalf>>,
     pub running: tokio::task::JoinHandle<Result<(), crate::Error>>,
     /// Node's end of the socket for sockets; nobody uses it.
-    pub sockets: UnixDatagram,
+    pub _sockets: UnixDatagram,
     pub http: reqwest::Client,
 }
 
@@ -119,7 +119,7 @@ impl World {
             to_gate,
             from_gate: BufReader::new(reading).lines(),
             running,
-            sockets: node_sockets,
+            _sockets: node_sockets,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         };
         serve_init(world.socket(), init);

@@ -21,13 +21,12 @@ const KILL: Rule = Rule::Return(Verdict::Kill);
 const PLAIN: &[c_long] = &[
     // Bytes of open files and sockets.
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_ftruncate, SYS_fsync,
-    SYS_fdatasync, SYS_copy_file_range, SYS_close, SYS_close_range, SYS_dup, SYS_recvfrom, SYS_recvmsg, SYS_sendto,
-    SYS_sendmsg, SYS_splice,
+    SYS_fdatasync, SYS_copy_file_range, SYS_close, SYS_close_range, SYS_dup, SYS_recvfrom, SYS_recvmsg, SYS_splice,
     // Looking at files; none is made, renamed, removed or given away.
     SYS_openat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_getdents64, SYS_readlinkat, SYS_getcwd,
     SYS_faccessat, SYS_faccessat2,
-    // Sockets that exist: accepting, connecting (only unix sockets can be made), asking. Gate is handed sockets of others, and
-    // may do with them what their network allows.
+    // Sockets that exist: accepting, connecting, asking. Only unix sockets can be made, and Landlock has those of TCP that
+    // gate was handed stay with their peer.
     SYS_accept4, SYS_connect, SYS_shutdown, SYS_getsockname, SYS_getpeername, SYS_getsockopt, SYS_setsockopt,
     // The event loop.
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_timerfd_create,
@@ -78,6 +77,10 @@ const CLIENT_SOCKET: Rule =
 /// What a client of the network has on top of that, or instead.
 const CLIENT: &[(c_long, Rule)] = &[(SYS_socket, CLIENT_SOCKET), (SYS_bind, ALLOW), (SYS_sendmmsg, ALLOW)];
 
+/// To connect by sending (TCP Fast Open) is something that Landlock does not see.
+const SENDTO: Rule = Rule::If(3, Test::HasAny(MSG_FASTOPEN as u32), &REFUSE, &ALLOW);
+const SENDMSG: Rule = Rule::If(2, Test::HasAny(MSG_FASTOPEN as u32), &REFUSE, &ALLOW);
+
 /// Threads, never processes or namespaces.
 const CLONE: Rule = Rule::If(
     0,
@@ -126,6 +129,8 @@ const PRCTL: Rule = Rule::If(
 const EXAMINED: &[(c_long, Rule)] = &[
     (SYS_socket, SOCKET),
     (SYS_socketpair, SOCKET),
+    (SYS_sendto, SENDTO),
+    (SYS_sendmsg, SENDMSG),
     (SYS_clone, CLONE),
     // It takes its flags in memory, where no filter sees them; glibc falls back to `clone`.
     (SYS_clone3, NO_SUCH_CALL),

@@ -21,7 +21,8 @@ async fn refused(client: &mut TcpStream, request: &str) -> (String, model::Probl
     client.write_all(request.as_bytes()).await.unwrap();
     let head = head(client).await;
     assert!(head.contains("application/problem+json"), "{head}");
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
     let problem = serde_json::from_slice(&read(client, length).await).unwrap();
     (head[9..12].to_owned(), problem)
 }
@@ -102,9 +103,10 @@ async fn the_length_of_a_body_is_said_in_one_way_only() {
     let world = World::new(allow("a.example.com")).await;
     let server = world.host("a.example.com", 80).await;
     let body = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: b.example.com\r\n\r\n";
-    for headers in
-        ["Content-Length: 55\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 55"]
-    {
+    for headers in [
+        "Content-Length: 55\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 55",
+    ] {
         let mut client = world.client("a.example.com", 80).await;
         let request = format!("POST / HTTP/1.1\r\nHost: a.example.com\r\n{headers}\r\n\r\n{body}");
         client.write_all(request.as_bytes()).await.unwrap();
@@ -129,8 +131,11 @@ async fn methods_and_paths_are_decided_on() {
     let mut world = World::new(policy).await;
     let server = world.host("a.example.com", 80).await;
     let mut client = world.client("a.example.com", 80).await;
-    let request = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: a.example.com\r\n\r\n");
-    for (method, path) in [("POST", "/repos/x"), ("GET", "/"), ("GET", "/repos/../x"), ("GET", "/repos/%2e%2e/x")] {
+    let request =
+        |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: a.example.com\r\n\r\n");
+    for (method, path) in
+        [("POST", "/repos/x"), ("GET", "/"), ("GET", "/repos/../x"), ("GET", "/repos/%2e%2e/x")]
+    {
         let (status, problem) = refused(&mut client, &request(method, path)).await;
         assert_eq!((status.as_str(), problem.code), ("403", model::Code::Forbidden), "{method} {path}");
     }
@@ -196,7 +201,8 @@ async fn bodies_stream_both_ways_and_the_end_of_one_connection_is_that_of_the_ot
 async fn web_sockets_pass_and_other_protocols_are_not_agreed_on() {
     let world = World::new(allow("a.example.com")).await;
     let server = world.host("a.example.com", 80).await;
-    let upgrade = "GET /ws HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let upgrade =
+        "GET /ws HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let mut client = world.client("a.example.com", 80).await;
     client.write_all(upgrade.as_bytes()).await.unwrap();
     let mut upstream = accept(&server).await;

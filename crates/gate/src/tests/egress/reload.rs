@@ -28,12 +28,10 @@ async fn what_is_denied_now_is_cut_and_the_rest_goes_on() {
     assert_eq!(rest(&mut cut).await, None);
     assert!(begun.elapsed() < Duration::from_millis(100));
     rest(&mut cut_upstream).await;
-    for (from, to) in [(&mut kept, &mut kept_upstream)] {
-        from.write_all(b"still").await.unwrap();
-        assert_eq!(read(to, 5).await, b"still");
-        to.write_all(b"here").await.unwrap();
-        assert_eq!(read(from, 4).await, b"here");
-    }
+    kept.write_all(b"still").await.unwrap();
+    assert_eq!(read(&mut kept_upstream, 5).await, b"still");
+    kept_upstream.write_all(b"here").await.unwrap();
+    assert_eq!(read(&mut kept, 4).await, b"here");
     assert_eq!(resolve(&world.doors, "a.example.com").await, Err(5));
     // A deny beats what allows.
     let policy = json!([

@@ -21,7 +21,9 @@ async fn a_server_may_speak_first_where_anything_goes() {
     assert_eq!(rest(&mut client).await.unwrap(), b"");
 
     // What the client says then is looked at all the same.
-    for hostile in [client_hello(Some("other.example.com")), b"GET / HTTP/1.1\r\nHost: other\r\n\r\n".to_vec()] {
+    for hostile in
+        [client_hello(Some("other.example.com")), b"GET / HTTP/1.1\r\nHost: other\r\n\r\n".to_vec()]
+    {
         let mut client = world.client("git.example.com", 22).await;
         let mut upstream = accept(&server).await;
         upstream.write_all(b"220 hello\r\n").await.unwrap();
@@ -112,7 +114,10 @@ async fn names_are_asked_once_for_many_and_again_when_the_resolver_hung_up() {
     }
     // Of each family.
     assert_eq!(world.node.resolved.lock().unwrap().len(), 2);
-    let resolvers = || world.node.asked.lock().unwrap().len() - world.dialled().len();
+    let resolvers = || {
+        let all = world.node.asked.lock().unwrap().len();
+        all - world.dialled().len()
+    };
     assert_eq!(resolvers(), 1);
     // The next question on that connection is the last it hears.
     world.node.patience.store(2, Ordering::Relaxed);

@@ -256,7 +256,8 @@ pub async fn ask(doors: &Doors, question: &[u8]) -> Vec<u8> {
     socket.connect(("127.9.9.9", doors.udp)).await.unwrap();
     socket.send(question).await.unwrap();
     let mut answer = vec![0; 2000];
-    let length = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await.unwrap().unwrap();
+    let length =
+        tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await.unwrap().unwrap();
     answer.truncate(length);
     answer
 }
