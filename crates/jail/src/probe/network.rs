@@ -37,9 +37,12 @@ const NONSENSE: &[u8] = b"\xff\x00cofferdam\n";
 /// the other end is one.
 fn no_connection(to: IpAddr, port: u16) -> Seen {
     let nowhere = [ENETUNREACH, EHOSTUNREACH, ECONNREFUSED, EADDRNOTAVAIL, EAFNOSUPPORT];
+    let closed = || Seen::held("taken by the gate, and closed without a byte");
     let mut stream = match TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Seen::held("no answer"),
+        // Before anybody looked whether it was there.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return closed(),
         Err(error) => return refused_or(&nowhere, Err(error)),
     };
     let mut byte = [0];
@@ -49,10 +52,10 @@ fn no_connection(to: IpAddr, port: u16) -> Seen {
         .map(|()| stream.write_all(NONSENSE).is_ok())
         .and_then(|_| stream.read(&mut byte));
     match heard {
-        Ok(0) => Seen::held("taken by the gate, and closed without a byte"),
+        Ok(0) => closed(),
         Ok(_) => Seen::broken("something answered"),
         Err(error) => match error.raw_os_error() {
-            Some(ECONNRESET | EPIPE) => Seen::held("taken by the gate, and closed without a byte"),
+            Some(ECONNRESET | EPIPE) => closed(),
             _ => Seen::unclear(format!("taken by the gate, and not closed: {error}")),
         },
     }

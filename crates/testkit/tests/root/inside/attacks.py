@@ -454,10 +454,11 @@ def attack_leaks():
 
 
 def attack_network():
-    """Nothing is reachable but our own loopback, and the gate, which refuses."""
-    # As an agent without a policy has it: REFUSED is all that DNS ever says.
-    def is_refusal(answer):
-        return len(answer) >= 12 and answer[2] & 0x80 and answer[3] & 15 == 5
+    """Nothing is reachable but our own loopback, and the gate, which closes what is for literal addresses."""
+    # Whoever is asked for names, it is the gate that answers: it refuses, or says an address that it made up (198.18.0.0/15).
+    def is_the_gates(answer):
+        refuses = len(answer) >= 12 and answer[2] & 0x80 and answer[3] & 15 == 5
+        return refuses or answer[-6:-3] == b"\0\4\xc6" and answer[-3] in (18, 19)
     targets = [
         (socket.AF_INET, ("1.1.1.1", 443)), (socket.AF_INET, ("8.8.8.8", 53)), (socket.AF_INET, ("169.254.169.254", 80)),
         (socket.AF_INET, ("10.0.0.1", 22)), (socket.AF_INET, ("192.168.0.1", 80)), (socket.AF_INET, ("172.17.0.1", 80)),
@@ -474,7 +475,7 @@ def attack_network():
                 # Whoever takes it is the gate: it closes it, and no byte comes back.
                 stream.sendall(b"\xff\x00cofferdam\n")
                 answer = stream.recv(512)
-                if answer and not (address[1] == 53 and is_refusal(answer[2:])):
+                if answer and not (address[1] == 53 and is_the_gates(answer[2:])):
                     return answer
                 raise OSError(errno.ECONNREFUSED, "closed")
             refused(f"connect {address}", answered, also=(None, errno.ECONNRESET, errno.EPIPE, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINVAL, errno.EADDRNOTAVAIL))
@@ -484,8 +485,8 @@ def attack_network():
                 def udp():
                     datagram.sendto(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01", address)
                     answer = datagram.recv(512)
-                    if address[1] == 53 and is_refusal(answer):
-                        raise OSError(errno.ECONNREFUSED, "the gate refuses")
+                    if address[1] == 53 and is_the_gates(answer):
+                        raise OSError(errno.ECONNREFUSED, "nobody else was asked")
                     return answer
                 refused(f"udp {address}", udp, also=(errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINVAL, None))
     links = [name for name in os.listdir("/sys/class/net")] if os.path.isdir("/sys/class/net") else ["lo"]
