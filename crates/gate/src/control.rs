@@ -1,10 +1,10 @@
 //! The lines between node and the gate (`model::gate_api`).
 
+use crate::egress::Egress;
 use crate::limits;
 use crate::state::{Answer, Shared};
 use futures_util::{SinkExt, StreamExt};
 use model::gate_api::{FromGate, ToGate};
-use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec, LinesCodecError};
@@ -23,7 +23,8 @@ pub enum ControlError {
 /// Follows node until it closes the socket. `first` is told when the first state is in force.
 pub async fn follow(
     socket: UnixStream,
-    shared: Arc<Shared>,
+    shared: &Shared,
+    egress: &Egress,
     mut for_node: mpsc::Receiver<FromGate>,
     first: oneshot::Sender<()>,
 ) -> Result<(), ControlError> {
@@ -41,13 +42,17 @@ pub async fn follow(
         let mut first = Some(first);
         while let Some(line) = lines.next().await {
             match serde_json::from_str(&line?).map_err(ControlError::Line)? {
-                ToGate::State { installation, account, keys, agents, .. } => {
+                ToGate::State { installation, account, keys, agents, tools, names } => {
+                    egress.replace(&agents, tools, names);
                     shared.replace(installation, account, keys, agents);
                     if let Some(first) = first.take() {
                         let _ = first.send(());
                     }
                 }
-                ToGate::Agents { set, gone } => shared.update(set, gone),
+                ToGate::Agents { set, gone } => {
+                    egress.update(&set, &gone);
+                    shared.update(set, gone);
+                }
                 ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
                 ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
             }

@@ -1,18 +1,20 @@
-//! The gate's guard side: the only way from the network to what happens inside an agent.
+//! The gate: the only way from the network to what happens inside an agent, and the only way out of it.
 //!
-//! One process per account. It serves the workspace API ([`api`], `model::workspace`) over HTTP and WebSocket on
+//! One process per account. Its guard side serves the workspace API ([`api`], `model::workspace`) over HTTP and WebSocket on
 //! a listener that node made, verifies tokens offline, and speaks with each agent's init over that agent's unix
-//! socket. What comes over those sockets is hostile.
+//! socket. What comes over those sockets is hostile. Its other side ([`egress`]) takes all that leaves an agent, and passes on
+//! what the agent's policy allows.
 //!
 //! It never touches a database, a file or the jail, never starts a process, and holds no privilege: see
 //! [`lockdown()`]. It remembers nothing: node tells it everything (`model::gate_api`), and when node's end of the
 //! control socket closes it ends.
 //!
-//! `cofferdam gate --sockets DIR` calls [`main`] with the two inherited sockets, before any thread exists.
+//! `cofferdam gate --sockets DIR` calls [`main`] with the three inherited sockets, before any thread exists.
 
 pub mod api;
 mod channel;
 mod control;
+pub mod egress;
 mod limits;
 mod lockdown;
 mod problems;
@@ -23,13 +25,16 @@ mod tests;
 mod token;
 
 pub use control::ControlError;
+pub use egress::SocketsError;
 pub use lockdown::{LockdownError, lockdown};
 
 use model::gate_api::FromGate;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,12 +50,21 @@ pub enum Error {
     /// Node spoke in a way that cannot be followed.
     #[error("the gate lost node")]
     Control(#[from] ControlError),
+    /// Node spoke about sockets in a way that cannot be followed.
+    #[error("the gate lost node, which connects for it")]
+    Sockets(#[from] SocketsError),
 }
 
-/// The whole process: locks itself down, then builds the runtime, then serves until node closes `control` or
+/// The whole process: locks itself down, then builds the runtime, then serves until node closes `control` or `sockets`, or
 /// SIGTERM comes. Call it in the main thread while no other thread exists, so that every thread is bound by what
-/// [`lockdown()`] does. `sockets_dir` holds the agents' channel sockets (`RUN/gates/<account>`).
-pub fn main(control: UnixStream, guard: TcpListener, sockets_dir: &Path) -> Result<(), Error> {
+/// [`lockdown()`] does. `sockets` is of kind SOCK_SEQPACKET; `sockets_dir` holds the agents' channel sockets
+/// (`RUN/gates/<account>`).
+pub fn main(
+    control: UnixStream,
+    guard: TcpListener,
+    sockets: OwnedFd,
+    sockets_dir: &Path,
+) -> Result<(), Error> {
     let threads = threads();
     lockdown(sockets_dir)?;
     let build = || tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start);
@@ -62,8 +76,14 @@ pub fn main(control: UnixStream, guard: TcpListener, sockets_dir: &Path) -> Resu
         let serve = move || runtime.block_on(std::future::pending::<()>());
         std::thread::Builder::new().name("gate".to_owned()).spawn(serve).map_err(Error::Start)?;
     }
-    let bounds = Bounds { places: server::client_places(), coming: limits::COMING };
-    runtime.block_on(run(control, guard, server::Hands::new(more), bounds))
+    // Half of the descriptors for those who come in, half for what goes out.
+    let descriptors = server::descriptors() / 2;
+    let bounds = Bounds {
+        places: server::client_places(descriptors),
+        coming: limits::COMING,
+        egress: egress::Settings::new(descriptors),
+    };
+    runtime.block_on(run(control, guard, sockets, more, bounds))
 }
 
 /// Half of the processors, for agents need the others to have something to say.
@@ -77,14 +97,17 @@ struct Bounds {
     places: usize,
     /// How long an agent is waited for.
     coming: Duration,
+    /// What goes out.
+    egress: egress::Settings,
 }
 
 /// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes
-/// `control`, or at SIGTERM. Agents never notice.
+/// `control` or `sockets`, or at SIGTERM. Agents notice only that what goes out ends. `more` are the runtimes of other threads.
 async fn run(
     control: UnixStream,
     guard: TcpListener,
-    hands: server::Hands,
+    sockets: OwnedFd,
+    more: Vec<Handle>,
     bounds: Bounds,
 ) -> Result<(), Error> {
     control.set_nonblocking(true).map_err(Error::Start)?;
@@ -96,6 +119,8 @@ async fn run(
 
     let (to_node, for_node) = mpsc::channel(256);
     let shared = state::Shared::new(to_node.clone(), bounds.coming);
+    let egress = egress::Egress::new(sockets, to_node.clone(), more.clone(), bounds.egress).map_err(Error::Start)?;
+    let hands = server::Hands::new(more);
     let (first, first_came) = oneshot::channel();
     let serve = async {
         // Until node spoke, nobody is known: clients wait in the kernel's queue.
@@ -107,7 +132,8 @@ async fn run(
         std::future::pending().await
     };
     tokio::select! {
-        ended = control::follow(control, shared.clone(), for_node, first) => Ok(ended?),
+        ended = control::follow(control, &shared, &egress, for_node, first) => Ok(ended?),
+        ended = egress::follow(&egress) => Ok(ended?),
         () = serve => Ok(()),
         () = shared.report_activity() => Ok(()),
         _ = terminate.recv() => Ok(()),

@@ -124,3 +124,87 @@ pub const NODE_LINE: usize = 16 << 20;
 
 /// Characters of a text from inside that goes into a problem.
 pub const INSIDE_TEXT: usize = 300;
+
+/// Connections out of all agents at a time, if the limit of descriptors allows so many.
+pub const FLOWS: usize = 16_384;
+
+/// Those of one agent.
+pub const FLOWS_PER_AGENT: usize = 1024;
+
+/// Descriptors that one of them may take: its two ends, and in each direction a pipe that its receiver does not empty.
+pub const FLOW_DESCRIPTORS: usize = 6;
+
+/// New connections of one agent in a second; more wait in the kernel's queue.
+pub const ARRIVALS_PER_SECOND: u32 = 4000;
+
+/// Questions of DNS of one agent in a second; more are not answered.
+pub const QUESTIONS_PER_SECOND: u32 = 4000;
+
+/// What is done for one agent's door before others have their turn.
+pub const DOOR_TURN: u32 = 32;
+
+/// A question of DNS in a datagram.
+pub const QUESTION: usize = 1500;
+
+/// Questions that are answered on one connection.
+pub const QUESTIONS_PER_CONNECTION: usize = 1000;
+
+/// How long the next question on a connection may take.
+pub const QUESTION_TIME: Duration = Duration::from_secs(10);
+
+/// Requests to node for connections that are under way.
+pub const DIALS: usize = 256;
+
+/// Those of one agent.
+pub const DIALS_PER_AGENT: usize = 32;
+
+/// How long node may take to connect, and to begin with it.
+pub const DIAL_TIME: Duration = Duration::from_secs(30);
+
+/// How long the next address waits for the one that was tried before it (RFC 8305, section 5).
+pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried.
+pub const ADDRESSES: usize = 6;
+
+/// How long a client may say nothing before the server is given the word.
+pub const SERVER_FIRST: Duration = Duration::from_millis(250);
+
+/// How long a client may take to say what it speaks.
+pub const OPENING_TIME: Duration = Duration::from_secs(10);
+
+/// What of it is looked at.
+pub const OPENING_BYTES: usize = 64 << 10;
+
+/// What of it is read at once.
+pub const OPENING_PART: usize = 4 << 10;
+
+/// A connection out of which and into which nothing moves for so long is over.
+pub const FLOW_IDLE: Duration = Duration::from_secs(60 * 60);
+
+/// The same once one side said all that it will.
+pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// How long a connection of HTTP is kept between two requests, and how long a request's head may take.
+pub const NEXT_REQUEST_TIME: Duration = Duration::from_secs(120);
+
+/// What is buffered of a connection of HTTP in each direction; a head has to fit.
+pub const HTTP_BUFFER: usize = 64 << 10;
+
+/// Headers of a request or an answer that passes through.
+pub const HTTP_HEADERS: usize = 128;
+
+/// How long the resolver may take.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
+
+/// Questions to the resolver that are under way at a time.
+pub const LOOKUPS: usize = 512;
+
+/// Names whose addresses are remembered.
+pub const RESOLVED: usize = 4096;
+
+/// For how long: shorter than most records say, so that this need not be looked at.
+pub const RESOLVED_TIME: Duration = Duration::from_secs(15);
+
+/// For how long it is remembered that a name has no address.
+pub const UNRESOLVED_TIME: Duration = Duration::from_secs(2);

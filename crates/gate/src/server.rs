@@ -113,12 +113,17 @@ impl Hands {
     }
 }
 
-/// As many connections as descriptors are there for.
-pub fn client_places() -> usize {
+/// Descriptors that this process may have for connections.
+pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    descriptors.saturating_sub(limits::OWN_DESCRIPTORS)
+}
+
+/// As many connections as these descriptors are there for.
+pub fn client_places(descriptors: usize) -> usize {
     // A client may take one for itself and one for a channel.
-    (descriptors.saturating_sub(limits::OWN_DESCRIPTORS) / 2).clamp(1, limits::CLIENTS)
+    (descriptors / 2).clamp(1, limits::CLIENTS)
 }
 
 /// A stream whose peer must take bytes in time: a write that waits for [`limits::STALL`] is an error. A write

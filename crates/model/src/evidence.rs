@@ -21,7 +21,8 @@ pub enum Control {
     PidNamespace,
     /// A mount namespace of its own, owned by the host's user namespace.
     MountNamespace,
-    /// A network namespace of its own with no device but `lo`, owned by the host's user namespace.
+    /// A network namespace of its own with no device but `lo`, owned by the host's user namespace; all that is sent in it
+    /// arrives at the gate, or nowhere.
     NetworkNamespace,
     /// An ipc namespace of its own.
     IpcNamespace,
@@ -153,7 +154,7 @@ impl Control {
             Self::PidNamespace => "A pid namespace that is nobody else's and belongs to the host.",
             Self::MountNamespace => "A mount namespace that is nobody else's and belongs to the host.",
             Self::NetworkNamespace => {
-                "A network namespace that is nobody else's and belongs to the host, with no device but lo and no route to another."
+                "A network namespace that is nobody else's and belongs to the host, with no device but lo, and with no routes and packet rules but those that lead to its gate."
             }
             Self::IpcNamespace => "An ipc namespace that is nobody else's and belongs to the host.",
             Self::UtsNamespace => "A uts namespace that is nobody else's and belongs to the host.",

@@ -1,5 +1,6 @@
 //! `node.toml`.
 
+use crate::egress::Network;
 use model::agent::Level;
 use model::config::{Checked, Fault};
 use model::{ByteSize, Driver, Span};
@@ -49,6 +50,37 @@ pub struct Config {
     pub images: Images,
     /// Where images may come from.
     pub registry: Registry,
+    /// Whom node connects to for agents.
+    pub egress: Egress,
+}
+
+/// Whom node connects to for agents, beyond what the public internet has and as far as their policies allow it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// Networks in CIDR notation, or addresses, that agents may reach although they are not public. The machine itself is only
+    /// meant by one that lies within `127.0.0.0/8`, or by `::1`.
+    pub open: Vec<String>,
+    /// Who resolves names, by DNS over TCP.
+    pub resolver: SocketAddr,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { open: Vec::new(), resolver: SocketAddr::from(([1, 1, 1, 1], 53)) }
+    }
+}
+
+impl Egress {
+    /// Of a configuration that was checked.
+    pub(crate) fn networks(&self) -> Vec<Network> {
+        self.open.iter().filter_map(|network| network.parse().ok()).collect()
+    }
+
+    /// What is wrong with the first entry that is wrong, as in "KEY must …".
+    fn fault(&self) -> Option<String> {
+        self.open.iter().find_map(|network| network.parse::<Network>().err())
+    }
 }
 
 /// What one image may hold; more is refused while it is read.
@@ -123,6 +155,7 @@ impl Default for Config {
             limits: Limits::default(),
             images: Images::default(),
             registry: Registry::default(),
+            egress: Egress::default(),
         }
     }
 }
@@ -140,7 +173,7 @@ pub const GATE_UIDS: u32 = 4096;
 
 impl Checked for Config {
     const FILE: &'static str = "node.toml";
-    const TABLES: &'static [&'static str] = &["limits", "images", "registry"];
+    const TABLES: &'static [&'static str] = &["limits", "images", "registry", "egress"];
 
     fn faults(&self) -> Vec<Fault> {
         let agents =
@@ -245,11 +278,18 @@ impl Checked for Config {
                 "registry.signed_by",
                 "must name the authority whose certificates signed_as, signed_issuer and signed_log are about",
             ),
+            (
+                self.egress.resolver.port() != 0 && !self.egress.resolver.ip().is_unspecified(),
+                "egress.resolver",
+                "must be an address and a port, such as 1.1.1.1:53",
+            ),
         ];
+        let open = self.egress.fault().map(|detail| Fault { key: "egress.open".into(), detail });
         checks
             .into_iter()
             .filter(|(holds, ..)| !holds)
             .map(|(_, key, detail)| Fault { key: key.into(), detail: detail.into() })
+            .chain(open)
             .collect()
     }
 }

@@ -5,17 +5,19 @@
 //! queue. A gate is told all at first and then what changes, and is believed nothing but that an agent of its own
 //! account was used.
 
+mod doors;
 mod process;
 mod stale;
 
-use crate::config::GATE_UIDS;
+use crate::config::{Egress, GATE_UIDS};
+use crate::egress::Network;
 use crate::journal::{Journal, JournalError};
 use crate::local::Phase;
 use crate::report::Reporter;
 use model::gate_api::{GateAgent, MAX_LOGS, ToGate};
 use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
-use sandbox::{Boundary, Sandbox};
+use sandbox::{Boundary, Doors, Sandbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,6 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Names that are remembered of one agent.
+const NAMES: usize = 4096;
+/// The longest name (RFC 1035).
+const NAME: usize = 253;
+/// Bytes of the names of all agents of an account: a gate is told of them in one line, with all else.
+const NAMES_BYTES: usize = 4 << 20;
 
 /// The record of who has which uid and port.
 const RECORD: &str = "gates.json";
@@ -45,6 +54,8 @@ pub(crate) struct Settings {
     pub program: PathBuf,
     /// A gate without agents goes after this long; until then the next agent finds it running.
     pub linger: Duration,
+    /// Whom node connects to for gates.
+    pub egress: Egress,
     /// Reads logs of agents that do not run; none where tests have none.
     pub sandbox: Option<Sandbox>,
 }
@@ -54,6 +65,8 @@ pub(crate) struct Gates {
     settings: Settings,
     journal: Arc<Journal>,
     reporter: Arc<Reporter>,
+    /// Of the settings, read.
+    open: Vec<Network>,
     inner: Mutex<Inner>,
     /// Held while logs are read from a volume.
     reading: Mutex<()>,
@@ -108,6 +121,22 @@ impl Running {
 struct Known {
     agent: GateAgent,
     boundary: Option<Arc<Boundary>>,
+    /// Where all arrives that leaves it.
+    doors: Option<Arc<Doors>>,
+    /// Names that it was given addresses for, as long as it has these doors: its next gate gives them the same ones.
+    names: Vec<String>,
+    /// Of all of these.
+    names_bytes: usize,
+}
+
+impl Known {
+    /// Whether these are the doors that it has.
+    fn has(&self, doors: Option<&Arc<Doors>>) -> bool {
+        match (&self.doors, doors) {
+            (Some(own), Some(doors)) => Arc::ptr_eq(own, doors),
+            (own, doors) => own.is_none() && doors.is_none(),
+        }
+    }
 }
 
 /// Where an account's agents meet their gate.
@@ -160,6 +189,7 @@ impl Gates {
         let listener = listen(settings.guard)?;
         let guard = listener.local_addr().unwrap_or(settings.guard);
         let settings = Settings { guard, ..settings };
+        let open = settings.egress.networks();
         let places = journal.read_own(RECORD)?.unwrap_or_default();
         make_directory(&settings.directory, 0o711, None)?;
         let inner = Inner {
@@ -173,6 +203,7 @@ impl Gates {
             settings,
             journal,
             reporter,
+            open,
             inner: Mutex::new(inner),
             reading: Mutex::default(),
         }))
@@ -212,14 +243,29 @@ impl Gates {
         self.settings.directory.join(account.base32())
     }
 
-    /// Tells the account's gate how an agent is.
-    pub(crate) fn set(&self, account: AccountId, agent: GateAgent, boundary: Option<Arc<Boundary>>) {
+    /// Tells the account's gate how an agent is, and hands it its doors.
+    pub(crate) fn set(
+        &self,
+        account: AccountId,
+        agent: GateAgent,
+        boundary: Option<Arc<Boundary>>,
+        doors: Option<Arc<Doors>>,
+    ) {
         let mut inner = self.lock();
         let Some(running) = inner.running.get_mut(&account) else { return };
         let id = agent.id;
-        let before = running.agents.insert(id, Known { agent, boundary });
-        if before.is_none_or(|before| before.agent != running.agents[&id].agent) {
+        let before = running.agents.remove(&id);
+        let same = before.as_ref().is_some_and(|before| before.agent == agent);
+        let (names, same_doors) = match before {
+            Some(before) if before.has(doors.as_ref()) => (before.names, true),
+            before => (Vec::new(), before.is_none() && doors.is_none()),
+        };
+        let names_bytes = names.iter().map(String::len).sum();
+        running.agents.insert(id, Known { agent, boundary, doors, names, names_bytes });
+        if !same {
             running.changed(id);
+        } else if !same_doors {
+            running.revision.send_modify(|revision| *revision += 1);
         }
     }
 
@@ -303,8 +349,12 @@ impl Gates {
                 account,
                 keys: keys.clone(),
                 agents: agents.values().map(|known| known.agent.clone()).collect(),
-                tools: BTreeMap::new(),
-                names: BTreeMap::new(),
+                tools: tools(),
+                names: agents
+                    .iter()
+                    .filter(|(_, known)| !known.names.is_empty())
+                    .map(|(agent, known)| (*agent, known.names.clone()))
+                    .collect(),
             },
             News::Of(changed) => {
                 let (known, gone) = changed.into_iter().partition(|agent| agents.contains_key(agent));
@@ -318,6 +368,68 @@ impl Gates {
     /// The agent's boundary, if it is this account's and has one. The outer `None`: it is not this account's.
     fn boundary(&self, account: AccountId, agent: AgentId) -> Option<Option<Arc<Boundary>>> {
         self.lock().running.get(&account)?.agents.get(&agent).map(|known| known.boundary.clone())
+    }
+
+    /// Remembers that an agent has an address for a name; an error for what is no name. For an agent that is not this
+    /// account's, nothing.
+    fn named(&self, account: AccountId, agent: AgentId, name: String) -> io::Result<()> {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+        if !(1..=NAME).contains(&name.len()) || !name.bytes().all(plain) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a name that is none"));
+        }
+        let mut inner = self.lock();
+        let Some(running) = inner.running.get_mut(&account) else { return Ok(()) };
+        let kept: usize = running.agents.values().map(|known| known.names_bytes).sum();
+        if let Some(known) = running.agents.get_mut(&agent)
+            && known.doors.is_some()
+            && kept + name.len() <= NAMES_BYTES
+            && known.names.len() < NAMES
+            && !known.names.contains(&name)
+        {
+            known.names_bytes += name.len();
+            known.names.push(name);
+        }
+        Ok(())
+    }
+
+    /// Whether anything may leave the agent by this account's gate.
+    fn has_doors(&self, account: AccountId, agent: AgentId) -> bool {
+        let inner = self.lock();
+        let known = inner.running.get(&account).and_then(|running| running.agents.get(&agent));
+        known.is_some_and(|known| known.doors.is_some())
+    }
+
+    /// What differs from the doors that the gate has: those that it lacks, and whose are gone.
+    fn news_of_doors(
+        &self,
+        account: AccountId,
+        handed: &doors::Handed,
+    ) -> Vec<(AgentId, Option<Arc<Doors>>)> {
+        let inner = self.lock();
+        let agents = inner.running.get(&account).map(|running| &running.agents);
+        let of = |agent: &AgentId| agents.and_then(|agents| agents.get(agent)?.doors.as_ref());
+        let gone = handed.keys().filter(|agent| of(agent).is_none()).map(|agent| (*agent, None));
+        let has = |agent: &AgentId, doors: &Arc<Doors>| {
+            handed.get(agent).is_some_and(|handed| handed.ptr_eq(&Arc::downgrade(doors)))
+        };
+        let lacking = agents
+            .into_iter()
+            .flatten()
+            .filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?)))
+            .filter(|(agent, doors)| !has(agent, doors))
+            .map(|(agent, doors)| (*agent, Some(doors.clone())));
+        gone.chain(lacking).collect()
+    }
+
+    /// Nobody serves the account's agents: their connections are refused at once, rather than left to hang.
+    fn shut_doors(&self, account: AccountId) {
+        let inner = self.lock();
+        let agents = inner.running.get(&account).into_iter().flat_map(|running| &running.agents);
+        for (agent, doors) in agents.filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?))) {
+            if let Err(error) = doors.shut() {
+                tracing::error!(%agent, %error, "its door cannot be shut");
+            }
+        }
     }
 
     /// What the main process of an agent that does not run wrote last.
@@ -358,6 +470,11 @@ impl Gates {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The hosts of bundles that are read from this machine's tools. None are read yet.
+fn tools() -> BTreeMap<String, Vec<String>> {
+    BTreeMap::new()
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, GateError> {

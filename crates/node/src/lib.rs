@@ -9,6 +9,7 @@ mod backoff;
 mod blanks;
 mod config;
 mod control;
+mod egress;
 mod fleet;
 mod gates;
 mod images;
@@ -29,7 +30,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, GATE_UIDS, Images, Limits, RANGE_SIZE, Registry};
+pub use config::{Config, Egress, GATE_UIDS, Images, Limits, RANGE_SIZE, Registry};
 pub use control::{CallError, EnrollError};
 pub use gates::GateError;
 pub use images::{ImagesError, images_in_use, vouch};
@@ -146,6 +147,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         jail,
         program,
         linger: GATE_LINGER,
+        egress: config.egress.clone(),
         sandbox: Some(sandbox.clone()),
     };
     let (opened, told) = (journal.clone(), reporter.clone());

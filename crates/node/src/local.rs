@@ -131,9 +131,17 @@ impl Local {
         self.desired.desired = offered.desired;
         self.desired.generation = offered.generation;
         self.desired.token_epoch = self.desired.token_epoch.max(offered.token_epoch);
+        if offered.policy_revision > self.desired.policy_revision {
+            self.take_policy(offered);
+        }
         if matches!(self.phase, Phase::Live(_) | Phase::Launching) {
             self.served = Some(offered.generation);
         }
+    }
+
+    fn take_policy(&mut self, offered: &DesiredAgent) {
+        self.desired.policy = offered.policy.clone();
+        self.desired.policy_revision = offered.policy_revision;
     }
 
     /// Moves to the numbering of a restored database, where generations may be lower. What was used up stays
@@ -144,6 +152,7 @@ impl Local {
         }
         self.database_epoch = database_epoch;
         self.desired.token_epoch = offered.token_epoch;
+        self.take_policy(offered);
         if offered.generation > self.desired.generation {
             return;
         }

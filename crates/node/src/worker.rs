@@ -13,7 +13,7 @@ use model::evidence::{Drift, Evidence, Observation, drift};
 use model::gate_api::{Condition, GateAgent};
 use model::node_api::{DesiredAgent, ObservedAgent};
 use model::{AgentId, BoundaryId, Desired};
-use sandbox::{Blank, Boundary};
+use sandbox::{Blank, Boundary, Doors};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +74,7 @@ pub(crate) struct Worker {
     /// When to look again.
     next_look: Instant,
     /// A look that is under way, and of which boundary.
-    looking: Option<JoinHandle<(BoundaryId, Vec<Evidence>)>>,
+    looking: Option<JoinHandle<Looked>>,
     changes: Changes,
     workspace_url: Option<String>,
     seen: watch::Receiver<Seen>,
@@ -88,19 +88,24 @@ pub(crate) struct Worker {
     refused: Option<String>,
 }
 
+/// What was seen of a boundary, and the doors that could be made if it had none.
+type Looked = (BoundaryId, Vec<Evidence>, Option<Doors>);
+
 /// A live boundary and the descriptor that becomes readable when its init ends.
 struct Held {
     boundary: Arc<Boundary>,
+    /// Where all arrives that leaves it; nowhere without.
+    doors: Option<Arc<Doors>>,
     pidfd: AsyncFd<OwnedFd>,
 }
 
 impl Held {
     // `register_with_interest` asks its caller to keep the descriptor open: an `OwnedFd` that nobody takes out does.
     #[allow(deprecated, reason = "its replacement is unsafe, which this crate has none of")]
-    fn new(boundary: Boundary) -> std::io::Result<Self> {
+    fn new(boundary: Boundary, doors: Option<Doors>) -> std::io::Result<Self> {
         let pidfd = boundary.as_fd().try_clone_to_owned()?;
         let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-        Ok(Self { boundary: Arc::new(boundary), pidfd })
+        Ok(Self { boundary: Arc::new(boundary), doors: doors.map(Arc::new), pidfd })
     }
 
     /// Returns when init has ended.
@@ -301,8 +306,10 @@ impl Worker {
                         policy: local.desired.policy.clone(),
                     };
                     self.workspace_url = Some(address.url);
-                    let boundary = self.boundary.as_ref().map(|held| held.boundary.clone());
-                    self.shared.gates.set(account, agent, boundary);
+                    let held = self.boundary.as_ref();
+                    let boundary = held.map(|held| held.boundary.clone());
+                    let doors = held.and_then(|held| held.doors.clone());
+                    self.shared.gates.set(account, agent, boundary, doors);
                 }
                 Err(error) => {
                     tracing::error!(agent = %self.agent, error = %crate::chain(&error), "it has no gate");
@@ -332,21 +339,27 @@ impl Worker {
             let unseen = unseen(&self.evidence);
             return self.know(unseen);
         }
-        let (shared, boundary) = (self.shared.clone(), held.boundary.clone());
+        let (shared, boundary, shut) = (self.shared.clone(), held.boundary.clone(), held.doors.is_none());
         self.looking = Some(tokio::spawn(async move {
             // Never closed.
             let _permit = shared.looks.acquire().await;
             let id = boundary.record().boundary;
-            let look = tokio::task::spawn_blocking(move || boundary.inspect());
-            (id, look.await.unwrap_or_default())
+            let look = tokio::task::spawn_blocking(move || {
+                (boundary.inspect(), shut.then(|| steps::open_doors(&boundary)).flatten())
+            });
+            let (seen, doors) = look.await.unwrap_or_default();
+            (id, seen, doors)
         }));
     }
 
     /// Takes in what was seen, if it is of the boundary that is there, and its init still lives: the end of an agent is no
     /// loss of controls.
-    fn looked(&mut self, (boundary, seen): (BoundaryId, Vec<Evidence>)) {
-        let Some(held) = &self.boundary else { return };
+    fn looked(&mut self, (boundary, seen, doors): Looked) {
+        let Some(held) = &mut self.boundary else { return };
         if held.boundary.record().boundary == boundary && !held.has_exited() {
+            if let Some(doors) = doors {
+                held.doors = Some(Arc::new(doors));
+            }
             self.know(seen);
         }
     }
@@ -379,9 +392,7 @@ impl Worker {
 }
 
 /// What the look that is under way sees, once it is done.
-async fn looked(
-    looking: &mut Option<JoinHandle<(BoundaryId, Vec<Evidence>)>>,
-) -> (BoundaryId, Vec<Evidence>) {
+async fn looked(looking: &mut Option<JoinHandle<Looked>>) -> Looked {
     let Some(look) = looking.as_mut() else { return std::future::pending().await };
     let seen = look.await;
     *looking = None;

@@ -13,7 +13,7 @@ use model::agent::Level;
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -139,7 +139,7 @@ pub fn checks(config: &Config) -> Vec<Check> {
     }
     let (need, seen) = apparmor();
     add(2, need, "AppArmor", seen);
-    add(1, Need::Optional, "egress rules (nftables, TPROXY)", as_root(&nftables));
+    add(1, Need::Required, "way to the gate (nf_tables, TPROXY)", as_root(&steering));
     add(0, Need::Optional, "disk space", disk_space(&config.volumes));
     add(3, Need::Required, "KVM", kvm());
     checks
@@ -494,38 +494,16 @@ fn apparmor() -> (Need, Seen) {
     (Need::Required, seen)
 }
 
-/// The rules of the dry network, loaded into a network namespace that goes with the process.
-fn nftables() -> Seen {
-    let Some(nft) = tool("nft") else {
-        return gap("nft is not installed; agents reach nothing either way", "apt-get install nftables");
-    };
-    let Some(unshare) = tool("unshare") else {
-        return gap("unshare is not installed", "apt-get install util-linux");
-    };
-    let rules = "table inet dry {\nchain pre {\ntype filter hook prerouting priority mangle\n\
-                 meta l4proto tcp tproxy to :15001\n}\n}\n";
-    let child = Command::new(unshare)
-        .arg("--net")
-        .arg(nft)
-        .args(["-f", "-"])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let output = child.and_then(|mut child| {
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(rules.as_bytes())?;
+/// Routes and packet rules as every agent of levels 1 and 2 has them, in a network namespace that goes with the try.
+fn steering() -> Seen {
+    match crate::network::try_out() {
+        Ok(()) => Ok("set routes and a TPROXY rule in a namespace of its own".to_owned()),
+        Err(error) => {
+            let source =
+                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            let remedy = "modprobe nf_tables nft_tproxy; or run a kernel with CONFIG_NF_TABLES_INET and CONFIG_NFT_TPROXY";
+            gap(format!("{error}{source}"), remedy)
         }
-        child.wait_with_output()
-    });
-    let remedy = "modprobe nft_tproxy; or run a kernel with CONFIG_NFT_TPROXY";
-    match output {
-        Ok(output) if output.status.success() => {
-            Ok("loaded a TPROXY rule in a namespace of its own".to_owned())
-        }
-        Ok(output) => gap(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "), remedy),
-        Err(error) => gap(error.to_string(), remedy),
     }
 }
 

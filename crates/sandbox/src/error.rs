@@ -2,6 +2,7 @@
 
 use crate::cgroup::CgroupError;
 use crate::image::ImageError;
+use crate::network::SteerError;
 use crate::oci::RuntimeError;
 use crate::systemd::SystemdError;
 use crate::volume::VolumeError;
@@ -115,6 +116,9 @@ pub enum LaunchError {
     /// The runtime could not make the boundary.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Nothing could be made to arrive at its gate.
+    #[error(transparent)]
+    Steer(#[from] SteerError),
     /// Init ended before it could be recorded.
     #[error("the agent's init ended at once")]
     DiedAtOnce(#[source] io::Error),

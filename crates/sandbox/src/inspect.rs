@@ -4,8 +4,9 @@
 use crate::cgroup::{Controller, Group};
 use crate::container::BoundaryRecord;
 use crate::host::namespace;
+use crate::network::Found;
 use crate::oci::{self, evidence::Kernel};
-use crate::{UidRange, apparmor, netfilter, procfs};
+use crate::{UidRange, apparmor, network, procfs};
 use jail::layout::{AGENT_ID, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use model::evidence::{Control, Evidence, State};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -155,7 +156,8 @@ pub(crate) fn inspect_whole(
     places: Places<'_>,
     is_alive: impl Fn() -> bool,
 ) -> Vec<Evidence> {
-    let rules = packet_rules(record.pid);
+    // Whoever made others could do so as the host's root alone.
+    let rules = network::inspect(record.pid);
     let mut evidence = inspect(record, group, places, is_alive);
     let network = evidence.iter_mut().find(|found| found.control == Control::NetworkNamespace);
     if let Some(found) = network.filter(|found| found.state.holds()) {
@@ -165,17 +167,6 @@ pub(crate) fn inspect_whole(
         }
     }
     evidence
-}
-
-/// There is no device, so there is nothing to have rules for; whoever made some could do so as the host's root alone.
-fn packet_rules(pid: u32) -> Finding {
-    match netfilter::tables(pid) {
-        Ok((0, old)) if old.is_empty() => Ok("no packet rules".to_owned()),
-        Ok((count, old)) => Err(format!(
-            "it has {count} tables of nftables and of iptables {old:?}: nobody of ours made them"
-        )),
-        Err(error) => Err(format!("cannot read its packet rules: {error}")),
-    }
 }
 
 fn expect(key: &str, is: &str, wanted: &str) -> Finding {
@@ -286,13 +277,12 @@ fn user_namespace(record: &BoundaryRecord) -> Finding {
 
 fn network_namespace(record: &BoundaryRecord, devices: &str, routes: [&str; 2]) -> Finding {
     let owned = host_owned(record, "net")?;
-    // A heading, then the device first; without a heading, the device last.
     let [v4, v6] = routes;
-    let v4 = v4.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    let v6 = v6.lines().filter_map(|line| line.split_whitespace().last());
-    if let Some(device) = v4.chain(v6).find(|device| *device != "lo") {
-        return Err(format!("its network namespace has a route to the device {device}"));
-    }
+    let routes = match network::routes(v4, v6) {
+        Found::None => "no routes",
+        Found::Ours => "routes: all to lo",
+        Found::Foreign(what) => return Err(format!("its network namespace has {what}")),
+    };
     // Two lines of heading, then `name: counters`.
     let names: Vec<&str> = devices
         .lines()
@@ -301,7 +291,7 @@ fn network_namespace(record: &BoundaryRecord, devices: &str, routes: [&str; 2]) 
         .map(|(name, _)| name.trim())
         .collect();
     if names == ["lo"] {
-        Ok(format!("{owned}, devices: lo, no routes to others"))
+        Ok(format!("{owned}, devices: lo, {routes}"))
     } else {
         Err(format!("its network namespace has the devices {}", names.join(", ")))
     }

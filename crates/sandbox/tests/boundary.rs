@@ -3,6 +3,8 @@
 
 #[path = "boundary/apparmor.rs"]
 mod apparmor;
+#[path = "boundary/doors.rs"]
+mod doors;
 #[path = "boundary/kernel.rs"]
 mod kernel;
 #[path = "boundary/losses.rs"]

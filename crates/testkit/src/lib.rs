@@ -3,6 +3,7 @@
 //! A [`World`] is the real `cofferdam up` with ports, directories, cgroup and uid ranges of its own. Dropping it
 //! ends it, and fails the test when anything is left. A world whose test was killed is removed by the next one.
 
+mod internet;
 mod leftovers;
 mod registry;
 mod stale;
@@ -10,6 +11,7 @@ mod world;
 
 use std::time::Duration;
 
+pub use internet::{Answer, Internet, RESOLVER, Reached, Speaks};
 pub use leftovers::Leftovers;
 pub use registry::Registry;
 pub use world::{Blanks, Ran, World, remove_stale_worlds};

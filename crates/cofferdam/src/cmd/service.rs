@@ -9,6 +9,7 @@ use model::config::Checked;
 use model::{Code, Name};
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -176,11 +177,15 @@ fn control_socket() -> anyhow::Result<Option<UnixListener>> {
 fn gate(sockets: &Path) -> anyhow::Result<u8> {
     let mut fds = listenfd::ListenFd::from_env();
     let missing = || anyhow!("gate is started by node, with its sockets; it cannot be started by hand");
-    let (family, kind) = (AddressFamily::UNIX.as_raw().into(), SocketType::STREAM.as_raw() as i32);
-    let control: Option<UnixStream> = fds.take_custom(0, family, kind, "unix stream socket")?;
+    let family = AddressFamily::UNIX.as_raw().into();
+    let kind = |kind: SocketType| kind.as_raw() as i32;
+    let control: Option<UnixStream> =
+        fds.take_custom(0, family, kind(SocketType::STREAM), "unix stream socket")?;
     let control = control.ok_or_else(missing)?;
     let guard = fds.take_tcp_listener(1)?.ok_or_else(missing)?;
-    gate::main(control, guard, sockets)?;
+    let connects: Option<OwnedFd> =
+        fds.take_custom(2, family, kind(SocketType::SEQPACKET), "unix seqpacket socket")?;
+    gate::main(control, guard, connects.ok_or_else(missing)?, sockets)?;
     Ok(0)
 }
 

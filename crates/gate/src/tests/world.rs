@@ -1,6 +1,5 @@
 //! What the tests share: a gate that runs, a node that feeds it, and inits that do what a test wants.
 
-use crate::server::Hands;
 use ::channel::{
     ChannelError, Decoder, ErrorKind, Event, ExecInfo, Exit, Hello, Kind, Reply, Request, encode, encode_json,
 };
@@ -18,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixDatagram, UnixListener, UnixStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -62,6 +61,8 @@ pub struct World {
     pub to_gate: OwnedWriteHalf,
     pub from_gate: Lines<BufReader<OwnedReadHalf>>,
     pub running: tokio::task::JoinHandle<Result<(), crate::Error>>,
+    /// Node's end of the socket for sockets; nobody uses it.
+    pub sockets: UnixDatagram,
     pub http: reqwest::Client,
 }
 
@@ -102,9 +103,11 @@ impl World {
         let guard = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = guard.local_addr().unwrap().port();
         // Every second connection is moved from one runtime to another, which happens to be the same.
-        let hands = Hands::new(vec![tokio::runtime::Handle::current()]);
-        let bounds = crate::Bounds { places, coming };
-        let running = tokio::spawn(crate::run(theirs, guard, hands, bounds));
+        let more = vec![tokio::runtime::Handle::current()];
+        let (sockets, node_sockets) = super::egress::world::pair();
+        let egress = super::egress::world::settings();
+        let bounds = crate::Bounds { places, coming, egress };
+        let running = tokio::spawn(crate::run(theirs, guard, sockets, more, bounds));
         ours.set_nonblocking(true).unwrap();
         let (reading, to_gate) = UnixStream::from_std(ours).unwrap().into_split();
         let mut world = Self {
@@ -116,6 +119,7 @@ impl World {
             to_gate,
             from_gate: BufReader::new(reading).lines(),
             running,
+            sockets: node_sockets,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         };
         serve_init(world.socket(), init);

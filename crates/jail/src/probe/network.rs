@@ -4,8 +4,9 @@ use super::word::{NULL, call};
 use super::{Outside, Prober, Seen, refused, refused_or};
 use libc::*;
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// A device that there is nowhere.
 const NO_DEVICE: i32 = 0x7fff_fff0;
@@ -26,35 +27,34 @@ fn no_socket(family: i32, kind: i32, protocol: i32) -> Seen {
     refused_or(&NO_SUCH, call!(SYS_socket, family, kind | SOCK_CLOEXEC, protocol))
 }
 
-/// Connects without waiting: a connection that could be begun is a way out.
+/// How long a gate may take to close what it lets nobody have.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Neither TLS nor HTTP nor anything else that somebody would answer.
+const NONSENSE: &[u8] = b"\xff\x00cofferdam\n";
+
+/// Connects to an address that nobody may have. That a gate takes the connection to close it is no way out; a single byte from
+/// the other end is one.
 fn no_connection(to: IpAddr, port: u16) -> Seen {
-    let mut address = [0u64; 4];
-    let (family, length) = match to {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            let [high, low] = port.to_be_bytes();
-            let [f, g] = (AF_INET as u16).to_ne_bytes();
-            address[0] = u64::from_ne_bytes([f, g, high, low, a, b, c, d]);
-            (AF_INET, 16)
-        }
-        IpAddr::V6(ip) => {
-            let [high, low] = port.to_be_bytes();
-            let [f, g] = (AF_INET6 as u16).to_ne_bytes();
-            let mut bytes = [0u8; 32];
-            bytes[..4].copy_from_slice(&[f, g, high, low]);
-            bytes[8..24].copy_from_slice(&ip.octets());
-            for (word, bytes) in address.iter_mut().zip(bytes.chunks_exact(8)) {
-                *word = u64::from_ne_bytes([
-                    bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-                ]);
-            }
-            (AF_INET6, 28)
-        }
-    };
     let nowhere = [ENETUNREACH, EHOSTUNREACH, ECONNREFUSED, EADDRNOTAVAIL, EAFNOSUPPORT];
-    match call!(SYS_socket, family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) {
-        Ok(socket) => refused_or(&nowhere, call!(SYS_connect, socket, &address, length)),
-        Err(error) => refused_or(&nowhere, Err(error)),
+    let mut stream = match TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Seen::held("no answer"),
+        Err(error) => return refused_or(&nowhere, Err(error)),
+    };
+    let mut byte = [0];
+    let heard = stream
+        .set_read_timeout(Some(PATIENCE))
+        // It may be closed already.
+        .map(|()| stream.write_all(NONSENSE).is_ok())
+        .and_then(|_| stream.read(&mut byte));
+    match heard {
+        Ok(0) => Seen::held("taken by the gate, and closed without a byte"),
+        Ok(_) => Seen::broken("something answered"),
+        Err(error) => match error.raw_os_error() {
+            Some(ECONNRESET | EPIPE) => Seen::held("taken by the gate, and closed without a byte"),
+            _ => Seen::unclear(format!("taken by the gate, and not closed: {error}")),
+        },
     }
 }
 

@@ -22,11 +22,12 @@ const PLAIN: &[c_long] = &[
     // Bytes of open files and sockets.
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_lseek, SYS_ftruncate, SYS_fsync,
     SYS_fdatasync, SYS_copy_file_range, SYS_close, SYS_close_range, SYS_dup, SYS_recvfrom, SYS_recvmsg, SYS_sendto,
-    SYS_sendmsg,
+    SYS_sendmsg, SYS_splice,
     // Looking at files; none is made, renamed, removed or given away.
     SYS_openat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_getdents64, SYS_readlinkat, SYS_getcwd,
     SYS_faccessat, SYS_faccessat2,
-    // Sockets that exist: accepting, connecting (only unix sockets can be made), asking.
+    // Sockets that exist: accepting, connecting (only unix sockets can be made), asking. Gate is handed sockets of others, and
+    // may do with them what their network allows.
     SYS_accept4, SYS_connect, SYS_shutdown, SYS_getsockname, SYS_getpeername, SYS_getsockopt, SYS_setsockopt,
     // The event loop.
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_timerfd_create,

@@ -57,7 +57,8 @@ const READ_ONLY: &str =
     "it could not even be opened for writing: the mount is read-only, or the file is not there";
 const OWN_ROOT: &str = "paths are told from the root of the agent's own cgroup on";
 const NOT_THERE: &str = "there is no such file anywhere, and nothing can be mounted";
-const NO_DEVICE: &str = "packets have no way to anywhere: there is no device, so there is no route";
+const NO_DEVICE: &str = "packets have no way to anywhere: there is no device besides lo";
+const NO_ANSWER: &str = "packets have no way to anywhere, so whoever takes the connection is the gate, which closes it: no byte comes back";
 const NET_ADMIN: &str = "the kernel asks for CAP_NET_ADMIN in the user namespace that owns the network before it looks at the arguments, and that is the host's";
 const NO_RAW: &str =
     "the kernel asks for CAP_NET_RAW in the user namespace that owns the network, and that is the host's";
@@ -147,9 +148,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("cgroup-release-agent", CgroupNamespace, "open release_agent for writing: a program that the host's root runs", "https://www.cve.org/CVERecord?id=CVE-2022-0492", NOT_THERE),
     attempt("cgroup-devices", CgroupNamespace, "open devices.allow for writing, to be given device nodes", CDK, NOT_THERE),
     attempt("net-devices", NetworkNamespace, "find a network device besides lo", AMI, NO_DEVICE),
-    attempt("net-connect-ipv4", NetworkNamespace, "connect to an address of IPv4", MITRE_DISCOVERY, NO_DEVICE),
-    attempt("net-connect-ipv6", NetworkNamespace, "connect to an address of IPv6", MITRE_DISCOVERY, NO_DEVICE),
-    attempt("net-metadata", NetworkNamespace, "connect to the metadata service of a cloud (169.254.169.254)", MITRE_METADATA, NO_DEVICE),
+    attempt("net-connect-ipv4", NetworkNamespace, "get an answer from an address of IPv4", MITRE_DISCOVERY, NO_ANSWER),
+    attempt("net-connect-ipv6", NetworkNamespace, "get an answer from an address of IPv6", MITRE_DISCOVERY, NO_ANSWER),
+    attempt("net-metadata", NetworkNamespace, "get an answer from the metadata service of a cloud (169.254.169.254)", MITRE_METADATA, NO_ANSWER),
     attempt("net-delete-link", NetworkNamespace, "remove a network device (RTM_DELLINK)", "https://man7.org/linux/man-pages/man7/rtnetlink.7.html", NET_ADMIN),
     attempt("net-add-address", NetworkNamespace, "add an address (RTM_NEWADDR)", "https://man7.org/linux/man-pages/man7/rtnetlink.7.html", NET_ADMIN),
     attempt("net-add-route", NetworkNamespace, "add a route (RTM_NEWROUTE)", "https://man7.org/linux/man-pages/man7/rtnetlink.7.html", NET_ADMIN),

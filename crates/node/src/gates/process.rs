@@ -3,7 +3,7 @@
 //! What a gate says is hostile once it was taken over: lines are bounded, and an agent of another account is
 //! none of its business.
 
-use super::{Gates, Settings};
+use super::{Gates, Settings, doors};
 use crate::backoff::Backoff;
 use command_fds::{CommandFdExt, FdMapping};
 use model::AccountId;
@@ -45,9 +45,12 @@ pub(super) async fn supervise(
     loop {
         let started = Instant::now();
         match start(&gates.settings, account, uid, &listener) {
-            Ok((child, stream)) => {
-                tracing::info!(%account, uid, pid = child.id(), "gate started");
-                match serve(&gates, account, child, stream, changes.clone()).await {
+            Ok(gate) => {
+                tracing::info!(%account, uid, pid = gate.child.id(), "gate started");
+                let ended = serve(&gates, account, gate, changes.clone()).await;
+                // One that was taken over may have opened them again before it was gone.
+                gates.shut_doors(account);
+                match ended {
                     Ended::Released => break,
                     Ended::Died(how) => tracing::warn!(%account, how, "the gate ended; it is started again"),
                 }
@@ -74,17 +77,25 @@ enum Ended {
     Died(String),
 }
 
+/// A gate's process, and node's ends of its wires.
+struct Gate {
+    child: Child,
+    /// State one way, questions the other.
+    stream: UnixStream,
+    /// Sockets.
+    sockets: UnixStream,
+}
+
 /// Starts the process, confined: its own uid, no capability, a network of its own with nothing in it, and in sight
 /// nothing but libraries, itself and the directory of its account's sockets. The listener that it inherits belongs to
 /// the host's network whoever holds it.
-fn start(
-    settings: &Settings,
-    account: AccountId,
-    uid: u32,
-    listener: &TcpListener,
-) -> io::Result<(Child, UnixStream)> {
+fn start(settings: &Settings, account: AccountId, uid: u32, listener: &TcpListener) -> io::Result<Gate> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
+    let (sockets, their_sockets) = jail::wire::pair()?;
+    // What keeps the bounds of packets is read and written as such; waiting for it is the same.
+    let sockets_ours = StdUnixStream::from(sockets);
+    sockets_ours.set_nonblocking(true)?;
     let sockets = settings.directory.join(account.base32());
     let mut command = std::process::Command::new(&settings.jail);
     command.arg("confine").args(["--uid", &uid.to_string(), "--gid", &uid.to_string()]);
@@ -94,7 +105,7 @@ fn start(
         }
     }
     command.arg("--ro").arg(&settings.program).arg("--ro").arg(&sockets);
-    command.args(["--keep-fds", "2", "--"]).arg(&settings.program);
+    command.args(["--keep-fds", "3", "--"]).arg(&settings.program);
     command.arg("gate").arg("--sockets").arg(&sockets);
     // Nothing of node's environment but how much to log.
     command.env_clear();
@@ -108,20 +119,21 @@ fn start(
         .fd_mappings(vec![
             FdMapping { parent_fd: theirs.into(), child_fd: 3 },
             FdMapping { parent_fd: listener.try_clone()?.into(), child_fd: 4 },
+            FdMapping { parent_fd: their_sockets, child_fd: 5 },
         ])
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
-    Ok((child, UnixStream::from_std(ours)?))
+    Ok(Gate { child, stream: UnixStream::from_std(ours)?, sockets: UnixStream::from_std(sockets_ours)? })
 }
 
 async fn serve(
     gates: &Arc<Gates>,
     account: AccountId,
-    mut child: Child,
-    stream: UnixStream,
+    Gate { mut child, stream, sockets }: Gate,
     changes: watch::Receiver<u64>,
 ) -> Ended {
     let (reading, writing) = stream.into_split();
+    let mut sockets = Box::pin(doors::serve(gates, account, sockets, changes.clone()));
     let (answers, queue) = mpsc::channel(QUESTIONS);
     let mut writer = tokio::spawn(write(gates.clone(), account, writing, changes, queue));
     let said = tokio::select! {
@@ -130,11 +142,15 @@ async fn serve(
             Err(error) => error.to_string(),
         }),
         error = read(gates, account, reading, answers) => Some(error.to_string()),
+        error = &mut sockets => Some(format!("about sockets: {error}")),
         released = &mut writer => match released {
             Ok(Wrote::Released) => None,
             _ => Some("it does not read".to_owned()),
         },
     };
+    // Nobody hands it any door from here on, and those that it has lead nowhere.
+    drop(sockets);
+    gates.shut_doors(account);
     // Both halves are closed now, or with this: a gate ends at end of file.
     if !writer.is_finished() {
         writer.abort();
@@ -168,12 +184,18 @@ async fn write(
         if stream.write_all(&line).await.is_err() {
             return Wrote::Broken;
         }
-        message = tokio::select! {
-            changed = changes.changed() => match changed {
-                Ok(()) => gates.news(account),
-                Err(_) => return Wrote::Released,
-            },
-            Some(answer) = answers.recv() => answer,
+        message = loop {
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => match gates.news(account) {
+                        // What changed goes by the other wire.
+                        ToGate::Agents { set, gone } if set.is_empty() && gone.is_empty() => {}
+                        news => break news,
+                    },
+                    Err(_) => return Wrote::Released,
+                },
+                Some(answer) = answers.recv() => break answer,
+            }
         };
     }
 }
@@ -202,8 +224,11 @@ async fn read(
                     gates.reporter.touch(agent, OffsetDateTime::now_utc());
                 }
             }
-            // Nobody keeps names yet.
-            Ok(FromGate::Named { .. }) => {}
+            Ok(FromGate::Named { agent, name }) => {
+                if let Err(error) = gates.named(account, agent, name) {
+                    return error;
+                }
+            }
             Ok(FromGate::StatsWanted { request, agent }) => {
                 // More questions at once than this: the gate waits, and so do those behind it.
                 let Ok(permit) = questions.clone().acquire_owned().await else { continue };

@@ -1,4 +1,5 @@
 use crate::Config;
+use crate::egress::{Network, is_allowed};
 use model::config::Checked;
 
 fn keys(text: &str) -> Vec<String> {
@@ -91,4 +92,56 @@ fn an_installation_has_defaults_of_its_own() {
     let table = |text: &str| text.parse::<toml::Table>().unwrap();
     let config = Config::read("slots = 1", table("data = '/srv/two'\nslots = 7")).unwrap();
     assert_eq!((config.data.as_path(), config.slots), (std::path::Path::new("/srv/two"), 1));
+}
+
+#[test]
+fn networks_are_read_strictly() {
+    let good = "[egress]\nopen = [\"10.1.0.0/16\", \"192.168.1.7\", \"fd00:1::/32\", \"::1\", \"0.0.0.0/0\", \"::/0\"]";
+    assert_eq!(keys(good), [""; 0]);
+    assert_eq!(keys("[egress]\nresolver = \"[2606:4700:4700::1111]:53\""), [""; 0]);
+    for (bad, says) in [
+        ("10.1.2.0/16", "10.1.0.0/16"),
+        ("fd00::1/64", "fd00::/64"),
+        ("10.0.0.0/33", "0 to 32"),
+        ("10.0.0.0/+8", "0 to 32"),
+        ("10.0.0.0/08", "0 to 32"),
+        ("::/129", "0 to 128"),
+        ("10.0.0.0/", "0 to 32"),
+        ("example.com", "no address"),
+        ("10.0.0", "no address"),
+        ("", "no address"),
+    ] {
+        let text = format!("[egress]\nopen = [\"10.0.0.0/8\", \"{bad}\"]");
+        assert_eq!(keys(&text), ["egress.open"], "{bad}");
+        let said = Config::read(&text, Default::default()).unwrap_err().to_string();
+        assert!(said.contains(says), "{bad}: {said}");
+    }
+    for bad in ["1.1.1.1", "1.1.1.1:0", "0.0.0.0:53", "one.one.one.one:53"] {
+        assert_eq!(keys(&format!("[egress]\nresolver = \"{bad}\"")), ["egress.resolver"], "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_public_is_connected_to_only_if_it_is_open() {
+    let check = |open: &[&str], address: &str, expected: bool| {
+        let open: Vec<Network> = open.iter().map(|network| network.parse().unwrap()).collect();
+        assert_eq!(is_allowed(address.parse().unwrap(), &open), expected, "{address} with {open:?}");
+    };
+    let wide = ["0.0.0.0/0", "::/0"];
+    check(&[], "1.1.1.1", true);
+    check(&[], "2606:4700::1111", true);
+    for private in ["10.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1"] {
+        check(&[], private, false);
+        check(&["10.0.0.0/30", "fd00::/127"], private, matches!(private, "10.0.0.1" | "fd00::1"));
+        check(&wide, private, true);
+    }
+    // The machine itself is named, or it is not meant.
+    for own in ["127.0.0.1", "127.1.2.3", "::1"] {
+        check(&wide, own, false);
+        check(&["126.0.0.0/7", "::/127"], own, false);
+        check(&["127.0.0.0/8", "::1"], own, true);
+    }
+    for disguised in ["0.0.0.0", "::", "::ffff:127.0.0.1", "::ffff:1.1.1.1", "::ffff:10.0.0.1"] {
+        check(&["0.0.0.0/0", "::/0", "127.0.0.0/8", "::1"], disguised, false);
+    }
 }

@@ -203,6 +203,7 @@ impl World {
             jail: "/nonexistent".into(),
             program: "/nonexistent".into(),
             linger: std::time::Duration::from_millis(50),
+            egress: crate::Egress::default(),
             sandbox: None,
         };
         let gates = Gates::open(settings, journal.clone(), reporter.clone()).unwrap();

@@ -1,13 +1,17 @@
 //! Gates with a stand-in for the jail: a script that drops the options and runs another script as the gate.
 
 use super::spec;
+use crate::Egress;
 use crate::gates::{Gates, Settings};
 use crate::journal::Journal;
 use crate::report::Reporter;
-use model::gate_api::{Condition, GateAgent, ToGate};
+use model::gate_api::{Condition, FromGateSockets, GateAgent, ToGate, ToGateSockets, Unconnected};
 use model::{AccountId, AgentId};
+use sandbox::Doors;
 use std::collections::BTreeMap;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +38,10 @@ fn script(path: &Path, text: &str) -> PathBuf {
 impl World {
     /// `gate` is what the gate does; what it writes to descriptor 9 is a line of the test.
     fn new(gate: &str) -> Self {
+        Self::with(gate, Egress::default())
+    }
+
+    fn with(gate: &str, egress: Egress) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("said");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -48,6 +56,7 @@ impl World {
             jail: script(&directory.path().join("jail"), JAIL),
             program: script(&directory.path().join("gate"), &gate),
             linger: std::time::Duration::from_millis(50),
+            egress,
             sandbox: None,
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
@@ -94,9 +103,9 @@ async fn a_gate_knows_its_account_and_comes_back() {
     assert_eq!(world.state().await, (spec.account, Vec::new()));
     let other = AccountId::new();
     for condition in [Condition::Running, Condition::Paused] {
-        world.gates.set(spec.account, agent(spec.id, condition), None);
+        world.gates.set(spec.account, agent(spec.id, condition), None, None);
         // Of an account without a gate: nobody is told.
-        world.gates.set(other, agent(AgentId::new(), condition), None);
+        world.gates.set(other, agent(AgentId::new(), condition), None, None);
         assert_eq!(world.state().await, (spec.account, vec![agent(spec.id, condition)]));
     }
     // It died: the next one hears the whole at once, and the socket stayed.
@@ -139,7 +148,7 @@ async fn a_gate_goes_with_its_last_agent() {
     let before = world.gates.ensure(first).unwrap();
     world.state().await;
     let id = AgentId::new();
-    world.gates.set(first, agent(id, Condition::Running), None);
+    world.gates.set(first, agent(id, Condition::Running), None, None);
     world.state().await;
     world.gates.remove(first, id);
     assert_eq!(world.state().await, (first, Vec::new()));
@@ -153,4 +162,218 @@ async fn a_gate_goes_with_its_last_agent() {
     tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
     let after = world.gates.ensure(second).unwrap();
     assert_eq!((after.gid, &after.url), (before.gid, &before.url));
+}
+
+/// Doors that anybody could make, and where the one for TCP is.
+fn doors() -> (Arc<Doors>, SocketAddr) {
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    // A port that was asked for by its number is kept when the door is shut.
+    let tcp = (0..100).find_map(|_| TcpListener::bind(free().unwrap()).ok()).unwrap();
+    let address = tcp.local_addr().unwrap();
+    let doors = Doors { tcp: tcp.into(), udp: UdpSocket::bind("127.0.0.1:0").unwrap().into() };
+    doors.shut().unwrap();
+    (Arc::new(doors), address)
+}
+
+/// Has the next test stand in for a gate, with its sockets as standard input; what it says is a line of the test.
+fn with_sockets(what: &str) -> String {
+    let program = std::env::current_exe().unwrap();
+    let name = "tests::gates::a_gate_with_sockets";
+    format!(
+        "DOES={what} exec {} --ignored --exact {name} --nocapture <&5 2>&9 >/dev/null\n",
+        program.display()
+    )
+}
+
+#[test]
+#[ignore = "the tests below start it"]
+fn a_gate_with_sockets() {
+    let Ok(does) = std::env::var("DOES") else { return };
+    let stdin = std::io::stdin();
+    let receive = || jail::wire::receive::<ToGateSockets>(stdin.as_fd()).unwrap().expect("node is there");
+    let ask = |question: FromGateSockets| {
+        jail::wire::send(stdin.as_fd(), &question, &[]).unwrap();
+        receive()
+    };
+    let (first, fds) = receive();
+    let ToGateSockets::Doors { agent } = first else { panic!("{first:?}") };
+    eprintln!("doors of {agent}, {}", fds.len());
+    let connect = |request, agent, address: &str| FromGateSockets::Connect {
+        request,
+        agent,
+        address: address.parse().unwrap(),
+    };
+    match does.split_once(',').unwrap_or((&does, "")) {
+        ("serve", _) => {
+            let listener = TcpListener::from(fds.into_iter().next().unwrap());
+            listener.accept().unwrap();
+            eprintln!("served");
+        }
+        ("wait", _) => eprintln!("{:?}", receive().0),
+        ("dial", there) => {
+            for (number, (agent, address)) in [
+                (AgentId::new(), "1.1.1.1:443"),
+                (AgentId::new(), there),
+                (agent, "10.0.0.1:443"),
+                (agent, "169.254.169.254:80"),
+                (agent, "[::1]:443"),
+                (agent, "[::ffff:127.0.0.1]:443"),
+                (agent, "0.0.0.0:443"),
+                (agent, "127.0.0.2:443"),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let request = number as u64;
+                let (answer, fds) = ask(connect(request, agent, address));
+                assert_eq!(
+                    answer,
+                    ToGateSockets::Failed { request, why: Unconnected::Forbidden },
+                    "{address}"
+                );
+                assert!(fds.is_empty());
+            }
+            let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+            let (answer, _) = ask(connect(20, agent, &closed));
+            assert_eq!(answer, ToGateSockets::Failed { request: 20, why: Unconnected::Refused });
+            for question in [connect(21, agent, there), FromGateSockets::Resolver { request: 21 }] {
+                let (answer, fds) = ask(question);
+                assert_eq!(answer, ToGateSockets::Connected { request: 21 });
+                let [connection] = <[OwnedFd; 1]>::try_from(fds).unwrap();
+                let mut connection = TcpStream::from(connection);
+                assert!(connection.nodelay().unwrap());
+                connection.set_nonblocking(false).unwrap();
+                connection.write_all(b"x").unwrap();
+                connection.read_exact(&mut [0]).unwrap();
+            }
+            eprintln!("dialled");
+            receive();
+        }
+        ("rave", _) => {
+            let long = "x".repeat(2000);
+            jail::wire::send(stdin.as_fd(), &long, &[]).unwrap();
+            receive();
+        }
+        _ => panic!("{does}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doors_are_handed_to_each_gate_and_shut_without_one() {
+    let mut world = World::new(&with_sockets("serve"));
+    let spec = spec();
+    world.gates.ensure(spec.account).unwrap();
+    let (doors, address) = doors();
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, Some(doors.clone()));
+    for round in 0..2 {
+        assert_eq!(world.line().await, format!("doors of {}, 2", spec.id));
+        if round == 1 {
+            // There will be no other.
+            std::fs::remove_file(world.directory.path().join("gate")).unwrap();
+        }
+        TcpStream::connect(address).unwrap();
+        assert_eq!(world.line().await, "served");
+    }
+    let refused = async {
+        while TcpStream::connect(address).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_hears_that_doors_are_gone() {
+    let mut world = World::new(&with_sockets("wait"));
+    let spec = spec();
+    world.gates.ensure(spec.account).unwrap();
+    let (doors, _) = doors();
+    let weak = Arc::downgrade(&doors);
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, Some(doors));
+    assert_eq!(world.line().await, format!("doors of {}, 2", spec.id));
+    world.gates.set(spec.account, agent(spec.id, Condition::Stopped), None, None);
+    assert_eq!(world.line().await, format!("{:?}", ToGateSockets::Closed { agent: spec.id }));
+    assert!(weak.upgrade().is_none(), "node holds nothing of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_connects_for_agents_of_the_account_to_what_is_public_or_open() {
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = echo.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in echo.incoming() {
+            let mut connection = connection.unwrap();
+            let mut byte = [0];
+            if connection.read_exact(&mut byte).is_ok() {
+                let _ = connection.write_all(&byte);
+            }
+        }
+    });
+    let egress = Egress { open: vec!["127.0.0.1".into()], resolver: there };
+    let mut world = World::with(&with_sockets(&format!("dial,{there}")), egress);
+    let spec = spec();
+    world.gates.ensure(spec.account).unwrap();
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, Some(doors().0));
+    assert_eq!(world.line().await, format!("doors of {}, 2", spec.id));
+    assert_eq!(world.line().await, "dialled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_raves_about_sockets_is_replaced() {
+    let mut world = World::new(&with_sockets("rave"));
+    let spec = spec();
+    world.gates.ensure(spec.account).unwrap();
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, Some(doors().0));
+    let mut began = 0;
+    while began < 2 {
+        began += usize::from(world.line().await.starts_with("doors of"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_outlive_a_gate_and_end_with_the_doors() {
+    let spec = spec();
+    let named = |name: &str| {
+        format!("echo '{{\"type\":\"named\",\"agent\":\"{}\",\"name\":\"{name}\"}}' >&3\n", spec.id)
+    };
+    let hear = "read -r line <&3 || exit; echo \"$line\" >&9\n";
+    let stranger = named("c.example").replace(&spec.id.to_string(), &AgentId::new().to_string());
+    // Once it was answered, all before that was read.
+    let ask = format!("echo '{{\"type\":\"stats_wanted\",\"request\":1,\"agent\":\"{}\"}}' >&3\n", spec.id);
+    let names = [named("b.example"), named("a.example"), named("b.example"), stranger].concat();
+    let mut world = World::new(&[hear, hear, &names, &ask, hear].concat());
+    let told = |line: &str| match serde_json::from_str(line).unwrap() {
+        ToGate::State { names, .. } => names,
+        other => panic!("{other:?}"),
+    };
+    world.gates.ensure(spec.account).unwrap();
+    assert_eq!(told(&world.line().await), BTreeMap::new());
+    let doors = doors().0;
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, Some(doors.clone()));
+    assert!(world.line().await.contains("\"set\""));
+    assert!(world.line().await.contains("\"stats\""));
+    // That one died. The next is told, in this order.
+    let known = BTreeMap::from([(spec.id, vec!["b.example".to_owned(), "a.example".to_owned()])]);
+    assert_eq!(told(&world.line().await), known);
+    world.gates.set(spec.account, agent(spec.id, Condition::Paused), None, Some(doors));
+    assert!(world.line().await.contains("\"set\""));
+    assert!(world.line().await.contains("\"stats\""));
+    assert_eq!(told(&world.line().await), known);
+    // Without doors it has no names, and gets none.
+    world.gates.set(spec.account, agent(spec.id, Condition::Stopped), None, None);
+    assert!(world.line().await.contains("\"set\""));
+    assert!(world.line().await.contains("\"stats\""));
+    assert_eq!(told(&world.line().await), BTreeMap::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_none_ends_a_gate() {
+    for name in ["", "UPPER.example", "a b", &"x".repeat(254)] {
+        let said = format!("{{\"type\":\"named\",\"agent\":\"{}\",\"name\":\"{name}\"}}", AgentId::new());
+        let mut world =
+            World::new(&format!("echo began >&9; echo '{said}' >&3; read -r l <&3; read -r l <&3\n"));
+        world.gates.ensure(AccountId::new()).unwrap();
+        assert_eq!([world.line().await, world.line().await], ["began", "began"], "{name:?}");
+    }
 }

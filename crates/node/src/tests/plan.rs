@@ -4,6 +4,7 @@ use crate::plan::{Step, plan};
 use Step::*;
 use model::agent::{Level, Observed};
 use model::node_api::DesiredAgent;
+use model::policy::{Egress, Policy, Preset};
 use model::{Desired, ExitReason};
 use proptest::prelude::*;
 use sandbox::UidRange;
@@ -116,6 +117,41 @@ fn token_epochs_only_rise() {
     running.accept(&epoch(5, &running));
     assert_eq!(plan(&epoch(4, &running), Some(&running)), []);
     assert_eq!(running.desired.token_epoch, 5);
+}
+
+#[test]
+fn policies_only_move_on() {
+    let mut running = local(Desired::Running, 3, Phase::Live(Motion::Running));
+    let policy = |preset| Policy { version: 1, egress: Egress { preset, ..Egress::default() } };
+    let with = |policy_revision, policy, running: &Local| DesiredAgent {
+        policy: Some(policy),
+        policy_revision,
+        ..running.desired.clone()
+    };
+    let newer = with(5, policy(Preset::Https), &running);
+    // Nothing is started or ended for it.
+    assert_eq!(plan(&newer, Some(&running)), [Accept]);
+    let before = running.clone();
+    running.accept(&newer);
+    assert_eq!(
+        (running.phase, running.served, &running.boundary),
+        (before.phase, before.served, &before.boundary)
+    );
+    assert_eq!(running.desired.policy, Some(policy(Preset::Https)));
+    for older in [4, 5] {
+        let older = with(older, policy(Preset::None), &running);
+        assert_eq!(plan(&older, Some(&running)), []);
+        running.accept(&older);
+        assert_eq!(running.desired.policy, Some(policy(Preset::Https)));
+    }
+    // It can be taken away, too.
+    let none = DesiredAgent { policy: None, policy_revision: 6, ..running.desired.clone() };
+    running.accept(&none);
+    assert_eq!((&running.desired.policy, running.desired.policy_revision), (&None, 6));
+    // A restored database counts anew.
+    let restored = with(2, policy(Preset::None), &running);
+    running.rebase(9, &restored);
+    assert_eq!((&running.desired.policy, running.desired.policy_revision), (&restored.policy, 2));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::Evidence;
 use model::node_api::DesiredAgent;
 use model::{AgentSpec, BoundaryId, Desired, Driver, ExitReason};
-use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, LaunchError, Sandbox, Shape, UidRange};
+use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, Doors, LaunchError, Sandbox, Shape, UidRange};
 use std::error::Error;
 use std::time::Instant;
 use time::OffsetDateTime;
@@ -95,7 +95,7 @@ impl Worker {
             .await?;
         match found.map_err(|error| stuck("adopt it", &error))? {
             Ok(seen) => {
-                tracing::info!(agent = %self.agent, pid = seen.0.record().pid, "adopted");
+                tracing::info!(agent = %self.agent, pid = seen.boundary.record().pid, "adopted");
                 self.hold(seen, Motion::Unknown)?;
             }
             Err(reason) => {
@@ -125,12 +125,19 @@ impl Worker {
         }
         self.unsaved = true;
         let agent = self.agent;
+        let mut restricted = false;
         if let Some(local) = &mut self.local {
             if known && local.desired.spec != desired.spec {
                 tracing::error!(%agent, "control changed what the agent is; it stays as it was first seen");
             }
+            let before = local.desired.policy_revision;
             local.accept(desired);
+            restricted = local.desired.policy_revision != before;
             self.shared.claim(local.desired.spec.volume, agent);
+        }
+        // What it may do holds at once, and not when all else is done.
+        if restricted && self.boundary.is_some() {
+            self.publish();
         }
     }
 
@@ -263,7 +270,7 @@ impl Worker {
             .await?;
         match launched {
             Ok(seen) => {
-                tracing::info!(agent = %self.agent, pid = seen.0.record().pid, "launched");
+                tracing::info!(agent = %self.agent, pid = seen.boundary.record().pid, "launched");
                 let now = OffsetDateTime::now_utc();
                 self.change(|local| local.last_activity = Some(now));
                 self.hold(seen, Motion::Running)
@@ -293,7 +300,7 @@ impl Worker {
             .await?;
         match found.map_err(|error: BoundaryError| stuck("recover it", &error))? {
             Some(Ok(seen)) => {
-                tracing::info!(%agent, pid = seen.0.record().pid, "found after a launch that was cut short");
+                tracing::info!(%agent, pid = seen.boundary.record().pid, "found after a launch that was cut short");
                 self.hold(seen, Motion::Unknown)
             }
             Some(Err((reason, record))) => {
@@ -315,9 +322,10 @@ impl Worker {
     }
 
     /// Takes a live boundary in hand.
-    fn hold(&mut self, (boundary, evidence): (Boundary, Vec<Evidence>), motion: Motion) -> Result<(), Stuck> {
+    fn hold(&mut self, found: Found, motion: Motion) -> Result<(), Stuck> {
+        let Found { boundary, evidence, doors } = found;
         let record = boundary.record().clone();
-        let held = Held::new(boundary).map_err(|error| stuck("watch it", &error))?;
+        let held = Held::new(boundary, doors).map_err(|error| stuck("watch it", &error))?;
         let lease = UidRange { base: record.base_uid };
         if let Some(owner) = self.local.as_ref().map(|local| Owner::of(&local.desired.spec))
             && let Err(error) = lock(&self.shared.leases).restore(self.agent, owner, lease)
@@ -535,17 +543,38 @@ impl Worker {
     }
 }
 
+/// A live boundary, what was seen of it, and where all arrives that leaves it.
+struct Found {
+    boundary: Boundary,
+    evidence: Vec<Evidence>,
+    doors: Option<Doors>,
+}
+
 /// A boundary with what was seen of it before it began.
-fn proved(boundary: Boundary) -> (Boundary, Vec<Evidence>) {
-    let evidence = boundary.proof().to_vec();
-    (boundary, evidence)
+fn proved(boundary: Boundary) -> Found {
+    let (evidence, doors) = (boundary.proof().to_vec(), open_doors(&boundary));
+    Found { boundary, evidence, doors }
 }
 
 /// One that was taken over, with what there is around it. What it lacks now it may have lost while nobody looked: it is not
 /// ended for that, but nothing more is said of it than this.
-fn inspected(boundary: Boundary) -> (Boundary, Vec<Evidence>) {
+fn inspected(boundary: Boundary) -> Found {
+    // What leads to its doors is a part of what is looked at.
+    let doors = open_doors(&boundary);
     let evidence = boundary.inspect();
-    (boundary, evidence)
+    Found { boundary, evidence, doors }
+}
+
+/// Its doors, if it has any. Without, nothing leaves it, and that is tried again with every look.
+pub(super) fn open_doors(boundary: &Boundary) -> Option<Doors> {
+    let opened = boundary.open_doors();
+    opened
+        .inspect_err(|error| {
+            let agent = boundary.record().agent;
+            tracing::warn!(%agent, error = %crate::chain(error), "it has no doors, so nothing leaves it");
+        })
+        .ok()
+        .flatten()
 }
 
 fn stuck(what: &'static str, error: &dyn Error) -> Stuck {

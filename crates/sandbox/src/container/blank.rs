@@ -12,7 +12,7 @@ use crate::children::{self, Watch};
 use crate::error::LaunchError;
 use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, apparmor, files, systemd};
+use crate::{Shared, UidRange, apparmor, files, network, systemd};
 use jail::laps::Laps;
 use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
@@ -293,6 +293,10 @@ pub(super) fn begin(
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
+    if !host_network {
+        network::steer_own(pid)?;
+        laps.lap("steering");
+    }
     Ok(Blank {
         id,
         lease,

@@ -4,9 +4,11 @@ use super::{BoundaryRecord, EXIT_RECORD, PATIENCE, agent_dir};
 use crate::cgroup::{CgroupError, Group};
 use crate::children::Watch;
 use crate::error::BoundaryError;
+use crate::network::{self, Doors, SteerError};
 use crate::probe::{self, ProbeError};
 use crate::{Shared, files, procfs};
 use jail::spec::{self, Ended, ExitRecord};
+use model::agent::Level;
 use model::evidence::Evidence;
 use model::probe::Tried;
 use model::workspace::Stats;
@@ -249,6 +251,19 @@ impl Boundary {
     /// The same with what takes longer to read.
     pub fn inspect_whole(&self) -> Vec<Evidence> {
         crate::inspect::inspect_whole(&self.record, &self.group, self.places(), || self.is_alive())
+    }
+
+    /// The doors at which all arrives that leaves it, shut, and its gate's to open. Sets what leads there if it is not set, and
+    /// compares it if it is. `None` where nothing can leave in this way: in the host's network (level 0), and under
+    /// another kernel.
+    pub fn open_doors(&self) -> Result<Option<Doors>, SteerError> {
+        if self.record.level == Level::Workspace || self.record.driver.is_kernel() {
+            return Ok(None);
+        }
+        network::steer(self.record.pid)?;
+        let doors = network::doors(self.record.pid)?;
+        // Its pid named this very init the whole time.
+        Ok(self.is_alive().then_some(doors))
     }
 
     /// Tries to get out of it, as the agent's user and as root inside if there is one, by everything that `model::probe` lists. Takes about

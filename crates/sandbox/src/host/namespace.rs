@@ -5,6 +5,8 @@ use rustix::thread::LinkNameSpaceType;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 const NS_GET_USERNS: Opcode = 0xB701;
 const NS_GET_OWNER_UID: Opcode = 0xB704;
@@ -52,9 +54,39 @@ pub(crate) fn set_host_name(pid: u32, name: &str) -> io::Result<()> {
     })
 }
 
-/// Does something in a process's network namespace.
+/// Does something in a process's network namespace, which may not be the host's own.
 pub(crate) fn inside_network<T>(pid: u32, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    inside(pid, "net", LinkNameSpaceType::Network, act)
+    let host = identity(Path::new("/proc/self/ns/net"))?;
+    inside(pid, "net", LinkNameSpaceType::Network, || match identity(Path::new("/proc/thread-self/ns/net")) {
+        Ok(is) if is == host => Err(io::Error::other("it is in the host's network namespace")),
+        Ok(_) => act(),
+        Err(error) => Err(error),
+    })
+}
+
+/// Does something in a new network namespace, in a thread of its own that ends afterwards.
+pub(crate) fn in_new_network<T: Send>(act: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let there = || {
+        // SAFETY: no pointers. It changes the network namespace of this thread alone, which is nobody else's.
+        match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+            0 => Ok(act()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(there).join())
+        .unwrap_or_else(|_| Err(io::Error::other("the thread in it did not end well")))
+}
+
+/// Whether a process is in our own network namespace.
+pub(crate) fn is_in_hosts_network(pid: u32) -> io::Result<bool> {
+    let its = identity(Path::new(&format!("/proc/{pid}/ns/net")))?;
+    Ok(its == identity(Path::new("/proc/self/ns/net"))?)
+}
+
+/// What tells namespaces apart (namespaces(7)): device and inode.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// This thread goes there and comes back.

@@ -18,7 +18,7 @@ use crate::container::Shape;
 use crate::container::blank::{self, Blank, CHANNEL, Traces};
 use crate::error::LaunchError;
 use crate::host::process::spawn_with_fd;
-use crate::{Shared, UidRange, files, image};
+use crate::{Shared, UidRange, files, image, network};
 use jail::laps::Laps;
 use jail::layout::ZYGOTE_FD;
 use jail::oci::kernel::{Seen, paths};
@@ -175,6 +175,10 @@ pub(crate) fn begin(
     traces.pidfd = Some(pidfd);
     if driver.is_kernel() {
         workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
+    } else {
+        // A kernel of its own has a network of its own, with nothing in it.
+        network::steer_own(pid)?;
+        laps.lap("steering");
     }
     let blank = Blank::made(traces, lease, spec.resources, pid, made, config, laps);
     // Its bundle and its state are of no use any more.

@@ -5,6 +5,7 @@
 //! here decides a test.
 
 mod crowd;
+mod decide;
 mod lone;
 mod peers;
 mod profile;
@@ -17,7 +18,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str = "bench [SECTION...] [--rounds N]: sections are create, levels, exec, streams, crowd, weight; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, create, levels, exec, streams, crowd, weight; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -38,6 +39,14 @@ fn main() {
     }
     let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let mut rows = Rows::default();
+    if wants("decide") {
+        decide::measure(rounds, &mut rows);
+        if sections == ["decide"] {
+            // Which needs no installation.
+            rows.print();
+            return rows.write();
+        }
+    }
     for blanks in [Blanks::None, Blanks::Bare] {
         if !wants("create") && !wants("weight") {
             break;

@@ -7,6 +7,7 @@ mod blanks;
 mod cli;
 mod doors;
 mod drivers;
+mod egress;
 mod evidence;
 mod exhaustion;
 mod faults;

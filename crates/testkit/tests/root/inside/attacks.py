@@ -454,7 +454,10 @@ def attack_leaks():
 
 
 def attack_network():
-    """Nothing is reachable but our own loopback."""
+    """Nothing is reachable but our own loopback, and the gate, which refuses."""
+    # As an agent without a policy has it: REFUSED is all that DNS ever says.
+    def is_refusal(answer):
+        return len(answer) >= 12 and answer[2] & 0x80 and answer[3] & 15 == 5
     targets = [
         (socket.AF_INET, ("1.1.1.1", 443)), (socket.AF_INET, ("8.8.8.8", 53)), (socket.AF_INET, ("169.254.169.254", 80)),
         (socket.AF_INET, ("10.0.0.1", 22)), (socket.AF_INET, ("192.168.0.1", 80)), (socket.AF_INET, ("172.17.0.1", 80)),
@@ -466,13 +469,24 @@ def attack_network():
     for family, address in targets:
         with socket.socket(family, socket.SOCK_STREAM) as stream:
             stream.settimeout(3)
-            refused(f"connect {address}", lambda: stream.connect(address), also=(errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINVAL, errno.EADDRNOTAVAIL))
+            def answered():
+                stream.connect(address)
+                # Whoever takes it is the gate: it closes it, and no byte comes back.
+                stream.sendall(b"\xff\x00cofferdam\n")
+                answer = stream.recv(512)
+                if answer and not (address[1] == 53 and is_refusal(answer[2:])):
+                    return answer
+                raise OSError(errno.ECONNREFUSED, "closed")
+            refused(f"connect {address}", answered, also=(None, errno.ECONNRESET, errno.EPIPE, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINVAL, errno.EADDRNOTAVAIL))
         with socket.socket(family, socket.SOCK_DGRAM) as datagram:
             datagram.settimeout(1)
             if not address[0].startswith("127.") and address[0] != "::1":
                 def udp():
                     datagram.sendto(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01", address)
-                    return datagram.recv(512)
+                    answer = datagram.recv(512)
+                    if address[1] == 53 and is_refusal(answer):
+                        raise OSError(errno.ECONNREFUSED, "the gate refuses")
+                    return answer
                 refused(f"udp {address}", udp, also=(errno.ENETUNREACH, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EINVAL, None))
     links = [name for name in os.listdir("/sys/class/net")] if os.path.isdir("/sys/class/net") else ["lo"]
     print(f"  links: {links}")

@@ -1,0 +1,251 @@
+//! The way out of agents: nothing leaves unless policy says so.
+//!
+//! All TCP that leaves an agent comes to a listener in its network that node made and handed over ([`sockets`], [`listen`]),
+//! and so do its questions of DNS ([`questions`]), which get an address that stands for the name ([`names`]). A connection to
+//! it is decided on ([`connection`], [`flow`]), what it says first is compared with the name ([`first`], [`hello`], [`http`],
+//! [`host`]), and then node connects it to one of the name's addresses ([`upstream`], [`resolve`]), and bytes are passed on
+//! ([`copy`]).
+//!
+//! What agents and servers say is hostile. Nothing is asked of anybody else before a connection was decided on, and no content
+//! is written down ([`log`]).
+
+mod agent;
+mod connection;
+mod copy;
+pub mod dns;
+mod first;
+mod flow;
+pub mod hello;
+mod host;
+mod http;
+mod listen;
+mod log;
+pub mod names;
+mod questions;
+mod resolve;
+mod share;
+mod sockets;
+mod upstream;
+mod wire;
+mod workers;
+
+pub use sockets::{SocketsError, follow};
+
+use agent::Agent;
+use model::AgentId;
+use model::gate_api::{FromGate, GateAgent};
+use model::policy::{Policy, Table};
+use resolve::Resolver;
+use share::Places;
+use sockets::Dialer;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use workers::Workers;
+
+/// What tests choose.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// Connections out of all agents.
+    pub flows: usize,
+    /// Those of one agent.
+    pub flows_per_agent: usize,
+    /// Where a connection that came to a door wanted to go.
+    pub original: fn(&TcpStream) -> io::Result<SocketAddr>,
+}
+
+impl Settings {
+    /// What holds when there are so many descriptors for all of it.
+    pub fn new(descriptors: usize) -> Self {
+        Self {
+            flows: (descriptors / crate::limits::FLOW_DESCRIPTORS).clamp(1, crate::limits::FLOWS),
+            flows_per_agent: crate::limits::FLOWS_PER_AGENT,
+            original: connection::original,
+        }
+    }
+}
+
+/// What all connections share.
+struct Context {
+    dialer: Arc<Dialer>,
+    resolver: Arc<Resolver>,
+    to_node: mpsc::Sender<FromGate>,
+    workers: Workers,
+    places: Arc<Places>,
+    original: fn(&TcpStream) -> io::Result<SocketAddr>,
+}
+
+/// The ways out of all agents.
+pub struct Egress {
+    context: Arc<Context>,
+    state: Mutex<State>,
+    /// Ends all doors and connections with this.
+    all: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    agents: HashMap<AgentId, Entry>,
+    tools: BTreeMap<String, Vec<String>>,
+    /// What was made last: many agents have the same policy.
+    last: Option<(Policy, Arc<Table>)>,
+}
+
+struct Entry {
+    agent: Arc<Agent>,
+    /// Whether node told of it otherwise than by its doors.
+    known: bool,
+    policy: Option<Policy>,
+    /// Cancelled with the boundary, and with the doors.
+    doors: Option<(CancellationToken, CancellationToken)>,
+}
+
+impl State {
+    fn entry(&mut self, id: AgentId) -> &mut Entry {
+        self.agents.entry(id).or_insert_with(|| Entry {
+            agent: Agent::new(id),
+            known: false,
+            policy: None,
+            doors: None,
+        })
+    }
+
+    fn set(&mut self, agent: &GateAgent, names: Option<Vec<String>>, always: bool) {
+        let entry = self.entry(agent.id);
+        let was_known = std::mem::replace(&mut entry.known, true);
+        if !was_known && let Some(names) = names {
+            entry.agent.restore(names);
+        }
+        if !always && entry.policy == agent.policy {
+            return;
+        }
+        entry.policy.clone_from(&agent.policy);
+        let to_rule = entry.agent.clone();
+        let table = match &agent.policy {
+            None => Arc::default(),
+            Some(policy) => match &self.last {
+                Some((last, table)) if last == policy => table.clone(),
+                _ => {
+                    let table = Arc::new(Table::new(Some(policy), &self.tools));
+                    self.last = Some((policy.clone(), table.clone()));
+                    table
+                }
+            },
+        };
+        to_rule.rule(table);
+    }
+
+    /// Nothing may leave it any more, and its names stand for nothing.
+    fn lose(&mut self, id: AgentId) {
+        let Some(entry) = self.agents.get_mut(&id) else { return };
+        entry.known = false;
+        entry.policy = None;
+        entry.agent.rule(Arc::default());
+        entry.agent.forget();
+        if entry.doors.is_none() {
+            self.agents.remove(&id);
+        }
+    }
+}
+
+impl Egress {
+    /// With node's socket for sockets. Call it within the runtime that will [`follow`]; `more` serve, too.
+    pub fn new(
+        socket: OwnedFd,
+        to_node: mpsc::Sender<FromGate>,
+        more: Vec<Handle>,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        let dialer = Dialer::new(socket)?;
+        let here = Handle::current();
+        let context = Context {
+            resolver: Resolver::new(dialer.clone(), here.clone()),
+            dialer,
+            to_node,
+            workers: Workers::new(here, more),
+            places: Places::new(settings.flows, settings.flows_per_agent),
+            original: settings.original,
+        };
+        Ok(Self { context: Arc::new(context), state: Mutex::default(), all: CancellationToken::new() })
+    }
+
+    /// Takes over a new state.
+    pub fn replace(
+        &self,
+        agents: &[GateAgent],
+        tools: BTreeMap<String, Vec<String>>,
+        mut names: BTreeMap<AgentId, Vec<String>>,
+    ) {
+        let mut state = self.state();
+        let always = state.tools != tools;
+        if always {
+            (state.tools, state.last) = (tools, None);
+        }
+        let mut gone: Vec<_> = state.agents.keys().copied().collect();
+        gone.retain(|id| agents.iter().all(|agent| agent.id != *id));
+        for id in gone {
+            state.lose(id);
+        }
+        for agent in agents {
+            state.set(agent, names.remove(&agent.id), always);
+        }
+    }
+
+    /// Takes over what changed.
+    pub fn update(&self, set: &[GateAgent], gone: &[AgentId]) {
+        let mut state = self.state();
+        for agent in set {
+            state.set(agent, None, false);
+        }
+        for id in gone {
+            state.lose(*id);
+        }
+    }
+
+    /// An agent has new doors.
+    fn open(&self, id: AgentId, tcp: OwnedFd, udp: OwnedFd) {
+        let mut state = self.state();
+        let entry = state.entry(id);
+        let (boundary, doors) = match entry.doors.take() {
+            Some((boundary, doors)) => {
+                doors.cancel();
+                (boundary, CancellationToken::new())
+            }
+            None => (self.all.child_token(), CancellationToken::new()),
+        };
+        entry.doors = Some((boundary.clone(), doors.clone()));
+        listen::open(&self.context, &entry.agent, [tcp, udp], doors, boundary);
+    }
+
+    /// An agent's boundary is gone.
+    fn close(&self, id: AgentId) {
+        let mut state = self.state();
+        let Some(entry) = state.agents.get_mut(&id) else { return };
+        if let Some((boundary, _)) = entry.doors.take() {
+            boundary.cancel();
+        }
+        if !entry.known {
+            state.agents.remove(&id);
+        }
+    }
+
+    fn dialer(&self) -> Arc<Dialer> {
+        self.context.dialer.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.all.cancel();
+    }
+}

@@ -1,0 +1,10 @@
+//! The way out: agents on one side, servers on the other, and a node that connects to them.
+
+mod dns;
+mod hostile;
+mod http;
+mod reload;
+mod shares;
+mod tcp;
+mod tls;
+pub mod world;
