@@ -5,8 +5,11 @@
 use crate::failure::{Failure, fail, fail_with};
 use model::agent::Level;
 use model::api::Agent;
-use model::policy::{Action, MAX_FILE, Policy, Preset, Rule, Unknown, name};
+use model::policy::{
+    Action, By, Host, MAX_FILE, Policy, Preset, Rule, Table, Target, Unknown, Verdict, name,
+};
 use model::{Code, Driver, Problem};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
@@ -181,6 +184,21 @@ pub fn put_in_front(policy: &mut Policy, destination: &Destination, action: Acti
     policy.egress.rules.insert(0, rule);
 }
 
+/// Who denies whatever could be spoken at a destination, if anybody does. Of a pattern nothing is said.
+pub fn denied(policy: &Policy, destination: &Destination) -> Option<By> {
+    let name = name(&destination.host);
+    let host = match (destination.host.parse(), &name) {
+        (Ok(address), _) => Host::Address(address),
+        (Err(_), name) => Host::Name(name.as_deref()?),
+    };
+    let table = Table::new(Some(policy), &BTreeMap::new());
+    let decide = |port| table.decide(&Target { host, port, protocol: None, request: None });
+    match decide(destination.port.unwrap_or(443)) {
+        Verdict::Deny { by } => Some(by),
+        _ => None,
+    }
+}
+
 /// A rule's host in the form in which hosts are compared.
 fn normal(host: &str) -> String {
     match host.strip_prefix("*.") {
@@ -192,6 +210,7 @@ fn normal(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::policy::bundle_names;
 
     #[test]
     fn destinations_are_hosts_with_ports() {
@@ -250,6 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_is_right() {
+        let guide = include_str!("../../../docs/guides/egress.md");
+        let (_, rest) = guide.split_once("## A policy file\n\n```toml\n").unwrap();
+        let policy = parse(rest.split_once("```").unwrap().0, "the guide").unwrap();
+        assert_eq!(policy.faults(false), []);
+        for bundle in bundle_names() {
+            assert!(guide.contains(&format!("`{bundle}`")), "the guide lacks the bundle {bundle}");
+        }
+    }
+
+    #[test]
     fn all_faults_are_named() {
         let text =
             "version = 2\n[egress]\npreset = \"open\"\n[[egress.rule]]\naction = \"allow\"\nhost = \"*\"\n";
@@ -274,6 +304,8 @@ mod tests {
         };
         use Action::{Allow, Deny};
         check(&policy, [("*.a.example", Deny), ("a.example:22", Allow), ("a.example", Allow)]);
+        assert_eq!(denied(&policy, &of("b.a.example:22")), Some(By::Rule(1)));
+        assert_eq!((denied(&policy, &of("a.example")), denied(&policy, &of("*.a.example"))), (None, None));
         put_in_front(&mut policy, &of("A.example."), Action::Deny);
         check(&policy, [("A.example.", Deny), ("*.a.example", Deny), ("a.example:22", Allow)]);
         put_in_front(&mut policy, &of("a.example"), Action::Deny);

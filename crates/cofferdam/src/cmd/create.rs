@@ -29,7 +29,7 @@ pub struct Spec {
     /// Answer the question of --unrestricted, for scripts
     #[arg(long, requires = "unrestricted")]
     pub yes: bool,
-    /// Policy file: what may leave it; by default what programs commonly need (see docs/guides/egress.md); - is stdin
+    /// Policy file: what may leave it; by default APIs of models and Git hosts (see docs/guides/egress.md); - is stdin
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Host that it may reach besides, at 443 and 80 unless a port is named; may be repeated

@@ -17,7 +17,7 @@ const TRIES: usize = 8;
 pub enum Command {
     /// Let an agent reach a host from now on
     ///
-    /// A rule of its policy that denies the host as well goes on to deny it: `policy explain` names it.
+    /// A rule of its policy that denies more than just this host goes on to deny it, and is named.
     Allow(Args),
     /// Keep an agent from a host from now on; connections to it are cut
     Deny(Args),
@@ -49,6 +49,13 @@ impl Command {
         };
         let control = context::control(global.context.as_ref())?;
         let (policy, revision) = change(&control, &args.agent, &args.hosts, action).await?;
+        if action == Action::Allow {
+            for (host, by) in
+                args.hosts.iter().filter_map(|host| Some((host, policies::denied(&policy, host)?)))
+            {
+                eprintln!("cofferdam: warning: {host} is still denied, by {by}");
+            }
+        }
         policy::changed(&args.agent, &policy, revision, global)?;
         Ok(0)
     }
