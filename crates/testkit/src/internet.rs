@@ -82,14 +82,14 @@ impl Internet {
     /// Makes one, and moves this thread into a network namespace that has nothing but a way there.
     pub fn enter() -> Self {
         let (there, here) = (Holder::new(), Holder::new());
-        let veth = format!("link add up type veth peer name up netns {}", there.pid());
+        let veth = format!("link add wire type veth peer name wire netns {}", there.pid());
         let [v4, v6] = [("198.51.100.1", "198.51.100.2"), ("2a00:9999::1", "2a00:9999::2")];
         here.ip(&veth);
         for (holder, ends) in [(&here, [v4.0, v6.0]), (&there, [v4.1, v6.1])] {
             holder.ip("link set lo up");
-            holder.ip(&format!("addr add {}/24 dev up", ends[0]));
-            holder.ip(&format!("addr add {}/64 dev up nodad", ends[1]));
-            holder.ip("link set up up");
+            holder.ip(&format!("addr add {}/24 dev wire", ends[0]));
+            holder.ip(&format!("addr add {}/64 dev wire nodad", ends[1]));
+            holder.ip("link set wire up");
         }
         for address in ADDRESSES {
             there.ip(&format!("addr add {address} dev lo"));
