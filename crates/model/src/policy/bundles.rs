@@ -7,6 +7,7 @@ use super::pattern::Pattern;
 use super::scope::Scope;
 use super::table::Protocol;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -15,10 +16,10 @@ pub const COMMON: &str = "common";
 /// The bundles that are read from a machine's tools.
 pub const TOOLS: [&str; 4] = ["debian", "node", "python", "rust"];
 
-/// One bundle that is kept as data.
+/// One bundle.
 pub(super) struct Bundle {
     pub(super) name: &'static str,
-    pub(super) entries: Vec<(Pattern, Scope)>,
+    pub(super) entries: Cow<'static, [(Pattern, Scope)]>,
 }
 
 #[derive(Deserialize)]
@@ -44,14 +45,9 @@ static WRITTEN: LazyLock<Vec<Bundle>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The bundles that are kept as data.
-pub(super) fn written() -> &'static [Bundle] {
-    &WRITTEN
-}
-
 /// All names that a policy can have among its bundles, in the order of the alphabet but for `common`, which is first.
 pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = written().iter().map(|bundle| bundle.name).chain(TOOLS).collect();
+    let mut names: Vec<&str> = WRITTEN.iter().map(|bundle| bundle.name).chain(TOOLS).collect();
     names.sort_unstable();
     names.insert(0, COMMON);
     names
@@ -62,24 +58,22 @@ pub fn contents(name: &str, tools: &BTreeMap<String, Vec<String>>) -> Vec<String
     let chosen = chosen(&[name.to_owned()], tools);
     chosen
         .iter()
-        .flat_map(|bundle| bundle.1.iter())
+        .flat_map(|bundle| bundle.entries.iter())
         .map(|(pattern, scope)| format!("{pattern} {scope}"))
         .collect()
 }
 
 /// The bundles that a policy names, each once, with what they let pass.
-pub(super) fn chosen(
-    wanted: &[String],
-    tools: &BTreeMap<String, Vec<String>>,
-) -> Vec<(&'static str, std::borrow::Cow<'static, [(Pattern, Scope)]>)> {
+pub(super) fn chosen(wanted: &[String], tools: &BTreeMap<String, Vec<String>>) -> Vec<Bundle> {
     let is_wanted = |name: &str| wanted.iter().any(|each| each == name || each == COMMON);
-    let written = written().iter().map(|bundle| (bundle.name, bundle.entries.as_slice().into()));
-    let read = TOOLS.into_iter().map(|name| {
+    let written = WRITTEN.iter().filter(|bundle| is_wanted(bundle.name));
+    let written = written.map(|Bundle { name, entries }| Bundle { name, entries: Cow::Borrowed(entries) });
+    let read = TOOLS.into_iter().filter(|name| is_wanted(name)).map(|name| {
         let hosts = tools.get(name).map_or(&[][..], Vec::as_slice);
         let rules = |port: Option<u16>| Scope::allowed(port.as_slice(), None);
-        (name, hosts.iter().filter_map(|text| entry(text, rules)).collect::<Vec<_>>().into())
+        Bundle { name, entries: hosts.iter().filter_map(|text| entry(text, rules)).collect() }
     });
-    written.chain(read).filter(|(name, _)| is_wanted(name)).collect()
+    written.chain(read).collect()
 }
 
 /// Reads `host`, `host:port` or `[address]:port`.

@@ -88,7 +88,7 @@ pub fn explain(
         Preset::Allowlist => bundles::chosen(&policy.egress.bundles, tools),
         _ => Vec::new(),
     };
-    for (name, entries) in &chosen {
+    for bundles::Bundle { name, entries } in &chosen {
         for (pattern, scope) in entries.iter().filter(|(pattern, _)| pattern.covers(target.host)) {
             let by = By::Bundle(name);
             let applies = note(&mut known, asked, scope, target.port, Action::Allow, (reasons.len(), by));

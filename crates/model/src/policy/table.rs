@@ -270,15 +270,15 @@ impl Table {
             unknown: egress.unknown,
             // Bounded by the check.
             rules: egress.rules.len() as Source,
-            bundles: chosen.iter().map(|(name, _)| *name).collect(),
+            bundles: chosen.iter().map(|bundle| bundle.name).collect(),
             ..Self::default()
         };
         let mut drafts = Drafts::default();
         for ((source, rule), pattern) in (0..).zip(&egress.rules).zip(&patterns) {
             table.add_rule(rule, source, drafts.of(pattern));
         }
-        for (source, (_, entries)) in (table.rules..).zip(&chosen) {
-            for (pattern, scope) in entries.iter() {
+        for (source, bundle) in (table.rules..).zip(&chosen) {
+            for (pattern, scope) in bundle.entries.iter() {
                 drafts.of(pattern).add(scope, source, allow);
             }
         }
