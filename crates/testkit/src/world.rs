@@ -355,16 +355,11 @@ impl World {
 
     /// Builds the base image once for all worlds of this checkout and makes it known here.
     pub fn provide_image(&self) {
-        let cache = binaries().join("testkit-images");
-        fs::create_dir_all(&cache).expect("a folder for images");
+        let cache = image_cache();
         let lock = fs::File::create(cache.join("lock")).expect("a lock");
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
         let images = self.dir.join("data/images");
-        let cached = || {
-            let entries = fs::read_dir(&cache).expect("the folder").filter_map(Result::ok);
-            entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "erofs"))
-        };
-        let Some(file) = cached() else {
+        let Some(file) = cached_image(&cache) else {
             self.cli(&["image", "build", "debian", "--name", "debian"]).ok();
             let entries = fs::read_dir(&images).expect("the store").filter_map(Result::ok);
             let made =
@@ -486,6 +481,25 @@ impl Drop for World {
             fs::remove_dir_all(&self.dir).expect("nobody writes to the world any more");
         }
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Where the base image is kept for all worlds of this checkout.
+fn image_cache() -> PathBuf {
+    let cache = binaries().join("testkit-images");
+    fs::create_dir_all(&cache).expect("a folder for images");
+    cache
+}
+
+fn cached_image(cache: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(cache).expect("the folder").filter_map(Result::ok);
+    entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "erofs"))
+}
+
+/// Builds the base image if no test did: for those who will have no network to build it with.
+pub fn ensure_image() {
+    if cached_image(&image_cache()).is_none() {
+        drop(World::start());
     }
 }
 

@@ -59,6 +59,7 @@ const OPEN: [&str; 7] = [
 
 /// An internet with everything in it that the scripts inside know, and an installation in it.
 fn begin() -> (Internet, World) {
+    testkit::ensure_image();
     let net = Internet::enter();
     for name in ["api.example.com", "a.b.deep.example.com", "front.example.com"] {
         net.name(name, &["51.15.0.1", "2a00:1111::1"]);
