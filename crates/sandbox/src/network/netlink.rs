@@ -105,6 +105,9 @@ fn written(kind: u16, flags: u16, fixed: &[u8], attributes: &Attributes) -> Vec<
     bytes
 }
 
+/// What came of asking for all of a kind: of each its kind, and the rest without the header.
+pub(super) type Dump = Vec<(u16, Vec<u8>)>;
+
 /// A socket of one family of messages.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -145,8 +148,8 @@ impl Link {
         }
     }
 
-    /// Asks for all of a kind; each answer is a message without its header.
-    pub(super) fn dump(&self, kind: u16, fixed: &[u8]) -> io::Result<Vec<(u16, Vec<u8>)>> {
+    /// Asks for all of a kind.
+    pub(super) fn dump(&self, kind: u16, fixed: &[u8]) -> io::Result<Dump> {
         let question = written(kind, NLM_F_REQUEST | NLM_F_DUMP, fixed, &Attributes::default());
         for _ in 0..ATTEMPTS {
             send(&self.socket, &question, SendFlags::empty())?;
@@ -158,7 +161,7 @@ impl Link {
     }
 
     /// `None` when it changed under the kernel's hands.
-    fn dumped(&self) -> io::Result<Option<Vec<(u16, Vec<u8>)>>> {
+    fn dumped(&self) -> io::Result<Option<Dump>> {
         let (mut all, mut whole) = (Vec::new(), true);
         let mut buffer = vec![0; DATAGRAM];
         loop {

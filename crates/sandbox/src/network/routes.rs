@@ -3,7 +3,7 @@
 //! In table `main`, not `local`: there IPv6 would take the agent's own addresses for others.
 
 use super::Found;
-use super::netlink::{Attributes, Link, Order, attributes, message, same};
+use super::netlink::{Attributes, Dump, Link, Order, attributes, message, same};
 use rustix::io::Errno;
 use std::io;
 
@@ -191,7 +191,7 @@ fn choices(link: &Link) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-fn dump(link: &Link, kind: u16, family: u8) -> io::Result<Vec<(u16, Vec<u8>)>> {
+fn dump(link: &Link, kind: u16, family: u8) -> io::Result<Dump> {
     let mut fixed = [0; FIXED];
     fixed[0] = family;
     match link.dump(kind, &fixed) {

@@ -1,6 +1,8 @@
-use super::Found;
-use super::netlink::{Attributes, Order, attributes, message, same};
-use super::routes::look_at_text;
+use super::netlink::{Attributes, Link, Order, attributes, message, same};
+use super::routes::{look_at_text, raise};
+use super::{Found, Links};
+use crate::host::namespace::in_new_network;
+use std::time::{Duration, Instant};
 
 const V4: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
 const OURS_V4: &str = "lo\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n";
@@ -79,4 +81,28 @@ fn a_message_begins_with_its_length() {
     let bytes = message(24, Order::Make, &[2; 12], &Attributes::default().number(1, 5));
     assert_eq!(bytes.len(), 16 + 12 + 8);
     assert_eq!(bytes[..8], [36, 0, 0, 0, 24, 0, 0x05, 0x06]);
+}
+
+/// As it is done to every boundary that is made. Says how long it takes; nothing hangs on it.
+#[test]
+fn a_new_namespace_is_steered() {
+    let is_root = rustix::process::geteuid().is_root();
+    assert!(is_root || std::env::var_os("CI").is_none(), "a_new_namespace_is_steered needs root");
+    if !is_root {
+        return eprintln!("skipped: a_new_namespace_is_steered needs root");
+    }
+    let mut took: Vec<Duration> = (0..100)
+        .map(|_| {
+            let steered = in_new_network(|| {
+                raise(&Link::open(None).unwrap()).unwrap();
+                let began = Instant::now();
+                Links::open_here().unwrap().steer().unwrap();
+                began.elapsed()
+            });
+            steered.unwrap()
+        })
+        .collect();
+    took.sort();
+    eprintln!("steered and compared: median {:?}, 90 % below {:?}", took[50], took[90]);
+    super::try_out().unwrap();
 }
