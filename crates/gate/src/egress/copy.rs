@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 
-/// Asked of one call: all that a pipe of the usual size takes.
-const AT_ONCE: usize = 64 << 10;
+/// Asked of one call. A pipe holds so many pieces of memory and not so many bytes, and pieces from the network are large.
+const AT_ONCE: usize = 1 << 20;
 
 /// Empty pipes that a thread keeps.
 const KEPT: usize = 16;
