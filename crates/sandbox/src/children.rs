@@ -22,10 +22,18 @@ fn watched() -> MutexGuard<'static, HashMap<u32, usize>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What OCI runtimes call themselves and what they start, until that is init; they execute themselves by `/proc/self/exe`. And
-/// who guards one that is a kernel.
-const RUNTIMES: &[&str] =
-    &["runc", "runsc", "guard", "exe", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]"];
+/// What OCI runtimes call themselves and what they start, until that is init; they execute themselves by `/proc/self/exe`, or
+/// a copy of themselves in memory. And who guards one that is a kernel.
+const RUNTIMES: &[&str] = &[
+    "runc",
+    "runsc",
+    "guard",
+    "exe",
+    "memfd:runc_clon",
+    "runc:[0:PARENT]",
+    "runc:[1:CHILD]",
+    "runc:[2:INIT]",
+];
 
 /// Who is executed by a descriptor has its number for a name, until it takes another.
 fn is_number(name: &str) -> bool {
