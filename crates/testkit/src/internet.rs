@@ -5,7 +5,7 @@
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -99,6 +99,8 @@ impl Internet {
         let namespace = there.network();
         enter(&here.network());
         let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
+        // Else it would have the name of those that it signs.
+        parameters.distinguished_name.push(DnType::CommonName, "a small internet");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let authority = CertifiedIssuer::self_signed(parameters, key).expect("a certificate");
