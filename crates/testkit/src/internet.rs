@@ -339,6 +339,9 @@ fn answer_http(stream: impl Read + Write, at: SocketAddr, note: impl Fn(String))
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
         stream.get_mut().write_all(answer.as_bytes())?;
         stream.get_mut().flush()?;
+        if head.iter().any(|line| line.eq_ignore_ascii_case("connection: close")) {
+            return Ok(());
+        }
     }
 }
 
