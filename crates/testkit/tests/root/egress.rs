@@ -14,6 +14,7 @@ preset = "none"
 [[egress.rule]]
 action = "allow"
 host = "api.example.com"
+ports = [443]
 [[egress.rule]]
 action = "allow"
 host = "*.deep.example.com"
