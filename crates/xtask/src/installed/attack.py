@@ -73,7 +73,7 @@ refused = {
     "read the kernel's log": lambda: run("busybox", "dmesg"),
     "swap": lambda: run("busybox", "swapon", "/dev/vda"),
     "restart the machine": lambda: run("busybox", "reboot", "-f"),
-    "reach beyond loopback": lambda: connect(socket.AF_INET, ("192.0.2.1", 9)),
+    "reach a private network": lambda: connect(socket.AF_INET, ("10.255.255.1", 9)),
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
     "read the disk": lambda: read("/dev/vda"),
     "read the disk by a node of its own": read_disk_by_a_node_of_our_own,
@@ -82,6 +82,7 @@ refused = {
 works = {"reach loopback": lambda: connect(socket.AF_INET, ("127.0.0.1", 9))}
 if sys.argv[1] == "control":
     refused |= {
+        "reach anything far away": lambda: connect(socket.AF_INET, ("192.0.2.1", 9)),
         "write the runtime directory": lambda: make("/run/cofferdam/attack"),
         "write the installation's directory": lambda: make("/var/lib/cofferdam/attack"),
         "see images": lambda: os.listdir("/var/lib/cofferdam/images"),
@@ -97,6 +98,7 @@ if sys.argv[1] == "control":
 else:
     refused["see the database"] = lambda: read("/var/lib/cofferdam/control/cofferdam.db")
     works |= {
+        "connect far away for an agent": lambda: connect(socket.AF_INET, ("192.0.2.1", 9)),
         "write its data": lambda: make("/var/lib/cofferdam/attack"),
         "write its runtime directory": lambda: make("/run/cofferdam/attack"),
         "make cgroups": lambda: make_cgroup(agents),

@@ -94,13 +94,15 @@ if [ "$VM_BOOT" = 1 ]; then
         fail "control.sock does not answer"
 
     say "what is behind control's walls stays there"
-    # Somebody who answers at an address that is not loopback's, as one far away would.
+    # Somebody who answers at addresses that are not loopback's, as one far away and a neighbour would.
     ip address add 192.0.2.1/32 dev lo
+    ip address add 10.255.255.1/32 dev lo
     systemd-run --quiet --unit=far-away --property=Type=exec python3 -c "
 import socket
 listener = socket.create_server(('', 9))
 while True: listener.accept()"
     until_true python3 -c "import socket; socket.create_connection(('192.0.2.1', 9))"
+    python3 -c "import socket; socket.create_connection(('10.255.255.1', 9))" || fail "nobody answers there"
     behind cofferdam-control.service /usr/bin/python3 "$PWD/attack.py" control
     say "what is behind node's walls stays there"
     behind cofferdam-node.service /usr/bin/python3 "$PWD/attack.py" node
