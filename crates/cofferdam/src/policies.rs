@@ -64,14 +64,7 @@ fn is_network(text: &str) -> bool {
 impl Destination {
     /// The rule that does this with it, and looks at nothing else.
     pub fn rule(&self, action: Action) -> Rule {
-        Rule {
-            action,
-            host: self.host.clone(),
-            ports: self.port.into_iter().collect(),
-            protocol: None,
-            methods: Vec::new(),
-            paths: Vec::new(),
-        }
+        Rule::of(action, &self.host, self.port)
     }
 }
 
@@ -174,16 +167,6 @@ pub fn words(policy: &Policy) -> String {
     }
 }
 
-/// Puts a rule for a destination in front, in place of those that say something of just that already. Rules that say it of more,
-/// or less, stay.
-pub fn put_in_front(policy: &mut Policy, destination: &Destination, action: Action) {
-    let rule = destination.rule(action);
-    let of_normal = Rule { host: normal(&rule.host), ..rule.clone() };
-    let same = |known: &Rule| Rule { action, host: normal(&known.host), ..known.clone() } == of_normal;
-    policy.egress.rules.retain(|known| !same(known));
-    policy.egress.rules.insert(0, rule);
-}
-
 /// Who denies whatever could be spoken at a destination, if anybody does. Of a pattern nothing is said.
 pub fn denied(policy: &Policy, destination: &Destination) -> Option<By> {
     let name = name(&destination.host);
@@ -196,14 +179,6 @@ pub fn denied(policy: &Policy, destination: &Destination) -> Option<By> {
     match decide(destination.port.unwrap_or(443)) {
         Verdict::Deny { by } => Some(by),
         _ => None,
-    }
-}
-
-/// A rule's host in the form in which hosts are compared.
-fn normal(host: &str) -> String {
-    match host.strip_prefix("*.") {
-        Some(base) => format!("*.{}", name(base).unwrap_or_else(|| base.to_owned())),
-        None => name(host).unwrap_or_else(|| host.to_owned()),
     }
 }
 
@@ -295,9 +270,9 @@ mod tests {
     fn a_rule_in_front_takes_the_place_of_its_like() {
         let mut policy = Policy::nothing();
         let of = |text: &str| destination(text).unwrap();
-        put_in_front(&mut policy, &of("a.example"), Action::Allow);
-        put_in_front(&mut policy, &of("a.example:22"), Action::Allow);
-        put_in_front(&mut policy, &of("*.a.example"), Action::Deny);
+        policy.put_in_front(of("a.example").rule(Action::Allow));
+        policy.put_in_front(of("a.example:22").rule(Action::Allow));
+        policy.put_in_front(of("*.a.example").rule(Action::Deny));
         let check = |policy: &Policy, expected: [(&str, Action); 3]| {
             let expected = expected.map(|(text, action)| of(text).rule(action));
             assert_eq!(policy.egress.rules, expected);
@@ -306,12 +281,12 @@ mod tests {
         check(&policy, [("*.a.example", Deny), ("a.example:22", Allow), ("a.example", Allow)]);
         assert_eq!(denied(&policy, &of("b.a.example:22")), Some(By::Rule(1)));
         assert_eq!((denied(&policy, &of("a.example")), denied(&policy, &of("*.a.example"))), (None, None));
-        put_in_front(&mut policy, &of("A.example."), Action::Deny);
+        policy.put_in_front(of("A.example.").rule(Action::Deny));
         check(&policy, [("A.example.", Deny), ("*.a.example", Deny), ("a.example:22", Allow)]);
-        put_in_front(&mut policy, &of("a.example"), Action::Deny);
+        policy.put_in_front(of("a.example").rule(Action::Deny));
         check(&policy, [("a.example", Deny), ("*.a.example", Deny), ("a.example:22", Allow)]);
         let before = policy.clone();
-        put_in_front(&mut policy, &of("a.example"), Action::Deny);
+        policy.put_in_front(of("a.example").rule(Action::Deny));
         assert_eq!(policy, before, "said twice");
     }
 }

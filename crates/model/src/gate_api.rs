@@ -4,6 +4,7 @@
 //! changed; the socket loses nothing and keeps the order. The second is for sockets (`SOCK_SEQPACKET`): one JSON document a packet,
 //! with the descriptors that belong to it. A gate has no network of its own: node connects for it.
 
+use crate::egress::{Attention, Connection, Question};
 use crate::id::{AccountId, AgentId};
 use crate::policy::Policy;
 use crate::token::VerifyingKey;
@@ -42,6 +43,12 @@ pub enum ToGate {
         set: Vec<GateAgent>,
         /// These are gone.
         gone: Vec<AgentId>,
+    },
+    /// Who looks after questions of agents, and what they said: of all of this account, in place of what was said before. Nobody, until
+    /// this comes.
+    Attention {
+        /// Those that somebody looks after.
+        agents: Vec<Attention>,
     },
     /// The answer to [`FromGate::StatsWanted`]; `None` when the agent does not run.
     Stats {
@@ -121,6 +128,27 @@ pub enum FromGate {
         agent: AgentId,
         /// The name, normal as of [`crate::policy`].
         name: String,
+    },
+    /// A connection out of the agent is over, or attempts were refused.
+    Egress {
+        /// Whose.
+        agent: AgentId,
+        /// What of it is kept.
+        connection: Connection,
+    },
+    /// So many more were, and are not told of.
+    EgressLost {
+        /// Whose.
+        agent: AgentId,
+        /// How many.
+        count: u64,
+    },
+    /// What waits for a decision: all questions of the agent, whenever they changed.
+    Asks {
+        /// Whose.
+        agent: AgentId,
+        /// At most [`crate::egress::MAX_QUESTIONS`].
+        questions: Vec<Question>,
     },
 }
 

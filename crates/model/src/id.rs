@@ -148,6 +148,10 @@ id!(
     NodeId, "nod"
 );
 id!(
+    /// One question of an agent that waits for a decision.
+    QuestionId, "qst"
+);
+id!(
     /// One user: a person.
     UserId, "usr"
 );

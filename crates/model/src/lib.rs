@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod crowd;
 pub mod driver;
+pub mod egress;
 pub mod evidence;
 pub mod gate_api;
 pub mod id;
@@ -30,7 +31,9 @@ mod tests;
 
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
-pub use id::{AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, UserId, VolumeId};
+pub use id::{
+    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, UserId, VolumeId,
+};
 pub use name::Name;
 pub use problem::{Code, Problem};
 pub use quantity::{ByteSize, Span};

@@ -1,6 +1,7 @@
 //! The wire between node and control: desired state one way, observed state the other.
 
 use crate::agent::{AgentSpec, Desired, ExitReason, Level, Observed};
+use crate::egress::Attention;
 use crate::evidence::{Evidence, Observation};
 use crate::id::{AgentId, NodeId};
 use crate::policy::Policy;
@@ -84,6 +85,9 @@ pub struct DesiredState {
     pub gone: Vec<AgentId>,
     /// Keys that verify workspace tokens.
     pub keys: Vec<VerifyingKey>,
+    /// Of all agents of this node whose questions somebody looks after, also with `since`. It is not kept: a node forgets it with its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<Attention>,
 }
 
 /// One agent, as it should be.

@@ -4,6 +4,7 @@
 
 use crate::journal::JournalError;
 use crate::key::{KeyError, NodeKey};
+use model::egress::Attention;
 use model::node_api::{
     CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState,
     TokenRequest,
@@ -139,6 +140,8 @@ struct RawDesired {
     gone: Vec<AgentId>,
     agents: Vec<serde_json::Value>,
     keys: Vec<VerifyingKey>,
+    #[serde(default)]
+    attention: Vec<Attention>,
 }
 
 /// The revision that the node has in whole, and in which database epoch.
@@ -233,6 +236,7 @@ impl Caller {
             since: raw.since,
             gone: raw.gone,
             keys: raw.keys,
+            attention: raw.attention,
         })
     }
 

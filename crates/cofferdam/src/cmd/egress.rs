@@ -73,7 +73,7 @@ async fn change(
         tries -= 1;
         let (mut policy, revision) = control.policy(agent).await?;
         // The first that was named is in front in the end.
-        hosts.iter().rev().for_each(|host| policies::put_in_front(&mut policy, host, action));
+        hosts.iter().rev().for_each(|host| policy.put_in_front(host.rule(action)));
         match control.set_policy(agent, &policy, Some(revision)).await {
             Err(error) if error.code() == Some(Code::PreconditionFailed) && tries > 0 => {}
             answer => return answer,

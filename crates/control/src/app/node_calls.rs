@@ -77,6 +77,7 @@ pub(crate) async fn desired(
         since,
         gone: rows.gone,
         keys: app.keys.clone(),
+        attention: Vec::new(),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod bundles;
 mod check;
+mod edit;
 mod explain;
 mod name;
 mod path;

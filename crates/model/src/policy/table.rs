@@ -85,11 +85,13 @@ pub enum By {
     Preset(Preset),
     /// What the policy says of hosts that nothing names.
     Unknown,
+    /// A person, for this once.
+    Once,
     /// The policy is not one that could be in force, so it lets nothing pass.
     Invalid,
 }
 
-/// `rule 3`, `bundle github`, `preset https`, `unknown`.
+/// `rule 3`, `bundle github`, `preset https`, `unknown`, `once`.
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -97,6 +99,7 @@ impl fmt::Display for By {
             Self::Bundle(name) => write!(f, "bundle {name}"),
             Self::Preset(preset) => write!(f, "preset {preset}"),
             Self::Unknown => f.write_str("unknown"),
+            Self::Once => f.write_str("once"),
             Self::Invalid => f.write_str("invalid policy"),
         }
     }

@@ -229,6 +229,7 @@ async fn read(
                     return error;
                 }
             }
+            Ok(FromGate::Egress { .. } | FromGate::EgressLost { .. } | FromGate::Asks { .. }) => {}
             Ok(FromGate::StatsWanted { request, agent }) => {
                 // More questions at once than this: the gate waits, and so do those behind it.
                 let Ok(permit) = questions.clone().acquire_owned().await else { continue };

@@ -174,6 +174,7 @@ impl World {
             since: None,
             gone: Vec::new(),
             keys: vec![VerifyingKey { kid: KeyId::new(), x: "AAAA".into() }],
+            attention: Vec::new(),
         };
         let control = Arc::new(Control {
             installation,
