@@ -164,8 +164,8 @@ impl Internet {
         });
     }
 
-    /// A socket stays where it was made.
-    fn listen(&self, at: SocketAddr) -> TcpListener {
+    /// A listening socket of one of its machines, which stays where it was made.
+    pub fn listen(&self, at: SocketAddr) -> TcpListener {
         thread::scope(|scope| {
             let made = scope.spawn(|| {
                 enter(&self.namespace);

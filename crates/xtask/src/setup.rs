@@ -61,12 +61,17 @@ pub fn packages() -> Result<()> {
 
 fn test_packages() -> Result<()> {
     // The registry is started by tests, each with one of its own; the one that the package would start is nobody's.
+    install_stopped(&TEST_PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+}
+
+/// Installs those of the packages that are missing, and starts no service of theirs.
+pub fn install_stopped(packages: &[&str]) -> Result<()> {
     let kept = std::path::Path::new(NO_SERVICES).exists();
     if !kept && shell::is_root() {
         fs::write(NO_SERVICES, "#!/bin/sh\nexit 101\n")?;
         fs::set_permissions(NO_SERVICES, fs::Permissions::from_mode(0o755))?;
     }
-    let installed = install(&TEST_PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let installed = install(packages);
     if !kept && shell::is_root() {
         fs::remove_file(NO_SERVICES)?;
     }
