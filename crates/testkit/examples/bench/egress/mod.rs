@@ -22,7 +22,7 @@ const NAME: &str = "api.example.com";
 /// Connections whose cost is measured, in each round.
 const CONNECTIONS: u32 = 4000;
 /// Connections that are kept.
-const KEPT: usize = 1000;
+const KEPT: usize = 500;
 /// Agents whose gate is weighed.
 const AGENTS: u32 = 40;
 const ROUNDS: usize = 3;
