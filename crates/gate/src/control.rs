@@ -53,7 +53,7 @@ pub async fn follow(
                     egress.update(&set, &gone);
                     shared.update(set, gone);
                 }
-                ToGate::Attention { agents: _ } => {}
+                ToGate::Attention { agents } => egress.attend(agents),
                 ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
                 ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
             }

@@ -41,7 +41,8 @@ fn standing_for(address: SocketAddr) -> IpAddr {
 }
 
 pub fn settings() -> Settings {
-    Settings { flows: 1000, flows_per_agent: 500, original }
+    let (hold, fold) = (Duration::from_secs(30), Duration::from_secs(1));
+    Settings { flows: 1000, flows_per_agent: 500, hold, fold, original }
 }
 
 /// The gate's end of a socket for sockets, and node's.
