@@ -124,8 +124,7 @@ impl Flow {
 
     /// Whether it could go on if it spoke this.
     pub fn could_be(&self, protocol: Protocol) -> bool {
-        let target =
-            Target { host: self.host(), port: self.port, protocol: Some(protocol), request: None };
+        let target = Target { host: self.host(), port: self.port, protocol: Some(protocol), request: None };
         matches!(self.verdict(&target), Verdict::Allow { .. })
     }
 

@@ -129,7 +129,8 @@ impl Holds {
             state.questions.insert(key.clone(), question);
             self.has_changed(&mut state);
         }
-        let question = state.questions.get_mut(&key).filter(|question| question.held < limits::HELD_PER_QUESTION);
+        let question =
+            state.questions.get_mut(&key).filter(|question| question.held < limits::HELD_PER_QUESTION);
         let Some(question) = question else { return Err(By::Unknown) };
         question.held += 1;
         let (asked, deadline, decided) = (question.asked, question.deadline, question.decided.subscribe());

@@ -6,11 +6,11 @@
 use super::Context;
 use super::agent::Denied;
 use super::connection::End;
+use super::copy;
 use super::flow::{Flow, Way};
 use super::host::{self, HostError};
 use super::upstream;
 use super::wire::Wire;
-use super::copy;
 use crate::limits;
 use crate::problems::to_json;
 use axum::body::Body;
