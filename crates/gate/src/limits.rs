@@ -161,7 +161,10 @@ pub const DENIED_HOSTS: usize = 256;
 /// How long what waits may change before node is told of it once more.
 pub const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Records of one agent's connections in a second, once so many are used up as may come at once; further ones are only counted.
+/// How long the gate may take to tell node what is left when it ends.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Records of one agent's connections in a second, once so many are used up as may come at once. Further ones are added up.
 pub const RECORDS_PER_SECOND: u32 = 50;
 
 /// Records of one agent's connections that may come at once.
@@ -185,7 +188,8 @@ pub const FOLD: Duration = Duration::from_secs(10);
 /// A name is asked for more than once for one and the same attempt: for each family, and of each server. How long that may take.
 pub const SAME_QUESTION: Duration = Duration::from_secs(1);
 
-/// Different refusals of one agent that are counted at a time. More are told one by one.
+/// Different records of one agent that are counted at a time, of what passed and of what did not. Beyond that there is only the
+/// number of what was lost.
 pub const FOLDS: usize = 256;
 
 /// Questions of DNS of one agent in a second; more are not answered.

@@ -286,23 +286,21 @@ impl Flow {
 
     /// Writes down that it is over, if nothing was written down that says so.
     pub fn over(&self, outcome: Outcome, by: String, end: Option<String>) {
-        if outcome != Outcome::Passed && self.told.load(Ordering::Relaxed) {
-            return;
+        if outcome == Outcome::Passed || !self.told.load(Ordering::Relaxed) {
+            self.write(self.at, self.began.elapsed(), outcome, by, end);
         }
-        let duration = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.write(self.at, duration, outcome, by, end);
     }
 
     /// Writes down that one request was refused.
     pub fn request_refused(&self, by: String) {
         self.told.store(true, Ordering::Relaxed);
-        self.write(OffsetDateTime::now_utc(), 0, Outcome::Denied, by, None);
+        self.write(OffsetDateTime::now_utc(), Duration::ZERO, Outcome::Denied, by, None);
     }
 
     /// Writes down that there is no connection for what was allowed.
     pub fn failed(&self, end: String) {
-        self.over(Outcome::Failed, self.by(), Some(end));
         self.told.store(true, Ordering::Relaxed);
+        self.write(self.at, self.began.elapsed(), Outcome::Failed, self.by(), Some(end));
     }
 
     /// Who let it pass, if anybody did.
@@ -310,7 +308,14 @@ impl Flow {
         self.now().by.map_or_else(String::new, |by| by.to_string())
     }
 
-    fn write(&self, at: OffsetDateTime, duration_ms: u64, outcome: Outcome, by: String, end: Option<String>) {
+    fn write(
+        &self,
+        at: OffsetDateTime,
+        duration: Duration,
+        outcome: Outcome,
+        by: String,
+        end: Option<String>,
+    ) {
         let passed = outcome == Outcome::Passed;
         let moved = |counter: &AtomicU64| if passed { counter.load(Ordering::Relaxed) } else { 0 };
         let (sent, received) = (moved(&self.sent), moved(&self.received));
@@ -324,7 +329,7 @@ impl Flow {
             by,
             sent,
             received,
-            duration_ms,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             end,
             count: 1,
         });

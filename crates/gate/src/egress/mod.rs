@@ -51,6 +51,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use workers::Workers;
 
 /// What tests choose.
@@ -97,6 +98,15 @@ pub struct Egress {
     state: Mutex<State>,
     /// Ends all doors and connections with this.
     all: CancellationToken,
+    tasks: Tasks,
+}
+
+/// What speaks with node.
+struct Tasks {
+    delivering: tokio::sync::Mutex<AbortOnDropHandle<()>>,
+    /// Nothing is written down any more.
+    over: CancellationToken,
+    _asking: AbortOnDropHandle<()>,
 }
 
 struct State {
@@ -178,11 +188,14 @@ impl Egress {
         let (records, ready) = mpsc::unbounded_channel();
         let (questions, changed) = mpsc::unbounded_channel();
         let voices = Voices { records, questions, fold: settings.fold, hold: settings.hold };
-        let all = CancellationToken::new();
         // Ten times for each window, so that what is told late is not much later.
-        let delivered = log::deliver(ready, to_node.clone(), settings.fold / 10);
-        here.spawn(all.clone().run_until_cancelled_owned(delivered));
-        here.spawn(all.clone().run_until_cancelled_owned(hold::ask(changed, to_node.clone())));
+        let over = CancellationToken::new();
+        let delivering = log::deliver(ready, to_node.clone(), settings.fold / 10, over.clone());
+        let tasks = Tasks {
+            delivering: tokio::sync::Mutex::new(AbortOnDropHandle::new(here.spawn(delivering))),
+            over,
+            _asking: AbortOnDropHandle::new(here.spawn(hold::ask(changed, to_node.clone()))),
+        };
         let state = State {
             voices,
             agents: HashMap::new(),
@@ -198,7 +211,19 @@ impl Egress {
             places: Places::new(settings.flows, settings.flows_per_agent),
             original: settings.original,
         };
-        Ok(Self { context: Arc::new(context), state: Mutex::new(state), all })
+        let all = CancellationToken::new();
+        Ok(Self { context: Arc::new(context), state: Mutex::new(state), all, tasks })
+    }
+
+    /// Ends all that is open, and tells node what there is to tell of it.
+    pub async fn finish(&self) {
+        self.all.cancel();
+        self.context.workers.idle().await;
+        self.tasks.over.cancel();
+        let mut delivering = self.tasks.delivering.lock().await;
+        if !delivering.is_finished() {
+            let _ = (&mut *delivering).await;
+        }
     }
 
     /// Takes over a new state.
