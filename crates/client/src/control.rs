@@ -19,7 +19,7 @@ const WAIT_STEP: u64 = 30;
 /// A connection to the control plane.
 #[derive(Clone)]
 pub struct Control {
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 /// Which agents a list has.
@@ -260,7 +260,10 @@ impl Control {
         Ok(events)
     }
 
-    async fn pages<T: DeserializeOwned>(&self, first: impl Fn() -> RequestBuilder) -> Result<Vec<T>, Error> {
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        first: impl Fn() -> RequestBuilder,
+    ) -> Result<Vec<T>, Error> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         loop {

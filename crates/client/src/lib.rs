@@ -6,6 +6,7 @@
 
 mod attach;
 mod control;
+mod egress;
 mod error;
 pub mod extract;
 mod http;
@@ -16,6 +17,7 @@ mod workspace;
 
 pub use attach::{AttachReceiver, AttachSender, Attached, Incoming};
 pub use control::{AgentFilter, Control};
+pub use egress::EgressFilter;
 pub use error::Error;
 pub use extract::{Extracted, Limits, extract};
 pub use http::ByteStream;

@@ -1,6 +1,6 @@
 //! What left an agent, what did not, and what waits for a person's decision.
 
-use crate::id::{AgentId, QuestionId};
+use crate::id::{AgentId, QuestionId, RememberedId};
 use crate::policy::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -224,4 +224,32 @@ pub enum Decision {
     Always,
     /// They are refused, and so are those that come within the next minutes.
     Deny,
+}
+
+/// What became of an [`AnswerQuestion`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Answered {
+    /// What was asked.
+    pub question: OpenQuestion,
+    /// What was decided.
+    pub decision: Decision,
+    /// Agents whose policy has a new rule by it; nobody's has one by `once` and `deny`.
+    pub changed: Vec<AgentId>,
+}
+
+/// `GET /v1/egress/remembered`: a host that was decided with [`Decision::Always`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Remembered {
+    /// Its id.
+    pub id: RememberedId,
+    /// The name, or the literal address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Who decided: an API key.
+    pub actor: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub at: OffsetDateTime,
 }

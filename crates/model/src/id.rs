@@ -152,6 +152,10 @@ id!(
     QuestionId, "qst"
 );
 id!(
+    /// One host that every agent of an account which asks may reach.
+    RememberedId, "rem"
+);
+id!(
     /// One user: a person.
     UserId, "usr"
 );

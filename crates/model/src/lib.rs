@@ -32,7 +32,8 @@ mod tests;
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
 pub use id::{
-    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, UserId, VolumeId,
+    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, RememberedId,
+    UserId, VolumeId,
 };
 pub use name::Name;
 pub use problem::{Code, Problem};
