@@ -3,6 +3,7 @@
 //! This file parses and reports. Each command is a file in `cmd`; what they share lies beside it. Nothing
 //! here decides anything that control or a node should decide.
 
+mod asking;
 mod clean;
 mod cli;
 mod cmd;
@@ -10,6 +11,8 @@ mod confirm;
 mod context;
 mod credentials;
 mod failure;
+mod keyboard;
+mod learn;
 mod output;
 mod paths;
 mod policies;

@@ -28,6 +28,11 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
+/// Prints JSON as one line, for those who read it line by line.
+pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string(value)?)
+}
+
 /// Between two columns.
 const GAP: u16 = 2;
 /// The narrowest that a column of words is worth breaking for.
@@ -74,6 +79,42 @@ pub fn table<const N: usize>(
     Ok(())
 }
 
+/// A table that goes on: what comes later stands below what came first, in columns that grow when they have to.
+pub struct Columns<const N: usize> {
+    headings: Option<[&'static str; N]>,
+    widths: [usize; N],
+}
+
+impl<const N: usize> Columns<N> {
+    /// With these headings, which stand above the first rows.
+    pub fn new(headings: [&'static str; N]) -> Self {
+        Self { headings: Some(headings), widths: headings.map(str::len) }
+    }
+
+    /// Prints rows, cleaned.
+    pub fn print(&mut self, rows: Vec<[String; N]>) -> anyhow::Result<()> {
+        self.lines(rows).into_iter().try_for_each(line)
+    }
+
+    fn lines(&mut self, rows: Vec<[String; N]>) -> Vec<String> {
+        let headings = self.headings.take().map(|headings| headings.map(str::to_owned));
+        let rows: Vec<[String; N]> =
+            headings.into_iter().chain(rows).map(|row| row.map(|cell| clean::text(&cell))).collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let gap = usize::from(GAP);
+        let joined = |row: &[String; N]| {
+            let cells = row.iter().zip(self.widths);
+            let text: String = cells.map(|(cell, width)| format!("{cell:<0$}", width + gap)).collect();
+            text.trim_end().to_owned()
+        };
+        rows.iter().map(joined).collect()
+    }
+}
+
 /// Prints `key  value` lines.
 pub fn fields(fields: &[(&str, String)]) -> anyhow::Result<()> {
     let width = fields.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
@@ -106,6 +147,15 @@ pub fn span(seconds: i64) -> String {
         s if s < 7_200 => format!("{}m", s / 60),
         s if s < 172_800 => format!("{}h", s / 3_600),
         s => format!("{}d", s / 86_400),
+    }
+}
+
+/// How long something lasted.
+pub fn duration(milliseconds: u64) -> String {
+    match milliseconds {
+        ms if ms < 1000 => format!("{ms}ms"),
+        ms if ms < 120_000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
+        ms => span(i64::try_from(ms / 1000).unwrap_or(i64::MAX)),
     }
 }
 
@@ -153,6 +203,30 @@ mod tests {
         for (seconds, expected) in [(-5, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")] {
             assert_eq!(span(seconds), expected);
         }
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (milliseconds, expected) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1000, "1.0s"),
+            (119_999, "119.9s"),
+            (120_000, "2m"),
+            (7_200_000, "2h"),
+        ] {
+            assert_eq!(duration(milliseconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_table_that_goes_on_keeps_its_columns() {
+        let mut columns = Columns::new(["A", "BEE"]);
+        let rows = |rows: &[[&str; 2]]| rows.iter().map(|row| row.map(str::to_owned)).collect::<Vec<_>>();
+        assert_eq!(columns.lines(rows(&[["xyz", "1"]])), ["A    BEE", "xyz  1"]);
+        assert_eq!(columns.lines(rows(&[])), [""; 0]);
+        assert_eq!(columns.lines(rows(&[["x\x1b", ""], ["y", "2"]])), ["x\\u{1b}", "y        2"]);
+        assert_eq!(columns.lines(rows(&[["z", "3"]])), ["z        3"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `attach`: come back to an exec that runs.
 
+use crate::asking::Asker;
 use crate::cli::Global;
 use crate::failure::fail_with;
 use crate::session::{self, Options, Signals};
@@ -21,6 +22,9 @@ pub struct Args {
     /// Do not neutralise control characters in output to a terminal
     #[arg(long)]
     raw: bool,
+    /// Do not ask here about hosts that the agent's policy holds
+    #[arg(long)]
+    no_ask: bool,
     /// Agent, by name or id
     #[arg(value_parser = resolve::reference)]
     agent: String,
@@ -37,11 +41,12 @@ impl Args {
             None => only(workspace.execs().await?, agent.name.as_str())?,
         };
         let mut signals = Signals::listen()?;
+        let asker = Asker::here(&control, &agent, self.no_ask).await;
         let attached = workspace.attach(exec.id).await?;
         // Only a terminal can answer a terminal; elsewhere its output is neutralised like any other.
         let tty = exec.tty && std::io::stdout().is_terminal();
         let options = Options { stdin: !self.no_stdin, tty, raw: self.raw };
-        Ok(session::run(&workspace, exec.id, attached, options, &mut signals).await?.exit_code())
+        Ok(session::run(&workspace, exec.id, attached, options, asker, &mut signals).await?.exit_code())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `exec` and `shell`: run a command in an agent.
 
+use crate::asking::Asker;
 use crate::cli::Global;
 use crate::failure::{self, Failure, fail_with};
 use crate::output::{self, Format};
@@ -28,6 +29,9 @@ pub struct Streams {
     /// Do not neutralise control characters in output to a terminal
     #[arg(long)]
     pub raw: bool,
+    /// Do not ask here about hosts that the agent's policy holds
+    #[arg(long)]
+    pub no_ask: bool,
 }
 
 impl Streams {
@@ -69,10 +73,11 @@ pub async fn attached(
     workspace: &Workspace,
     create: &CreateExec,
     streams: Streams,
+    asker: Option<Asker>,
     signals: &mut Signals,
 ) -> anyhow::Result<End> {
     let (exec, attached) = workspace.exec_attached(create).await?;
-    session::run(workspace, exec.id, attached, streams.options(), signals).await
+    session::run(workspace, exec.id, attached, streams.options(), asker, signals).await
 }
 
 /// What to type where there is no terminal.
@@ -145,6 +150,8 @@ return and tab), so that nothing inside can drive your terminal; --raw turns tha
 file or a pipe is left as it is. Ctrl-C is passed on; a second one within two seconds kills the command. With \
 -it, ctrl-p ctrl-q leaves the command running; `cofferdam attach` comes back to it.
 
+A host that the agent's policy does not name, and holds, is asked about here when stdin and stderr are a terminal. While a question is open the keyboard belongs to it, and the agent's output waits; Ctrl-C denies. --no-ask turns that off.
+
 Examples:
   cofferdam exec worker -- ls -l
   cofferdam exec -it worker bash
@@ -202,7 +209,8 @@ impl Args {
             return Ok(0);
         }
         let mut signals = Signals::listen()?;
-        let ended = attached(&workspace, &create, self.streams, &mut signals).await;
+        let asker = Asker::here(&control, &agent, self.streams.no_ask).await;
+        let ended = attached(&workspace, &create, self.streams, asker, &mut signals).await;
         let memory = "its --memory, when it is created, sets that";
         Ok(explain(&control, &agent, &workspace, ended, memory).await?.exit_code())
     }
@@ -214,6 +222,9 @@ impl Args {
 /// running; `cofferdam attach` comes back to it.
 #[derive(clap::Args)]
 pub struct ShellArgs {
+    /// Do not ask here about hosts that the agent's policy holds
+    #[arg(long)]
+    no_ask: bool,
     /// User inside: agent or root
     #[arg(short = 'u', long, value_parser = resolve::user, value_name = "USER")]
     user: Option<RunAs>,
@@ -227,7 +238,7 @@ const SHELL: &str = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l
 
 impl ShellArgs {
     pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let streams = Streams { interactive: true, tty: true, raw: false };
+        let streams = Streams { interactive: true, tty: true, raw: false, no_ask: self.no_ask };
         let instead = format!("`cofferdam exec {} -- COMMAND` needs none", self.agent);
         let exec = Args {
             streams,

@@ -215,7 +215,7 @@ fn explain(policy: &Policy, asked: &Explain) -> anyhow::Result<Explained> {
         (Verdict::Allow { .. }, Some(why)) => {
             notes.push(format!("the address is {why}: refused, unless the machine's operator opened it"));
         }
-        (Verdict::Hold, _) => notes.push("nobody can be asked yet: it is refused".to_owned()),
+        (Verdict::Hold, _) => notes.push("it is refused while nobody looks after questions".to_owned()),
         _ => {}
     }
     let reasons = found.reasons.into_iter().map(|reason| Reason {

@@ -2,6 +2,7 @@
 
 use super::create::{self, Spec};
 use super::exec::{self, Streams};
+use crate::asking::Asker;
 use crate::cli::Global;
 use crate::output;
 use crate::progress::Progress;
@@ -22,6 +23,8 @@ Where the image has an entrypoint, the command is its arguments; without a comma
 
 Output that goes to a terminal without -t has its control characters neutralised (all but newline, carriage \
 return and tab); --raw turns that off. Output that goes to a file or a pipe is left as it is.
+
+A host that the agent's policy does not name, and holds, is asked about here when stdin and stderr are a terminal; --no-ask turns that off, and such hosts are refused unless somebody runs `cofferdam egress ask`.
 
 Examples:
   cofferdam run -- uname -a
@@ -102,6 +105,8 @@ async fn work(
     progress: Progress,
 ) -> anyhow::Result<End> {
     progress.stage(&format!("starting {}", agent.name));
+    // Before anything runs that could ask.
+    let asker = Asker::here(control, agent, streams.no_ask).await;
     let ready = async {
         let agent = control.wait_agent(&agent.id.to_string(), "running", resolve::SETTLE_SECONDS).await?;
         resolve::running(&agent)?;
@@ -126,7 +131,7 @@ async fn work(
     let mut create = streams.request(argv, Vec::new());
     create.cwd = workdir;
     create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);
-    let ended = exec::attached(&workspace, &create, streams, signals).await;
+    let ended = exec::attached(&workspace, &create, streams, asker, signals).await;
     exec::explain(control, agent, &workspace, ended, "--memory gives it more").await
 }
 

@@ -1,27 +1,15 @@
 //! `egress allow|deny`: one rule more, without a file.
 
-use super::policy;
 use crate::cli::Global;
+use crate::cmd::policy;
 use crate::policies::{self, Destination};
 use crate::{context, resolve};
-use clap::Subcommand;
 use client::Control;
 use model::Code;
 use model::policy::{Action, Policy};
 
 /// How often a change is tried anew that somebody else's came before.
 const TRIES: usize = 8;
-
-/// What `egress` has.
-#[derive(Subcommand)]
-pub enum Command {
-    /// Let an agent reach a host from now on
-    ///
-    /// A rule of its policy that denies more than just this host goes on to deny it, and is named.
-    Allow(Args),
-    /// Keep an agent from a host from now on; connections to it are cut
-    Deny(Args),
-}
 
 /// What both take.
 #[derive(clap::Args)]
@@ -41,22 +29,19 @@ pub struct Args {
     hosts: Vec<Destination>,
 }
 
-impl Command {
-    pub async fn run(self, global: &Global) -> anyhow::Result<u8> {
-        let (args, action) = match self {
-            Self::Allow(args) => (args, Action::Allow),
-            Self::Deny(args) => (args, Action::Deny),
-        };
+impl Args {
+    /// Does this with the hosts.
+    pub async fn run(self, action: Action, global: &Global) -> anyhow::Result<u8> {
         let control = context::control(global.context.as_ref())?;
-        let (policy, revision) = change(&control, &args.agent, &args.hosts, action).await?;
+        let (policy, revision) = change(&control, &self.agent, &self.hosts, action).await?;
         if action == Action::Allow {
             for (host, by) in
-                args.hosts.iter().filter_map(|host| Some((host, policies::denied(&policy, host)?)))
+                self.hosts.iter().filter_map(|host| Some((host, policies::denied(&policy, host)?)))
             {
                 eprintln!("cofferdam: warning: {host} is still denied, by {by}");
             }
         }
-        policy::changed(&args.agent, &policy, revision, global)?;
+        policy::changed(&self.agent, &policy, revision, global)?;
         Ok(0)
     }
 }
