@@ -1,8 +1,8 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
-use model::Name;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
+use model::{Name, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
@@ -23,7 +23,26 @@ pub struct Config {
     pub mode: Mode,
     /// The image of agents that are created without one.
     pub image: Name,
+    /// What is kept of what leaves agents.
+    pub egress: Egress,
 }
+
+/// The table `[egress]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// How long records of connections are kept. Of one agent there are 20,000 at most in any case.
+    pub keep: Span,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { keep: Span(30 * 86_400) }
+    }
+}
+
+/// Ten years; see `validate`.
+const MAX_KEEP: u64 = 3650 * 86_400;
 
 impl Default for Config {
     fn default() -> Self {
@@ -33,13 +52,14 @@ impl Default for Config {
             hosts: Vec::new(),
             mode: Mode::Indie,
             image: "debian".parse().expect("a name"),
+            egress: Egress::default(),
         }
     }
 }
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &[];
+    const TABLES: &'static [&'static str] = &["egress"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -53,6 +73,8 @@ impl Checked for Config {
         check(plain, "data", "must be an absolute path without `..`");
         let bare = |host: &String| !host.is_empty() && !host.contains(['/', '@', ' ']);
         check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
+        let bounded = (60..=MAX_KEEP).contains(&self.egress.keep.0);
+        check(bounded, "egress.keep", "must be between 1m and 3650d");
         faults
     }
 }
@@ -74,10 +96,12 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let said = |text| Config::read(text, Default::default()).unwrap_err().to_string();
-        let types = said("listen = 7700\ndata = 3\nhost = []");
-        let bounds = said("data = \"here\"\nhosts = [\"http://a.example\"]");
-        for (said, keys) in [(types, &["listen: ", "data: ", "host: "][..]), (bounds, &["data: ", "hosts: "])]
-        {
+        let types = said("listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1");
+        let bounds = said("data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0");
+        for (said, keys) in [
+            (types, &["listen: ", "data: ", "host: ", "egress.keep: ", "egress.kept: "][..]),
+            (bounds, &["data: ", "hosts: ", "egress.keep: "]),
+        ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");
         }
         assert_eq!(Config::read("", Default::default()), Ok(Config::default()));

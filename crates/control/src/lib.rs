@@ -191,6 +191,7 @@ async fn assemble(
         database: config.database(),
         mode: config.mode,
         image: config.image.clone(),
+        keep_egress: time::Duration::seconds(config.egress.keep.0.cast_signed()),
         hosts,
         ending,
     }))

@@ -1,9 +1,9 @@
-//! Wakes those who wait for a change: long polls of nodes, `wait` of clients, the reconciler of deadlines. Who waits for
+//! Wakes those who wait for a change: long polls of nodes, `wait` of clients, those who follow a log, the reconciler of deadlines. Who waits for
 //! an agent is handed the agent.
 //!
 //! A waiter subscribes first and reads the database second, so that no change falls in between.
 
-use model::{AgentId, NodeId};
+use model::{AccountId, AgentId, NodeId};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,10 @@ pub(crate) struct Notify {
     nodes: Hub<NodeId, ()>,
     /// A change of any agent that has a deadline.
     deadlines: Hub<(), ()>,
+    /// What waits for an account's people.
+    questions: Hub<AccountId, ()>,
+    /// What left an account's agents.
+    egress_log: Hub<AccountId, ()>,
 }
 
 impl Notify {
@@ -32,6 +36,8 @@ impl Notify {
                 }
             }
             Changed::Node(id) => self.nodes.wake(&id, number, ()),
+            Changed::Questions(account) => self.questions.wake(&account, number, ()),
+            Changed::EgressLog(account) => self.egress_log.wake(&account, number, ()),
             Changed::Keys => {}
         }
     }
@@ -42,6 +48,14 @@ impl Notify {
 
     pub(crate) fn node(&self, id: NodeId) -> Subscription<NodeId, ()> {
         self.nodes.subscribe(id)
+    }
+
+    pub(crate) fn questions(&self, account: AccountId) -> Subscription<AccountId, ()> {
+        self.questions.subscribe(account)
+    }
+
+    pub(crate) fn egress_log(&self, account: AccountId) -> Subscription<AccountId, ()> {
+        self.egress_log.subscribe(account)
     }
 
     pub(crate) fn deadlines(&self) -> Subscription<(), ()> {

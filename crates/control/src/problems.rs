@@ -50,6 +50,13 @@ impl From<store::Error> for Fault {
                 say(Code::PreconditionFailed).remedy("GET the policy again and decide anew")
             }
             E::Ended { .. } => say(Code::WrongState).remedy("create another agent"),
+            E::Answered { .. } => say(Code::WrongState)
+                .remedy("change the agent's policy, if it is to be otherwise; GET /v1/egress/questions lists what waits"),
+            E::NoRule { .. } => {
+                say(Code::WrongState).remedy("remove rules from that policy, or decide `once`")
+            }
+            E::TooManyRemembered { .. } => say(Code::WrongState)
+                .remedy("DELETE some of GET /v1/egress/remembered, or decide `agent`"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")

@@ -5,9 +5,10 @@ use crate::limits;
 use crate::state::{Answer, Shared};
 use futures_util::{SinkExt, StreamExt};
 use model::gate_api::{FromGate, ToGate};
-use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec, LinesCodecError};
+use tokio_util::sync::CancellationToken;
 
 /// Why the conversation with node ended.
 #[derive(Debug, thiserror::Error)]
@@ -20,49 +21,53 @@ pub enum ControlError {
     Line(#[source] serde_json::Error),
 }
 
-/// Follows node until it closes the socket. `first` is told when the first state is in force.
-pub async fn follow(
-    socket: UnixStream,
+/// Follows what node says until it says no more. `first` is told when the first state is in force.
+pub async fn listen(
+    socket: OwnedReadHalf,
     shared: &Shared,
     egress: &Egress,
-    mut for_node: mpsc::Receiver<FromGate>,
     first: oneshot::Sender<()>,
 ) -> Result<(), ControlError> {
-    let (reading, writing) = socket.into_split();
-    let mut lines = FramedRead::new(reading, LinesCodec::new_with_max_length(limits::NODE_LINE));
-    let mut out = FramedWrite::new(writing, LinesCodec::new());
-    let speak = async {
-        while let Some(message) = for_node.recv().await {
-            let line = serde_json::to_string(&message).map_err(ControlError::Line)?;
-            out.send(line).await?;
-        }
-        Ok(())
-    };
-    let listen = async {
-        let mut first = Some(first);
-        while let Some(line) = lines.next().await {
-            match serde_json::from_str(&line?).map_err(ControlError::Line)? {
-                ToGate::State { installation, account, keys, agents, tools, names } => {
-                    egress.replace(&agents, tools, names);
-                    shared.replace(installation, account, keys, agents);
-                    if let Some(first) = first.take() {
-                        let _ = first.send(());
-                    }
+    let mut lines = FramedRead::new(socket, LinesCodec::new_with_max_length(limits::NODE_LINE));
+    let mut first = Some(first);
+    while let Some(line) = lines.next().await {
+        match serde_json::from_str(&line?).map_err(ControlError::Line)? {
+            ToGate::State { installation, account, keys, agents, tools, names } => {
+                egress.replace(&agents, tools, names);
+                shared.replace(installation, account, keys, agents);
+                if let Some(first) = first.take() {
+                    let _ = first.send(());
                 }
-                ToGate::Agents { set, gone } => {
-                    egress.update(&set, &gone);
-                    shared.update(set, gone);
-                }
-                ToGate::Attention { agents: _ } => {}
-                ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
-                ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
             }
+            ToGate::Agents { set, gone } => {
+                egress.update(&set, &gone);
+                shared.update(set, gone);
+            }
+            ToGate::Attention { agents } => egress.attend(agents),
+            ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
+            ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
         }
-        Ok(())
-    };
-    tokio::select! {
-        ended = listen => ended,
-        // Node closed its reading half: the same as the end.
-        ended = speak => ended,
+    }
+    Ok(())
+}
+
+/// Tells node what is there for it: until node hears nothing any more, or to the end of what is there once it is `over`.
+pub async fn speak(
+    socket: OwnedWriteHalf,
+    mut for_node: mpsc::Receiver<FromGate>,
+    over: CancellationToken,
+) -> Result<(), ControlError> {
+    let mut out = FramedWrite::new(socket, LinesCodec::new());
+    loop {
+        let message = tokio::select! {
+            message = for_node.recv() => message,
+            () = over.cancelled(), if !for_node.is_closed() => {
+                for_node.close();
+                continue;
+            }
+        };
+        let Some(message) = message else { return Ok(()) };
+        let line = serde_json::to_string(&message).map_err(ControlError::Line)?;
+        out.send(line).await?;
     }
 }

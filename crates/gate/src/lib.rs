@@ -7,7 +7,7 @@
 //!
 //! It never touches a database, a file or the jail, never starts a process, and holds no privilege: see
 //! [`lockdown()`]. It remembers nothing: node tells it everything (`model::gate_api`), and when node's end of the
-//! control socket closes it ends.
+//! control socket closes it ends, once it told node what is left to tell, if node still hears that.
 //!
 //! `cofferdam gate --sockets DIR` calls [`main`] with the three inherited sockets, before any thread exists.
 
@@ -33,10 +33,12 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// Why the gate ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +103,7 @@ struct Bounds {
     egress: egress::Settings,
 }
 
-/// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes
+/// Serves, without locking down: for tests, and for [`main`] once it locked down. Ends when node closes, or half closes,
 /// `control` or `sockets`, or at SIGTERM. Agents notice only that what goes out ends. `more` are the runtimes of other threads.
 async fn run(
     control: UnixStream,
@@ -132,11 +134,28 @@ async fn run(
         }
         std::future::pending().await
     };
-    tokio::select! {
-        ended = control::follow(control, &shared, &egress, for_node, first) => Ok(ended?),
-        ended = egress::follow(&egress) => Ok(ended?),
+    let (reading, writing) = control.into_split();
+    let over = CancellationToken::new();
+    let mut speaking = pin!(control::speak(writing, for_node, over.clone()));
+    let ended = tokio::select! {
+        ended = control::listen(reading, &shared, &egress, first) => ended.map_err(Error::from),
+        // Node closed its reading half: the same as the end.
+        ended = &mut speaking => return Ok(ended?),
+        ended = egress::follow(&egress) => ended.map_err(Error::from),
         () = serve => Ok(()),
         () = shared.report_activity() => Ok(()),
         _ = terminate.recv() => Ok(()),
-    }
+    };
+    let last_words = async {
+        tokio::join!(
+            async {
+                egress.finish().await;
+                over.cancel();
+            },
+            speaking
+        )
+    };
+    // When node does not hear them any more, they are lost.
+    let _ = tokio::time::timeout(limits::LAST_WORDS, last_words).await;
+    ended
 }

@@ -137,6 +137,61 @@ pub const FLOW_DESCRIPTORS: usize = 6;
 /// New connections of one agent in a second; more wait in the kernel's queue.
 pub const ARRIVALS_PER_SECOND: u32 = 4000;
 
+/// How long a connection waits for somebody to decide on it.
+pub const HOLD: Duration = Duration::from_secs(2 * 60);
+
+/// Connections that wait for one and the same decision.
+pub const HELD_PER_QUESTION: usize = 64;
+
+/// Those of one agent that wait for any.
+pub const HELD_PER_AGENT: usize = 256;
+
+/// New questions of one agent in a second, once so many are used up as may come at once. What would be one more is refused.
+pub const ASKED_PER_SECOND: u32 = 1;
+
+/// New questions of one agent that may come at once.
+pub const ASKED_AT_ONCE: u32 = 64;
+
+/// For how long a host that somebody refused is refused without a question.
+pub const DENIED: Duration = Duration::from_secs(10 * 60);
+
+/// Hosts of one agent for which that is remembered.
+pub const DENIED_HOSTS: usize = 256;
+
+/// How long what waits may change before node is told of it once more.
+pub const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long the gate may take to tell node what is left when it ends.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Records of one agent's connections in a second, once so many are used up as may come at once. Further ones are added up.
+pub const RECORDS_PER_SECOND: u32 = 50;
+
+/// Records of one agent's connections that may come at once.
+pub const RECORDS_AT_ONCE: u32 = 500;
+
+/// The same of what never was a connection: however much of it there is, it leaves the connections their records.
+pub const REFUSALS_PER_SECOND: u32 = 20;
+
+/// The same at once.
+pub const REFUSALS_AT_ONCE: u32 = 200;
+
+/// Records of one agent that wait for node, and how many of them may be of what never was a connection.
+pub const RECORDS_WAITING: usize = 512;
+
+/// The second of the two.
+pub const REFUSALS_WAITING: usize = 256;
+
+/// How long equal refusals are one record.
+pub const FOLD: Duration = Duration::from_secs(10);
+
+/// A name is asked for more than once for one and the same attempt: for each family, and of each server. How long that may take.
+pub const SAME_QUESTION: Duration = Duration::from_secs(1);
+
+/// Different records of one agent that are counted at a time, of what passed and of what did not. Beyond that there is only the
+/// number of what was lost.
+pub const FOLDS: usize = 256;
+
 /// Questions of DNS of one agent in a second; more are not answered.
 pub const QUESTIONS_PER_SECOND: u32 = 4000;
 

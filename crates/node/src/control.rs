@@ -4,7 +4,7 @@
 
 use crate::journal::JournalError;
 use crate::key::{KeyError, NodeKey};
-use model::egress::Attention;
+use model::egress::{Attention, EgressReport};
 use model::node_api::{
     CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState,
     TokenRequest,
@@ -248,6 +248,12 @@ impl Caller {
     /// What the node saw.
     pub(crate) async fn report(&self, report: &ObservedState) -> Result<(), CallError> {
         let _: serde::de::IgnoredAny = self.call(Method::POST, "observed", Some(report)).await?;
+        Ok(())
+    }
+
+    /// What left agents, and what waits.
+    pub(crate) async fn report_egress(&self, report: &EgressReport) -> Result<(), CallError> {
+        let _: serde::de::IgnoredAny = self.call(Method::POST, "egress", Some(report)).await?;
         Ok(())
     }
 

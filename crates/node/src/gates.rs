@@ -5,7 +5,9 @@
 //! queue. A gate is told all at first and then what changes, and is believed nothing but that an agent of its own
 //! account was used.
 
+mod attention;
 mod doors;
+mod names;
 mod process;
 mod stale;
 
@@ -13,7 +15,9 @@ use crate::config::{Egress, GATE_UIDS};
 use crate::egress::Network;
 use crate::journal::{Journal, JournalError};
 use crate::local::Phase;
+use crate::outbox::Outbox;
 use crate::report::Reporter;
+use model::egress::Attention;
 use model::gate_api::{GateAgent, MAX_LOGS, ToGate};
 use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
@@ -28,13 +32,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// Names that are remembered of one agent.
-const NAMES: usize = 4096;
-/// The longest name (RFC 1035).
-const NAME: usize = 253;
-/// Bytes of the names of all agents of an account: a gate is told of them in one line, with all else.
-const NAMES_BYTES: usize = 4 << 20;
 
 /// The record of who has which uid and port.
 const RECORD: &str = "gates.json";
@@ -65,6 +62,7 @@ pub(crate) struct Gates {
     settings: Settings,
     journal: Arc<Journal>,
     reporter: Arc<Reporter>,
+    outbox: Arc<Outbox>,
     /// Of the settings, read.
     open: Vec<Network>,
     inner: Mutex<Inner>,
@@ -75,6 +73,8 @@ pub(crate) struct Gates {
 struct Inner {
     installation: String,
     keys: Vec<VerifyingKey>,
+    /// Who looks after agents' questions, and what they said.
+    attention: BTreeMap<AgentId, Attention>,
     /// The socket at the guard's address, when no gate has it.
     spare: Option<Arc<TcpListener>>,
     /// Who has which uid and port, also before its gate was started.
@@ -96,6 +96,8 @@ struct Running {
     agents: BTreeMap<AgentId, Known>,
     /// What the gate was not told of yet.
     news: News,
+    /// Nor of this, about agents of its own.
+    attention_due: bool,
     /// Raised with every change of what the gate should know.
     revision: watch::Sender<u64>,
 }
@@ -184,6 +186,7 @@ impl Gates {
         settings: Settings,
         journal: Arc<Journal>,
         reporter: Arc<Reporter>,
+        outbox: Arc<Outbox>,
     ) -> Result<Arc<Self>, GateError> {
         stale::end_all(settings.uid_first);
         let listener = listen(settings.guard)?;
@@ -195,6 +198,7 @@ impl Gates {
         let inner = Inner {
             installation: String::new(),
             keys: Vec::new(),
+            attention: BTreeMap::new(),
             spare: Some(Arc::new(listener)),
             places,
             running: BTreeMap::new(),
@@ -203,6 +207,7 @@ impl Gates {
             settings,
             journal,
             reporter,
+            outbox,
             open,
             inner: Mutex::new(inner),
             reading: Mutex::default(),
@@ -230,8 +235,14 @@ impl Gates {
         }
         let url = format!("http://{address}");
         let (revision, changes) = watch::channel(0);
-        let running =
-            Running { uid, url: url.clone(), agents: BTreeMap::new(), news: News::Everything, revision };
+        let running = Running {
+            uid,
+            url: url.clone(),
+            agents: BTreeMap::new(),
+            news: News::Everything,
+            attention_due: false,
+            revision,
+        };
         inner.running.insert(account, running);
         drop(inner);
         tokio::spawn(process::supervise(self.clone(), account, uid, listener, changes));
@@ -252,7 +263,8 @@ impl Gates {
         doors: Option<Arc<Doors>>,
     ) {
         let mut inner = self.lock();
-        let Some(running) = inner.running.get_mut(&account) else { return };
+        let Inner { attention, running, .. } = &mut *inner;
+        let Some(running) = running.get_mut(&account) else { return };
         let id = agent.id;
         let before = running.agents.remove(&id);
         let same = before.as_ref().is_some_and(|before| before.agent == agent);
@@ -264,6 +276,7 @@ impl Gates {
         running.agents.insert(id, Known { agent, boundary, doors, names, names_bytes });
         if !same {
             running.changed(id);
+            running.attention_due |= attention.contains_key(&id);
         } else if !same_doors {
             running.revision.send_modify(|revision| *revision += 1);
         }
@@ -276,6 +289,7 @@ impl Gates {
         if running.agents.remove(&agent).is_none() {
             return;
         }
+        self.outbox.ask(agent, Vec::new());
         running.changed(agent);
         if running.agents.is_empty() {
             let revision = *running.revision.borrow();
@@ -330,9 +344,13 @@ impl Gates {
 
     /// All that the account's gate should know now; for one that knows nothing.
     fn state(&self, account: AccountId) -> ToGate {
-        if let Some(running) = self.lock().running.get_mut(&account) {
+        let mut inner = self.lock();
+        let Inner { attention, running, .. } = &mut *inner;
+        if let Some(running) = running.get_mut(&account) {
             running.news = News::Everything;
+            running.attention_due = running.agents.keys().any(|agent| attention.contains_key(agent));
         }
+        drop(inner);
         self.news(account)
     }
 
@@ -368,28 +386,6 @@ impl Gates {
     /// The agent's boundary, if it is this account's and has one. The outer `None`: it is not this account's.
     fn boundary(&self, account: AccountId, agent: AgentId) -> Option<Option<Arc<Boundary>>> {
         self.lock().running.get(&account)?.agents.get(&agent).map(|known| known.boundary.clone())
-    }
-
-    /// Remembers that an agent has an address for a name; an error for what is no name. For an agent that is not this
-    /// account's, nothing.
-    fn named(&self, account: AccountId, agent: AgentId, name: String) -> io::Result<()> {
-        let plain = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
-        if !(1..=NAME).contains(&name.len()) || !name.bytes().all(plain) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a name that is none"));
-        }
-        let mut inner = self.lock();
-        let Some(running) = inner.running.get_mut(&account) else { return Ok(()) };
-        let kept: usize = running.agents.values().map(|known| known.names_bytes).sum();
-        if let Some(known) = running.agents.get_mut(&agent)
-            && known.doors.is_some()
-            && kept + name.len() <= NAMES_BYTES
-            && known.names.len() < NAMES
-            && !known.names.contains(&name)
-        {
-            known.names_bytes += name.len();
-            known.names.push(name);
-        }
-        Ok(())
     }
 
     /// Whether anything may leave the agent by this account's gate.

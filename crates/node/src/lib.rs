@@ -18,6 +18,7 @@ mod key;
 mod lease;
 mod local;
 mod machine;
+mod outbox;
 mod plan;
 mod recheck;
 mod report;
@@ -152,8 +153,9 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         egress: config.egress.clone(),
         sandbox: Some(sandbox.clone()),
     };
-    let (opened, told) = (journal.clone(), reporter.clone());
-    let gates = blocking("open the gates", move || Gates::open(settings, opened, told)).await??;
+    let outbox = Arc::new(outbox::Outbox::new());
+    let (opened, told, left) = (journal.clone(), reporter.clone(), outbox.clone());
+    let gates = blocking("open the gates", move || Gates::open(settings, opened, told, left)).await??;
     // Nothing depends on it: what cannot be read is as good as nothing.
     let shapes = journal.read_own(blanks::RECORD).ok().flatten().unwrap_or_default();
     let standing: Option<control::Standing> = journal.read_own(ENROLLED)?;
@@ -187,6 +189,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         journal,
         gates,
         reporter,
+        outbox,
         apply: Box::new({
             let fleet = fleet.clone();
             move |state| fleet.apply(state)

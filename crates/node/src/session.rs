@@ -5,6 +5,7 @@ use crate::control::{self, CallError, Caller, EnrollError, Foreign, Known, Stand
 use crate::gates::Gates;
 use crate::journal::Journal;
 use crate::key::NodeKey;
+use crate::outbox::Outbox;
 use crate::report::Reporter;
 use model::AgentId;
 use model::node_api::{Capacity, DesiredState};
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     pub journal: Arc<Journal>,
     pub gates: Arc<Gates>,
     pub reporter: Arc<Reporter>,
+    pub outbox: Arc<Outbox>,
     /// Acts on a desired state; returns the agents that a whole one leaves out.
     pub apply: Box<dyn Fn(DesiredState) -> Option<Vec<AgentId>> + Send + Sync>,
     pub http: reqwest::Client,
@@ -56,8 +58,8 @@ impl Session {
         };
         self.gates.set_keys(&standing.installation, &standing.keys);
         let caller = Caller::new(self.http.clone(), &self.origin, key, &standing);
-        let reporter = self.reporter.clone();
-        tokio::join!(self.pull(&caller, standing), reporter.run(&caller));
+        let (reporter, outbox) = (self.reporter.clone(), self.outbox.clone());
+        tokio::join!(self.pull(&caller, standing), reporter.run(&caller), outbox.run(&caller));
         Ok(())
     }
 
@@ -130,6 +132,7 @@ impl Session {
                         self.reporter.control_answers();
                         // It may be another process on an older state.
                         self.reporter.repeat_all();
+                        self.outbox.control_answers();
                     }
                     backoff.reset();
                     tokio::time::sleep(calm).await;
@@ -147,7 +150,7 @@ impl Session {
     }
 
     /// Acts on a desired state, if it may speak to this node.
-    fn take(&self, state: DesiredState, standing: &mut Standing) -> Result<(), Foreign> {
+    fn take(&self, mut state: DesiredState, standing: &mut Standing) -> Result<(), Foreign> {
         standing.check(&state.installation, state.database_epoch)?;
         let known =
             Standing { database_epoch: state.database_epoch, keys: state.keys.clone(), ..standing.clone() };
@@ -162,6 +165,7 @@ impl Session {
                 self.reporter.repeat_all();
             }
         }
+        self.gates.set_attention(std::mem::take(&mut state.attention));
         if let Some(orphans) = (self.apply)(state) {
             self.reporter.set_orphans(orphans);
         }

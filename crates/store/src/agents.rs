@@ -3,13 +3,11 @@
 //! Every move goes through [`Change::advance`]: a compare-and-set of the row, its state period, its slot, its
 //! event and its node's revision, all or nothing.
 
-use crate::batch::Batch;
 use crate::change::{Actor, Change, Changed};
-use crate::idempotency::replayed;
+use crate::creation::{Candidate, NewAgent};
 use crate::rows::{Columns, millis, to_json};
-use crate::{Error, Fresh, Idempotency, PageOf, Store};
-use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Level, Verb, apply_verb};
-use model::api::Image;
+use crate::{Error, Idempotency, PageOf, Store};
+use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::evidence::{Evidence, Observation};
 use model::policy::Policy;
 use model::{AccountId, AgentId, Name, NodeId};
@@ -85,59 +83,13 @@ impl Agent {
 }
 
 /// The kind of event that tells of a workspace token.
-const TOKEN_ISSUED: &str = "agent.token_issued";
+pub(crate) const TOKEN_ISSUED: &str = "agent.token_issued";
 
 /// The token epoch of an agent that was just made.
 pub const FIRST_EPOCH: u64 = 1;
 
 /// The revision of the policy that an agent is made with.
 const FIRST_REVISION: u64 = 1;
-
-/// An agent to make.
-#[derive(Debug, Clone)]
-pub struct NewAgent {
-    /// What it is.
-    pub spec: AgentSpec,
-    /// The image's name, where it has one.
-    pub image_name: Option<Name>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// What it may do at first.
-    pub policy: Option<Policy>,
-    /// What the ledger says of a workspace token that is handed out with it.
-    pub token: Option<Value>,
-}
-
-/// What is asked about before an agent is made.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// Whose it will be.
-    pub account: AccountId,
-    /// Whether this name is free.
-    pub name: &'a Name,
-    /// What image this is, if there is such: an id, or a name.
-    pub image: &'a str,
-}
-
-/// A node that this account may use.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// Which.
-    pub node: NodeId,
-    /// Whether it is shared with other accounts.
-    pub shared: bool,
-    /// Free slots.
-    pub free: u64,
-    /// Memory in bytes.
-    pub memory: u64,
-    /// The levels that it makes.
-    pub levels: Vec<Level>,
-    /// When it last spoke.
-    pub last_seen: Option<OffsetDateTime>,
-    /// Where workspace APIs of the account's agents answer there, by the node's own word on one that it still has: a gate
-    /// without agents gives its address up, and then it may be anybody's.
-    pub way: Option<String>,
-}
 
 /// Which agents to list.
 #[derive(Debug, Clone, Default)]
@@ -238,6 +190,9 @@ impl Change {
         if destroyed || after.generation != before.generation {
             self.raise_for(after.node, id);
         }
+        if after.desired == Desired::Destroyed && before.desired != Desired::Destroyed {
+            self.forget_questions(after.spec.account, id);
+        }
         detail["from"] = json!(before.state);
         detail["to"] = json!(after.state);
         detail["generation"] = json!(after.generation);
@@ -246,7 +201,7 @@ impl Change {
         Ok(after)
     }
 
-    fn open_period(&mut self, agent: &Agent, at: i64) {
+    pub(crate) fn open_period(&mut self, agent: &Agent, at: i64) {
         self.deferred
             .add(
                 "INSERT INTO state_periods (agent, ordinal, account, node, state, opened_at)
@@ -266,7 +221,7 @@ impl Change {
             .bind(agent.to_string());
     }
 
-    fn insert(&mut self, new: &NewAgent, node: &Candidate) -> Result<Agent, Error> {
+    pub(crate) fn insert(&mut self, new: &NewAgent, node: &Candidate) -> Result<Agent, Error> {
         let NewAgent { spec, image_name, labels, policy, token: _ } = new;
         let now = self.now;
         let at = crate::rows::instant(now).ok_or(Error::Corrupt { column: "created_at" })?;
@@ -337,78 +292,7 @@ impl Change {
     }
 }
 
-fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
-    Ok(Candidate {
-        node: row.parsed("id")?,
-        shared: row.text("tenant")? == "shared",
-        free: row.number("free")?,
-        memory: row.number("memory")?,
-        levels: row.json("levels")?,
-        last_seen: row.at_opt("last_seen")?,
-        way: row.try_get("way")?,
-    })
-}
-
 impl Store {
-    /// Makes the agent that `make` makes of its image, if there is one, on the node that it picks of those that the account
-    /// may use. The node learns of it with the commit. On a replay nothing is made: the agent comes back as it was then.
-    pub async fn create_agent<E: From<Error>>(
-        &self,
-        actor: Actor,
-        Asked { account, name, image }: Asked<'_>,
-        make: impl FnOnce(Option<Image>, &[Candidate], OffsetDateTime) -> Result<(NewAgent, NodeId), E>,
-        idempotency: Option<&Idempotency>,
-    ) -> Result<(Agent, Fresh), E> {
-        let mut change = self.change(actor).await?;
-        let mut asked = Batch::default();
-        // (The concatenation keeps the third from walking through all that the account ever had.)
-        asked
-            .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
-            .bind(account.to_string())
-            .bind(name.to_string())
-            .add("SELECT * FROM images WHERE (id = $1 OR name = $1) AND account = $2 AND deleted_at IS NULL")
-            .bind(image.to_owned())
-            .bind(account.to_string())
-            .add(
-                "SELECT n.id, n.tenant, n.memory, n.levels, n.last_seen,
-                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
-                    (SELECT a.workspace_url FROM agents a WHERE a.node = n.id AND a.state <> 'destroyed'
-                        AND a.account || '' = $1 AND a.observed_generation > 0 AND a.workspace_url IS NOT NULL
-                     LIMIT 1) AS way
-                 FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
-            )
-            .bind(account.to_string());
-        change.ask_replay(&mut asked, idempotency);
-        let answers = change.run(asked).await?;
-        let [taken, images, candidates, replay] = &*answers else { return Err(Error::Unaudited.into()) };
-        if let Some(before) = replayed(replay, idempotency)? {
-            return Ok((before, Fresh::No));
-        }
-        if !taken.is_empty() {
-            return Err(Error::NameTaken { name: name.to_string() }.into());
-        }
-        let image = images.first().map(crate::images::image).transpose()?;
-        let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
-        let (new, node) = make(image, &candidates, self.now())?;
-        let spec = &new.spec;
-        let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
-        let agent = change.insert(&new, placed)?;
-        let now = change.now;
-        change.open_period(&agent, now);
-        let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
-            "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
-            "run_as": spec.run_as, "resources": spec.resources});
-        change.event(Some(spec.account), "agent.created", spec.id, detail);
-        if let Some(token) = &new.token {
-            change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());
-        }
-        change.raise_for(node, spec.id);
-        change.touch(Changed::Agent(Arc::new(agent.clone())));
-        change.remember(idempotency, &agent);
-        change.commit().await?;
-        Ok((agent, Fresh::Yes))
-    }
-
     /// Orders an agent to be something else. Asking for what is so already changes nothing.
     pub async fn order(&self, actor: Actor, id: AgentId, verb: Verb, order: &Order) -> Result<Agent, Error> {
         let mut change = self.change(actor).await?;

@@ -40,6 +40,10 @@ pub enum Changed {
     Agent(Arc<Agent>),
     /// What a node should make true.
     Node(NodeId),
+    /// What waits for a decision of an account's people.
+    Questions(AccountId),
+    /// An account's log of connections.
+    EgressLog(AccountId),
     /// Keys were deleted.
     Keys,
 }

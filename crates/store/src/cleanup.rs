@@ -1,8 +1,11 @@
-//! The removal of what has expired: tokens, traded assertions, remembered answers.
+//! The removal of what has expired: tokens, traded assertions, remembered answers, questions of nodes that fell silent.
 
 use crate::change::Actor;
 use crate::idempotency::KEPT;
 use crate::{Error, Store};
+
+/// How long a question stays that is over, in milliseconds: its node may go by another clock, and list it still.
+const OVER: i64 = 3600 * 1000;
 
 impl Store {
     /// Removes what has expired, and tells how many rows.
@@ -15,6 +18,7 @@ impl Store {
             ("DELETE FROM callback_tokens WHERE expires_at <= $1", now),
             ("DELETE FROM assertions WHERE expires_at <= $1", now),
             ("DELETE FROM idempotency_keys WHERE created_at <= $1", now - KEPT),
+            ("DELETE FROM egress_questions WHERE until <= $1", now - OVER),
         ] {
             removed += sqlx::query(sql).bind(before).execute(change.db().await?).await?.rows_affected();
         }

@@ -1,6 +1,8 @@
 //! Why the database did not do something: refusals, which are answers, and faults, which are not.
 
+use model::Name;
 use model::agent::{AgentState, IllegalVerb};
+use model::policy::PolicyError;
 use std::path::{Path, PathBuf};
 
 /// Why nothing was stored, or nothing could be read.
@@ -47,6 +49,26 @@ pub enum Error {
     Ended {
         /// Where it is.
         state: AgentState,
+    },
+    /// Somebody decided the question before.
+    #[error("this question was decided already: {decision}")]
+    Answered {
+        /// How.
+        decision: String,
+    },
+    /// A policy cannot have the rule that was decided on.
+    #[error("the policy of the agent {agent} cannot have another rule: {fault}")]
+    NoRule {
+        /// Whose.
+        agent: Name,
+        /// What would be wrong with it.
+        fault: PolicyError,
+    },
+    /// No more hosts can be remembered.
+    #[error("{most} hosts are remembered already, which is as many as there may be")]
+    TooManyRemembered {
+        /// The limit.
+        most: u64,
     },
     /// The idempotency key came with another request before.
     #[error("this idempotency key was used with another request")]

@@ -10,7 +10,9 @@ mod batch;
 mod bearers;
 mod change;
 mod cleanup;
+mod creation;
 mod deadlines;
+mod egress;
 mod error;
 mod events;
 mod idempotency;
@@ -26,9 +28,11 @@ mod tests;
 mod tokens;
 
 pub use accounts::NewAccount;
-pub use agents::{Agent, AgentFilter, Asked, Candidate, FIRST_EPOCH, NewAgent, Order};
+pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
 pub use change::{Actor, Changed, OnCommit};
+pub use creation::{Asked, Candidate, Found, NewAgent};
 pub use deadlines::{Cause, Due};
+pub use egress::{EgressFilter, Watched};
 pub use error::Error;
 pub use idempotency::Idempotency;
 pub use installation::Installation;
@@ -75,6 +79,7 @@ fn migrations() -> Migrator {
         ("levels", include_str!("../migrations/sqlite/0004_levels.sql")),
         ("observation", include_str!("../migrations/sqlite/0005_observation.sql")),
         ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
+        ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -1,7 +1,7 @@
 //! Policies of agents: beside its state, the one thing of an agent that may change.
 
 use crate::agents::Agent;
-use crate::change::{Actor, Changed};
+use crate::change::{Actor, Change, Changed};
 use crate::rows::to_json;
 use crate::{Error, Idempotency, Store};
 use model::AgentId;
@@ -9,6 +9,27 @@ use model::agent::Desired;
 use model::policy::Policy;
 use serde_json::json;
 use std::sync::Arc;
+
+impl Change {
+    /// Gives an agent another policy than it has.
+    pub(crate) fn put_policy(&mut self, before: &Agent, policy: &Policy) -> Agent {
+        let id = before.spec.id;
+        let policy_revision = before.policy_revision + 1;
+        let after = Agent { policy: Some(policy.clone()), policy_revision, ..before.clone() };
+        self.deferred
+            .add("UPDATE agents SET policy = $1, policy_revision = $2 WHERE id = $3 AND policy_revision = $4")
+            .bind(to_json(policy))
+            .bind(policy_revision as i64)
+            .bind(id.to_string())
+            .bind(before.policy_revision as i64)
+            .or(Error::StalePolicy { revision: before.policy_revision });
+        self.raise_for(after.node, id);
+        let detail = json!({"revision": policy_revision, "policy": policy});
+        self.event(Some(after.spec.account), "agent.policy_changed", id, detail);
+        self.touch(Changed::Agent(Arc::new(after.clone())));
+        after
+    }
+}
 
 impl Store {
     /// Gives an agent another policy. Its node hears of it at once, and of no new generation: nothing about the agent is to be made
@@ -26,9 +47,8 @@ impl Store {
             return Ok(before);
         }
         let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;
-        let stale = || Error::StalePolicy { revision: before.policy_revision };
         if if_match.is_some_and(|revision| revision != before.policy_revision) {
-            return Err(stale());
+            return Err(Error::StalePolicy { revision: before.policy_revision });
         }
         if before.desired == Desired::Destroyed {
             return Err(Error::Ended { state: before.state });
@@ -38,20 +58,7 @@ impl Store {
             change.commit_bookkeeping().await?;
             return Ok(before);
         }
-        let policy_revision = before.policy_revision + 1;
-        let after = Agent { policy: Some(policy.clone()), policy_revision, ..before.clone() };
-        change
-            .deferred
-            .add("UPDATE agents SET policy = $1, policy_revision = $2 WHERE id = $3 AND policy_revision = $4")
-            .bind(to_json(policy))
-            .bind(policy_revision as i64)
-            .bind(id.to_string())
-            .bind(before.policy_revision as i64)
-            .or(stale());
-        change.raise_for(after.node, id);
-        let detail = json!({"revision": policy_revision, "policy": policy});
-        change.event(Some(after.spec.account), "agent.policy_changed", id, detail);
-        change.touch(Changed::Agent(Arc::new(after.clone())));
+        let after = change.put_policy(&before, policy);
         change.remember(idempotency, &after);
         change.commit().await?;
         Ok(after)

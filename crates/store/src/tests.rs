@@ -1,12 +1,12 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
-use crate::agents::{Agent, AgentFilter, Asked, Candidate, NewAgent, Order};
+use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
+use crate::creation::{Asked, Candidate, Found, NewAgent};
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
 use crate::{Error, Fresh, NewAccount, Store};
 use model::agent::{AgentSpec, AgentState, ExitReason, Level, Observed, RunAs, Verb};
-use model::api::Image;
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
 use model::policy::Policy;
@@ -95,9 +95,9 @@ impl World {
 
     async fn create(&self, new: NewAgent, place: Place) -> Result<(Agent, Fresh), Error> {
         let (name, image) = (new.spec.name.clone(), self.image.to_string());
-        let make = |image: Option<Image>, candidates: &[Candidate], _| {
-            assert_eq!(image.map(|image| image.id), Some(self.image));
-            place(candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
+        let make = |found: Found<'_>| {
+            assert_eq!(found.image.map(|image| image.id), Some(self.image));
+            place(found.candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
         };
         let asked = Asked { account: self.account, name: &name, image: &image };
         self.store.create_agent(Actor::System, asked, make, None).await

@@ -5,7 +5,7 @@
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -164,8 +164,8 @@ impl Internet {
         });
     }
 
-    /// A socket stays where it was made.
-    fn listen(&self, at: SocketAddr) -> TcpListener {
+    /// A listening socket of one of its machines, which stays where it was made.
+    pub fn listen(&self, at: SocketAddr) -> TcpListener {
         thread::scope(|scope| {
             let made = scope.spawn(|| {
                 enter(&self.namespace);
@@ -175,11 +175,33 @@ impl Internet {
         })
     }
 
-    fn tls(&self, names: &[&str]) -> Arc<ServerConfig> {
+    /// Starts a program there.
+    pub fn spawn(&self, mut command: Command) -> Child {
+        thread::scope(|scope| {
+            let started = scope.spawn(|| {
+                enter(&self.namespace);
+                command.spawn().expect("a program there")
+            });
+            started.join().expect("a process there")
+        })
+    }
+
+    /// A key and a certificate for these names, as PEM.
+    pub fn certificate(&self, names: &[&str]) -> String {
+        let (key, leaf) = self.leaf(names);
+        format!("{}{}", key.serialize_pem(), leaf.pem())
+    }
+
+    fn leaf(&self, names: &[&str]) -> (KeyPair, Certificate) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let leaf = CertificateParams::new(names).expect("names");
         let leaf = leaf.signed_by(&key, &self.authority).expect("a certificate");
+        (key, leaf)
+    }
+
+    fn tls(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (key, leaf) = self.leaf(names);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)

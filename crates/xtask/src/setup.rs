@@ -25,12 +25,18 @@ const PACKAGES: &[(&str, &str)] = &[
 const TEST_PACKAGES: &[(&str, &str)] = &[
     ("curl", "puts documents into the registry that no tool would make"),
     ("docker-registry", "a real registry to pull from"),
-    ("openssl", "a certificate for it"),
+    ("git", "fetches through gates, as do the other clients"),
+    ("nodejs", "a client of gates"),
+    ("openssh-client", "a client of gates"),
+    ("openssh-server", "what git speaks to by SSH"),
+    ("openssl", "a certificate for the registry"),
+    ("python3-pip", "a client of gates"),
     ("qemu-system-x86", "boots the Debian 12 machine"),
     ("runc", "an OCI runtime as the second driver of containers; benchmarks compare with it too"),
     ("runsc", "an OCI runtime that is a kernel, as the third"),
     ("skopeo", "pushes images, and writes them in all forms of files"),
     ("umoci", "makes images, honest and hostile ones"),
+    ("unzip", "looks at what pip fetched"),
 ];
 
 /// Services of packages that are installed while this lies there are not started (invoke-rc.d(8)).
@@ -61,12 +67,22 @@ pub fn packages() -> Result<()> {
 
 fn test_packages() -> Result<()> {
     // The registry is started by tests, each with one of its own; the one that the package would start is nobody's.
+    install_stopped(&TEST_PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
+    // Where Node.js is not Debian's, it comes with this client, and Debian's does not go with it.
+    match shell::succeeds(Command::new("npm").arg("--version")) {
+        true => Ok(()),
+        false => install(&["npm"]),
+    }
+}
+
+/// Installs those of the packages that are missing, and starts no service of theirs.
+pub fn install_stopped(packages: &[&str]) -> Result<()> {
     let kept = std::path::Path::new(NO_SERVICES).exists();
     if !kept && shell::is_root() {
         fs::write(NO_SERVICES, "#!/bin/sh\nexit 101\n")?;
         fs::set_permissions(NO_SERVICES, fs::Permissions::from_mode(0o755))?;
     }
-    let installed = install(&TEST_PACKAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let installed = install(packages);
     if !kept && shell::is_root() {
         fs::remove_file(NO_SERVICES)?;
     }

@@ -1,6 +1,7 @@
 //! HTTP: handlers parse, call `app`, and convert. Nothing is decided here but the shape of a request.
 
 mod agents;
+mod egress;
 mod events;
 mod extract;
 mod images;
@@ -44,6 +45,11 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(keys::delete))
         .routes(routes!(nodes::list))
         .routes(routes!(events::list))
+        .routes(routes!(egress::log))
+        .routes(routes!(egress::questions))
+        .routes(routes!(egress::answer))
+        .routes(routes!(egress::remembered))
+        .routes(routes!(egress::forget))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::openapi))
@@ -57,6 +63,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/node/v1/token", post(node::token))
         .route("/node/v1/desired", get(node::desired))
         .route("/node/v1/observed", post(node::observed))
+        .route("/node/v1/egress", post(node::egress))
         .route("/node/v1/images", get(node::images));
     public
         .merge(nodes)

@@ -8,6 +8,7 @@ use crate::auth::{Bearer, NodeCaller};
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
+use model::egress::EgressReport;
 use model::node_api::{
     CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, TokenRequest,
 };
@@ -49,6 +50,15 @@ pub(super) async fn observed(
     Json(report): Json<ObservedState>,
 ) -> Result<StatusCode, Fault> {
     app::observed(&state, caller.node, report).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn egress(
+    State(state): State<Arc<App>>,
+    caller: NodeCaller,
+    Json(report): Json<EgressReport>,
+) -> Result<StatusCode, Fault> {
+    app::egress(&state, caller.node, report).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -69,6 +69,8 @@ fn own(operation: &str) -> &'static [Code] {
             &[C::ModeRefuses, C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
         "set_agent_policy" => &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch],
+        "answer_egress_question" => &[C::WrongState, C::IdempotencyMismatch],
+        "list_egress_log" | "list_egress_questions" => &[C::NotFound],
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],
         "create_key" => &[C::NameTaken, C::IdempotencyMismatch],

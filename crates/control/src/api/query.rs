@@ -62,9 +62,9 @@ fn unescape(text: &str) -> Option<String> {
 }
 
 /// Where a list goes on.
-pub(crate) struct Paging {
+pub(crate) struct Paging<T = String> {
     /// The id that the last page ended with.
-    pub(crate) before: Option<String>,
+    pub(crate) before: Option<T>,
     pub(crate) limit: u32,
 }
 
@@ -112,13 +112,18 @@ impl Query {
         Ok(Some(number.ok_or_else(wrong)?))
     }
 
-    /// `cursor` and `limit`.
+    /// `cursor` and `limit`, of a list of things with ids.
     pub(crate) fn paging(&self) -> Result<Paging, Fault> {
+        self.paging_by(|id| Some(id).filter(|id| id.len() == 30 && id.is_ascii()))
+    }
+
+    /// The same of any list: what the last page ended with is read by `read`.
+    pub(crate) fn paging_by<T>(&self, read: impl Fn(String) -> Option<T>) -> Result<Paging<T>, Fault> {
         let limit = self.number("limit", 1, MAX_LIMIT.into())?;
         let before = self.text("cursor")?.map(|cursor| {
             let id = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let id = id.filter(|id| id.len() == 30 && id.is_ascii());
-            id.ok_or_else(|| Problem::invalid("cursor", "expected the `next` of an earlier page"))
+            let wrong = || Problem::invalid("cursor", "expected the `next` of an earlier page");
+            id.and_then(&read).ok_or_else(wrong)
         });
         Ok(Paging {
             before: before.transpose()?,

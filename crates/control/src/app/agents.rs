@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, Asked, Candidate, FIRST_EPOCH, Fresh, Idempotency, NewAgent, Order};
+use store::{Agent, Asked, Candidate, FIRST_EPOCH, Found, Fresh, Idempotency, NewAgent, Order};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
@@ -45,11 +45,12 @@ pub(crate) async fn create(
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
         let mut begun = None;
-        let make = |image: Option<Image>, candidates: &[Candidate], now: OffsetDateTime| {
+        let make = |Found { image, candidates, remembered, now }: Found<'_>| {
             let level = level(app, &request, candidates)?;
             let image = if level.has_image() { Some(image.ok_or_else(|| no_image(wanted))?) } else { None };
             let spec = spec(caller, &request, name.clone(), level, image.as_ref())?;
-            let policy = policies::at_first(request.policy.as_ref(), level, request.unrestricted)?;
+            let policy =
+                policies::at_first(request.policy.as_ref(), level, request.unrestricted, remembered)?;
             let node = placement::place(app.mode, &spec, candidates, now)
                 .map_err(|why| nowhere(why, level, candidates))?;
             let issued =

@@ -1,6 +1,7 @@
 //! What control does, free of HTTP: each operation decides here, once, whether its caller may.
 
 pub(crate) mod agents;
+pub(crate) mod egress;
 pub(crate) mod images;
 pub(crate) mod keys;
 mod names;
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub(crate) mode: Mode,
     /// The image of agents that are created without one.
     pub(crate) image: Name,
+    /// How long records of connections are kept.
+    pub(crate) keep_egress: time::Duration,
     /// Values of `Host` that are answered.
     pub(crate) hosts: Vec<String>,
     /// Cancelled when control is to end: whoever waits gets an answer now.

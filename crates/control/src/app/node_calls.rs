@@ -5,6 +5,7 @@ use crate::auth::{assertion, secret};
 use crate::problems::Fault;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use model::egress::EgressReport;
 use model::node_api::{
     CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, TokenRequest,
 };
@@ -69,6 +70,8 @@ pub(crate) async fn desired(
         // It has a revision that never was here.
         rows = app.store.desired(node, None).await?;
     }
+    // Read behind the rows: what changes from here on raises the revision above theirs.
+    let attention = app.store.attention(node).await?;
     Ok(DesiredState {
         installation: app.installation.id.clone(),
         database_epoch: app.installation.database_epoch,
@@ -77,7 +80,7 @@ pub(crate) async fn desired(
         since,
         gone: rows.gone,
         keys: app.keys.clone(),
-        attention: Vec::new(),
+        attention,
     })
 }
 
@@ -85,6 +88,11 @@ pub(crate) async fn observed(app: &App, node: NodeId, mut report: ObservedState)
     let now = app.store.now();
     report.agents.iter_mut().for_each(|agent| validate::tame(agent, now));
     Ok(app.store.observe(node, &report).await?)
+}
+
+pub(crate) async fn egress(app: &App, node: NodeId, mut report: EgressReport) -> Result<(), Fault> {
+    validate::tame_egress(&mut report, app.store.now())?;
+    Ok(app.store.record_egress(node, &report).await?)
 }
 
 /// What no node may remove from its store.

@@ -26,17 +26,28 @@ fn check_level(level: Level, field: Option<&str>) -> Result<(), Problem> {
     Err(Problem { field: field.map(str::to_owned), ..problem })
 }
 
-/// What a new agent may do.
+/// What a new agent may do: what was asked for, and what was decided before of the hosts, each with its port, that it would ask
+/// about.
 pub(crate) fn at_first(
     asked: Option<&Policy>,
     level: Level,
     unrestricted: bool,
+    remembered: &[(String, u16)],
 ) -> Result<Option<Policy>, Problem> {
-    match (asked, check_level(level, Some("policy"))) {
-        (Some(_), Err(problem)) => Err(problem),
-        (None, Err(_)) => Ok(None),
-        (asked, Ok(())) => Ok(Some(asked.cloned().unwrap_or_else(|| Policy::default_of(unrestricted)))),
+    let mut policy = match (asked, check_level(level, Some("policy"))) {
+        (Some(_), Err(problem)) => return Err(problem),
+        (None, Err(_)) => return Ok(None),
+        (asked, Ok(())) => asked.cloned().unwrap_or_else(|| Policy::default_of(unrestricted)),
+    };
+    let hosts: Vec<(&str, u16)> = remembered.iter().map(|(host, port)| (host.as_str(), *port)).collect();
+    if policy.allow_asked(&hosts) {
+        policy.validate(unrestricted).map_err(|error| {
+            let detail = format!("with the hosts that are remembered for the account, {error}");
+            Problem::invalid("policy", detail)
+                .remedy("leave rules out, or DELETE some of GET /v1/egress/remembered")
+        })?;
     }
+    Ok(Some(policy))
 }
 
 /// Gives an agent of the caller's account another policy.

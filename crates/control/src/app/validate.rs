@@ -3,9 +3,11 @@
 use crate::app::policies;
 use model::agent::Command;
 use model::api::{CreateAgent, RegisterImage};
+use model::egress::{EgressReport, MAX_QUESTIONS, MAX_RECORDS, MAX_TEXT, Question, Record};
 use model::node_api::{Enroll, ObservedAgent};
-use model::{ExitReason, Problem, Span};
+use model::{AgentId, ExitReason, Problem, Span, policy};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use time::OffsetDateTime;
 
 type Checked = Result<(), Problem>;
@@ -24,6 +26,12 @@ const MAX_SLOTS: u32 = 10_000;
 const MAX_DETAIL: usize = 1024;
 const MAX_EVIDENCE: usize = 64;
 const MAX_URL: usize = 256;
+/// Of a host in the log, in bytes; no name is longer.
+const MAX_HOST: usize = 253;
+/// What every reader of JSON takes for a whole number (RFC 8259, section 6).
+const MAX_NUMBER: u64 = (1 << 53) - 1;
+/// The longest that a question is taken to wait.
+const MAX_HOLD: time::Duration = time::Duration::minutes(10);
 
 fn check(holds: bool, field: impl Into<String>, detail: &str) -> Checked {
     if holds { Ok(()) } else { Err(Problem::invalid(field, detail)) }
@@ -145,6 +153,56 @@ pub(crate) fn enroll(request: &Enroll) -> Checked {
     let cpus = capacity.cpus.is_finite() && (0.0..=100_000.0).contains(&capacity.cpus);
     check(cpus, "capacity.cpus", "a node has between 0 and 100000 cores")?;
     check(capacity.memory <= 1 << 53, "capacity.memory", "a node has at most 8 PiB of memory")
+}
+
+/// Cuts and cleans what a node says of what left its agents: most of it comes from inside. What could be no question is none: it
+/// may become a rule.
+pub(crate) fn tame_egress(report: &mut EgressReport, now: OffsetDateTime) -> Checked {
+    let records = format!("one report has at most {MAX_RECORDS} records");
+    check(report.records.len() <= MAX_RECORDS, "records", &records)?;
+    for Record { connection, .. } in &mut report.records {
+        // Names are ASCII, and so are addresses.
+        let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+        connection.host = connection.host.chars().map(shown).take(MAX_HOST).collect();
+        let clean = |text: &mut String| {
+            *text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+        };
+        clean(&mut connection.by);
+        connection.end.iter_mut().for_each(clean);
+        connection.at = connection.at.min(now);
+        connection.count = connection.count.max(1);
+        for number in [&mut connection.sent, &mut connection.received, &mut connection.duration_ms] {
+            *number = (*number).min(MAX_NUMBER);
+        }
+    }
+    report.lost.iter_mut().for_each(|lost| lost.count = lost.count.min(MAX_NUMBER));
+    let mut left: BTreeMap<AgentId, usize> = BTreeMap::new();
+    for waiting in report.questions.iter_mut().flatten() {
+        let left = left.entry(waiting.agent).or_insert(MAX_QUESTIONS);
+        waiting.questions.retain(is_question);
+        waiting.questions.truncate(*left);
+        *left -= waiting.questions.len();
+        waiting.questions.iter_mut().for_each(|question| question.until = over(question, now));
+    }
+    Ok(())
+}
+
+/// Whether a rule can be made of it: a name in its normal form, or a plain address. And its time is one that can be kept to the last
+/// digit.
+fn is_question(question: &Question) -> bool {
+    let host = question.host.as_str();
+    let address = |address: IpAddr| address.to_canonical() == address && address.to_string() == host;
+    let named = host.parse().map_or_else(|_| policy::name(host).as_deref() == Some(host), address);
+    named && question.port != 0 && i64::try_from(question.asked.unix_timestamp_nanos()).is_ok()
+}
+
+/// When a question is over, by the clock of control. A node's may be another; then it is its word on how long that counts.
+fn over(question: &Question, now: OffsetDateTime) -> OffsetDateTime {
+    if question.until > now && question.until - now <= MAX_HOLD {
+        return question.until;
+    }
+    now + (question.until - question.asked).clamp(time::Duration::ZERO, MAX_HOLD)
 }
 
 /// Cuts and cleans what a node says of an agent: parts of it come from inside.

@@ -20,10 +20,19 @@ struct Case {
     stranger: Stranger,
 }
 
-fn cases(agent: &str, image: &str, key: &str) -> BTreeMap<(&'static str, &'static str), Case> {
+/// What the cases are about.
+struct Mine<'a> {
+    agent: &'a str,
+    image: &'a str,
+    key: &'a str,
+    question: &'a str,
+    remembered: &'a str,
+}
+
+fn cases(mine: &Mine<'_>) -> BTreeMap<(&'static str, &'static str), Case> {
     use Stranger::{NotFound, Own};
     let digest = "cd".repeat(32);
-    let create_agent = json!({"image": image});
+    let create_agent = json!({"image": mine.image});
     let register = json!({"name": "alpine", "digest": digest, "size": 1});
     let table: Vec<(&str, &str, Option<Value>, Stranger)> = vec![
         ("post", "/v1/agents", Some(create_agent), NotFound),
@@ -49,12 +58,19 @@ fn cases(agent: &str, image: &str, key: &str) -> BTreeMap<(&'static str, &'stati
         ("delete", "/v1/keys/{id}", None, NotFound),
         ("get", "/v1/nodes", None, Own(200)),
         ("get", "/v1/events", None, Own(200)),
+        ("get", "/v1/egress/log", None, Own(200)),
+        ("get", "/v1/egress/questions", None, Own(200)),
+        ("post", "/v1/egress/questions/{id}/answer", Some(json!({"decision": "once"})), NotFound),
+        ("get", "/v1/egress/remembered", None, Own(200)),
+        ("delete", "/v1/egress/remembered/{id}", None, NotFound),
         ("get", "/v1/whoami", None, Own(200)),
     ];
     let id = |path: &str| match path.split('/').nth(2) {
-        Some("images") => image.to_owned(),
-        Some("keys") => key.to_owned(),
-        _ => agent.to_owned(),
+        Some("images") => mine.image.to_owned(),
+        Some("keys") => mine.key.to_owned(),
+        Some("egress") if path.contains("remembered") => mine.remembered.to_owned(),
+        Some("egress") => mine.question.to_owned(),
+        _ => mine.agent.to_owned(),
     };
     table
         .into_iter()
@@ -70,12 +86,19 @@ const OPEN: [(&str, &str); 2] = [("get", "/v1/healthz"), ("get", "/v1/openapi.js
 #[tokio::test]
 async fn every_endpoint_by_every_caller() {
     let world = World::new().await;
-    let _machine = Machine::enrolled(&world, "node-1", 8).await;
+    let machine = Machine::enrolled(&world, "node-1", 8).await;
     let image = world.image().await;
     let agent = world.agent("mine").await;
+    let question = super::egress::asked(&world, &machine, &agent, &["first.example"]).await.remove(0);
+    let answer = format!("/v1/egress/questions/{question}/answer");
+    world.post(&answer, json!({"decision": "always"})).await.expect(200);
+    let question = super::egress::asked(&world, &machine, &agent, &["second.example"]).await.remove(0);
+    let remembered = world.get("/v1/egress/remembered").await.expect(200)["items"][0]["id"].clone();
     let key = world.post("/v1/keys", json!({"name": "spare"})).await.expect(201)["id"].clone();
     let key = key.as_str().unwrap();
-    let cases = cases(&agent, &image, key);
+    let remembered = remembered.as_str().unwrap();
+    let mine = Mine { agent: &agent, image: &image, key, question: &question, remembered };
+    let cases = cases(&mine);
     let paths = world.document()["paths"].as_object().unwrap();
     let mut seen = 0;
     for (path, item) in paths {
@@ -106,7 +129,7 @@ async fn every_endpoint_by_every_caller() {
                 }
                 Stranger::Own(status) => {
                     let json = answer.expect(status).to_string();
-                    for mine in [&agent, &image, key] {
+                    for mine in [&agent, &image, key, &question, remembered] {
                         assert!(!json.contains(mine), "{method} {path} shows {mine} to a stranger");
                     }
                 }
@@ -118,6 +141,9 @@ async fn every_endpoint_by_every_caller() {
     // None of all that moved anything.
     assert_eq!(world.get(&format!("/v1/agents/{agent}")).await.expect(200)["generation"], 1);
     world.get(&format!("/v1/images/{image}")).await.expect(200);
+    let waits = world.get("/v1/egress/questions").await.expect(200);
+    assert_eq!(waits["items"][0]["id"], question);
+    assert_eq!(world.get("/v1/egress/remembered").await.expect(200)["items"][0]["id"], remembered);
 }
 
 #[tokio::test]
@@ -132,6 +158,7 @@ async fn node_endpoints_want_node_credentials() {
         ("POST", "/node/v1/token", json!({"assertion": "x"})),
         ("GET", "/node/v1/desired", Value::Null),
         ("GET", "/node/v1/images", Value::Null),
+        ("POST", "/node/v1/egress", json!({})),
         ("POST", "/node/v1/observed", json!({"agents": [], "orphans": []})),
     ] {
         // Neither a stranger nor a holder of an API key is a node.

@@ -2,6 +2,8 @@
 
 mod access;
 mod agents;
+mod egress;
+mod egress_log;
 mod evidence;
 mod images;
 mod inputs;

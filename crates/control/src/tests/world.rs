@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use model::agent::Observed;
 use model::clock::Clock;
+use model::egress::EgressReport;
 use model::mode::Mode;
 use model::node_api::{DesiredState, ObservedAgent, ObservedState};
 use model::token::NodeAssertion;
@@ -81,6 +82,9 @@ pub(super) fn template(path: &str) -> String {
     let mut segments: Vec<&str> = path.split('/').collect();
     if segments.len() > 3 && matches!(segments[2], "agents" | "images" | "keys") {
         segments[3] = "{id}";
+    }
+    if segments.len() > 4 && segments[2] == "egress" {
+        segments[4] = "{id}";
     }
     segments.join("/")
 }
@@ -176,6 +180,12 @@ impl World {
         self.post("/v1/images", image).await.expect(201)["id"].as_str().unwrap().to_owned()
     }
 
+    /// The first account.
+    pub(super) async fn account(&self) -> model::AccountId {
+        let me = self.get("/v1/whoami").await.expect(200);
+        me["account"].as_str().unwrap().parse().unwrap()
+    }
+
     /// Makes an agent and tells its id.
     pub(super) async fn agent(&self, name: &str) -> String {
         let agent = self.post("/v1/agents", json!({"name": name, "image": "debian"})).await.expect(201);
@@ -214,11 +224,16 @@ impl Machine {
             pair,
             token: String::new(),
         };
-        let assertion = sign(&machine.pair, &machine.assertion(world));
+        machine.renew(world).await;
+        machine
+    }
+
+    /// Gets another callback token: each lasts a day.
+    pub(super) async fn renew(&mut self, world: &World) {
+        let assertion = sign(&self.pair, &self.assertion(world));
         let body = json!({"assertion": assertion});
         let token = world.call_as("x", "POST", "/node/v1/token", Some(body)).await.expect(200);
-        machine.token = token["token"].as_str().unwrap().to_owned();
-        machine
+        self.token = token["token"].as_str().unwrap().to_owned();
     }
 
     pub(super) fn assertion(&self, world: &World) -> NodeAssertion {
@@ -241,6 +256,11 @@ impl Machine {
     pub(super) async fn report(&self, world: &World, report: &ObservedState) {
         let body = serde_json::to_value(report).unwrap();
         world.call_as(&self.token, "POST", "/node/v1/observed", Some(body)).await.expect(204);
+    }
+
+    pub(super) async fn egress(&self, world: &World, report: &EgressReport) {
+        let body = serde_json::to_value(report).unwrap();
+        world.call_as(&self.token, "POST", "/node/v1/egress", Some(body)).await.expect(204);
     }
 
     /// Reports one agent at a generation.

@@ -1,14 +1,17 @@
 //! One agent's way out: what it may do, the names that it knows, and how much it uses.
 
+use super::hold::Holds;
+use super::log::Ledger;
 use super::names::{Names, Synthetic};
 use super::share::{Bucket, Place, Places};
 use crate::limits;
 use model::AgentId;
-use model::policy::{By, Table, Target, Verdict};
+use model::policy::{By, Host, Table, Target, Verdict};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, watch};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// One agent, for as long as node knows it or it has doors.
 pub struct Agent {
@@ -24,19 +27,42 @@ pub struct Agent {
     pub questions: Bucket,
     /// Requests to node under way.
     pub dials: Arc<Semaphore>,
+    /// What is written down of it.
+    pub ledger: Arc<Ledger>,
+    /// What waits for a decision.
+    pub holds: Arc<Holds>,
 }
 
-/// Why something may not pass: who decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// As in [`Verdict::Deny`].
-    pub by: By,
+/// What agents need to be heard by node.
+pub struct Voices {
+    /// Ledgers that have records.
+    pub records: mpsc::UnboundedSender<Arc<Ledger>>,
+    /// Those whose questions changed.
+    pub questions: mpsc::UnboundedSender<Arc<Holds>>,
+    /// How long equal refusals are one record.
+    pub fold: Duration,
+    /// How long a question may wait.
+    pub hold: Duration,
+}
+
+/// Why something may not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Who decided, as in [`Verdict::Deny`].
+    #[error("{0}")]
+    By(By),
+    /// Nobody did: it waited, and the client went away.
+    #[error("the client, which gave up")]
+    GaveUp,
 }
 
 /// What becomes of a question for a name.
 pub enum Resolved {
     /// Nothing at it could pass.
-    Refused,
+    Refused {
+        /// Who decided.
+        by: By,
+    },
     /// The agent asked for more names than are remembered.
     TooMany,
     /// It has an address.
@@ -50,7 +76,7 @@ pub enum Resolved {
 
 impl Agent {
     /// Nothing may leave it yet.
-    pub fn new(id: AgentId) -> Arc<Self> {
+    pub fn new(id: AgentId, voices: &Voices) -> Arc<Self> {
         Arc::new(Self {
             id,
             table: watch::Sender::new(Arc::default()),
@@ -59,11 +85,14 @@ impl Agent {
             arrivals: Bucket::new(limits::ARRIVALS_PER_SECOND),
             questions: Bucket::new(limits::QUESTIONS_PER_SECOND),
             dials: Arc::new(Semaphore::new(limits::DIALS_PER_AGENT)),
+            ledger: Ledger::new(id, voices.records.clone(), voices.fold),
+            holds: Holds::new(id, voices.questions.clone(), voices.hold),
         })
     }
 
     /// From now on this holds, also for what is open.
     pub fn rule(&self, table: Arc<Table>) {
+        self.holds.forget();
         self.table.send_replace(table);
     }
 
@@ -77,30 +106,24 @@ impl Agent {
         self.table.borrow().clone()
     }
 
-    /// Decides; waits while somebody else has to.
-    pub async fn decide(&self, target: &Target<'_>) -> Result<By, Denied> {
-        let verdict = self.table().decide(target);
-        match verdict {
-            Verdict::Allow { by } => Ok(by),
-            Verdict::Deny { by } => Err(Denied { by }),
-            // The one place where a connection will wait until a person decided. Nobody can be asked yet.
-            Verdict::Hold => Err(Denied { by: By::Unknown }),
-        }
-    }
-
-    /// Whether what was allowed still is.
-    pub fn still(&self, target: &Target<'_>) -> Result<(), Denied> {
-        match self.table().decide(target) {
-            Verdict::Allow { .. } => Ok(()),
-            Verdict::Deny { by } => Err(Denied { by }),
-            Verdict::Hold => Err(Denied { by: By::Unknown }),
+    /// Decides on a flow. What is held passes where somebody `granted` it, as that table says.
+    pub fn decide(&self, target: &Target<'_>, granted: Option<&Table>) -> Verdict {
+        match (self.table().decide(target), granted) {
+            (Verdict::Hold, Some(granted)) => match granted.decide(target) {
+                Verdict::Allow { .. } => Verdict::Allow { by: By::Once },
+                _ => Verdict::Deny { by: By::Unknown },
+            },
+            (verdict, _) => verdict,
         }
     }
 
     /// What stands for a name, if anything at it could pass, and whether nobody asked for it before: then node has to be told.
     pub fn resolve(&self, name: &str) -> Resolved {
-        if !self.table().resolves(name) {
-            return Resolved::Refused;
+        let table = self.table();
+        // Nothing could come of a name that is only held while nobody is there to decide.
+        if !(table.passes(name) || table.resolves(name) && self.holds.is_watched()) {
+            let target = Target { host: Host::Name(name), port: 443, protocol: None, request: None };
+            return Resolved::Refused { by: table.decide(&target).by() };
         }
         self.names().give(name).map_or(Resolved::TooMany, |(stands, new)| Resolved::To { stands, new })
     }

@@ -5,11 +5,12 @@ use super::first::{First, Opening};
 use super::flow::{Destination, Flow, Way};
 use super::names;
 use super::upstream::{self, UpstreamError};
-use super::{Context, copy, http, log, questions};
+use super::{Context, copy, http, questions};
 use crate::limits;
+use model::egress::Outcome;
 use model::policy::Protocol;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -25,7 +26,7 @@ const DNS: u16 = 53;
 #[derive(Debug, thiserror::Error)]
 pub enum End {
     /// Policy refuses it.
-    #[error("refused by {}", .0.by)]
+    #[error("refused by {0}")]
     Denied(Denied),
     /// It was refused by policy, or does not fit the name, and the client speaks TLS.
     #[error("refused by {0}")]
@@ -79,16 +80,15 @@ pub async fn serve(
         }
         return;
     }
-    let name = agent.name_of(address);
-    let unknown = name.is_none() && names::is_synthetic(address);
-    let to = name.map_or(Destination::Address(address), Destination::Name);
-    let flow = Arc::new(Flow::new(agent, to, port));
+    let client = Arc::new(client);
+    let to = destination(&agent, address);
+    let unknown = matches!(to, Destination::Address(address) if names::is_synthetic(address));
+    let flow = Arc::new(Flow::new(agent, to, port, &client));
     if unknown {
         // It stands for a name that nobody asked for.
-        log::denied(&flow.denial("no name"));
+        flow.over(Outcome::Denied, "no name".to_owned(), None);
         return reset(&client);
     }
-    let client = Arc::new(client);
     let cut = async {
         while changes.changed().await.is_ok() {
             if let Err(denied) = flow.still() {
@@ -106,6 +106,20 @@ pub async fn serve(
     finish(&flow, &client, ended);
 }
 
+/// Sends a connection away for which there is no place.
+pub fn send_away(context: &Context, agent: &Arc<Agent>, client: TcpStream) {
+    reset(&client);
+    let Ok(original) = (context.original)(&client) else { return };
+    let to = destination(agent, original.ip().to_canonical());
+    let flow = Flow::new(agent.clone(), to, original.port(), &Arc::new(client));
+    flow.over(Outcome::Denied, "too many connections".to_owned(), None);
+}
+
+/// Where a connection to this address goes.
+fn destination(agent: &Agent, address: IpAddr) -> Destination {
+    agent.name_of(address).map_or(Destination::Address(address), Destination::Name)
+}
+
 /// Tells the client, as far as it can be told, and writes down what was.
 fn finish(flow: &Flow, client: &TcpStream, ended: Result<(), End>) {
     match &ended {
@@ -118,13 +132,14 @@ fn finish(flow: &Flow, client: &TcpStream, ended: Result<(), End>) {
     }
     let words = ended.as_ref().err().map_or_else(|| "closed".to_owned(), ToString::to_string);
     if flow.is_connected() {
-        return log::ended(&flow.record(&words));
+        return flow.over(Outcome::Passed, flow.by(), Some(words));
     }
     match ended {
-        Err(End::Denied(Denied { by })) => log::denied(&flow.denial(&by.to_string())),
-        Err(End::Alert(by)) => log::denied(&flow.denial(&by)),
-        Err(End::Mismatch(why)) => log::denied(&flow.denial(why)),
-        _ => log::ended(&flow.record(&words)),
+        Err(End::Denied(denied)) => flow.over(Outcome::Denied, denied.to_string(), None),
+        Err(End::Alert(by) | End::Told(by)) => flow.over(Outcome::Denied, by, None),
+        Err(End::Mismatch(why)) => flow.over(Outcome::Denied, why.to_owned(), None),
+        _ if flow.by().is_empty() => flow.over(Outcome::Denied, words, None),
+        _ => flow.over(Outcome::Failed, flow.by(), Some(words)),
     }
 }
 
@@ -199,7 +214,7 @@ async fn fits(flow: &Flow, opening: &Opening) -> Result<(), End> {
                 return Err(End::Alert(format!("name {name:?}, which is not what the ClientHello asks for")));
             }
             let decided = flow.decide(Some(Protocol::Tls)).await;
-            decided.map_err(|Denied { by }| End::Alert(by.to_string()))
+            decided.map_err(|denied| End::Alert(denied.to_string()))
         }
         // A client that only wants to listen may go on where anything goes.
         Opening::Other | Opening::Closed => Ok(flow.decide(Some(Protocol::Tcp)).await?),

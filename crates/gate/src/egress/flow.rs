@@ -1,12 +1,19 @@
 //! One connection out of an agent, as everybody who works on it knows it.
 
 use super::agent::{Agent, Denied};
-use super::log::{Denial, Record};
-use model::policy::{By, Host, Protocol, Request, Target};
+use model::egress::{Connection, Outcome};
+use model::policy::{Action, By, Egress, Host, Policy, Protocol, Request, Rule, Table, Target, Verdict};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// What it is, and how it goes.
@@ -17,8 +24,17 @@ pub struct Flow {
     pub to: Destination,
     /// Which port.
     pub port: u16,
+    /// To see that it goes away.
+    client: Weak<TcpStream>,
+    at: OffsetDateTime,
     began: Instant,
     now: Mutex<Now>,
+    /// What a person let pass.
+    granted: OnceLock<Table>,
+    /// Whether it waits for a person.
+    held: AtomicBool,
+    /// Whether something of it was written down that says what became of it.
+    told: AtomicBool,
     connected: OnceLock<SocketAddr>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -52,15 +68,29 @@ struct Now {
     by: Option<By>,
 }
 
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 impl Flow {
     /// It begins.
-    pub fn new(agent: Arc<Agent>, to: Destination, port: u16) -> Self {
+    pub fn new(agent: Arc<Agent>, to: Destination, port: u16, client: &Arc<TcpStream>) -> Self {
         Self {
             agent,
             to,
             port,
+            client: Arc::downgrade(client),
+            at: OffsetDateTime::now_utc(),
             began: Instant::now(),
             now: Mutex::default(),
+            granted: OnceLock::new(),
+            held: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             connected: OnceLock::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -77,32 +107,107 @@ impl Flow {
         }
     }
 
-    /// Decides on it, once more is known of it than before.
+    /// Decides on it, once more is known of it than before. Waits while a person is to decide.
     pub async fn decide(&self, protocol: Option<Protocol>) -> Result<(), Denied> {
         let target = Target { host: self.host(), port: self.port, protocol, request: None };
-        let decided = self.agent.decide(&target).await;
+        let decided = self.decided(&target).await;
         self.note(protocol, None, decided)
     }
 
-    /// Decides on a request of HTTP.
+    /// Decides on a request of HTTP, in the same way.
     pub async fn decide_request(&self, method: &str, path: &str) -> Result<(), Denied> {
         let (protocol, request) = (Some(Protocol::Http), Some(Request { method, path }));
         let target = Target { host: self.host(), port: self.port, protocol, request };
-        let decided = self.agent.decide(&target).await;
+        let decided = self.decided(&target).await;
         self.note(protocol, Some((method.to_owned(), path.to_owned())), decided)
     }
 
     /// Whether it could go on if it spoke this.
     pub fn could_be(&self, protocol: Protocol) -> bool {
-        let protocol = Some(protocol);
-        self.agent.still(&Target { host: self.host(), port: self.port, protocol, request: None }).is_ok()
+        let target = Target { host: self.host(), port: self.port, protocol: Some(protocol), request: None };
+        matches!(self.verdict(&target), Verdict::Allow { .. })
     }
 
     /// Whether what goes on may still, as far as it is known.
     pub fn still(&self) -> Result<(), Denied> {
         let now = self.now();
         let request = now.request.as_ref().map(|(method, path)| Request { method, path });
-        self.agent.still(&Target { host: self.host(), port: self.port, protocol: now.protocol, request })
+        let target = Target { host: self.host(), port: self.port, protocol: now.protocol, request };
+        match self.verdict(&target) {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Deny { by } => Err(Denied::By(by)),
+            Verdict::Hold if self.held.load(Ordering::Relaxed) => Ok(()),
+            Verdict::Hold => Err(Denied::By(By::Unknown)),
+        }
+    }
+
+    fn verdict(&self, target: &Target<'_>) -> Verdict {
+        self.agent.decide(target, self.granted.get())
+    }
+
+    async fn decided(&self, target: &Target<'_>) -> Result<By, Denied> {
+        match self.verdict(target) {
+            Verdict::Allow { by } => Ok(by),
+            Verdict::Deny { by } => Err(Denied::By(by)),
+            Verdict::Hold => {
+                self.held.store(true, Ordering::Relaxed);
+                let decided = Box::pin(self.hold(target)).await;
+                self.held.store(false, Ordering::Relaxed);
+                self.alive();
+                decided
+            }
+        }
+    }
+
+    /// The one place where a connection waits until a person decided, or until the policy does.
+    async fn hold(&self, target: &Target<'_>) -> Result<By, Denied> {
+        let mut changes = self.agent.changes();
+        let granted = once(&self.to, self.port);
+        if !matches!(granted.decide(target), Verdict::Allow { .. }) {
+            // No answer would let it pass.
+            return Err(Denied::By(By::Unknown));
+        }
+        let mut granted = Some(granted);
+        let mut place = self.agent.holds.enter(self.to.to_string(), self.port).map_err(Denied::By)?;
+        let mut gone = pin!(self.client_gone());
+        loop {
+            changes.mark_unchanged();
+            match self.verdict(target) {
+                Verdict::Allow { by } => return Ok(by),
+                Verdict::Deny { by } => return Err(Denied::By(by)),
+                Verdict::Hold => {}
+            }
+            tokio::select! {
+                decided = place.decided() => {
+                    decided.map_err(Denied::By)?;
+                    // What the policy says now is looked at once more.
+                    if let Some(granted) = granted.take() {
+                        let _ = self.granted.set(granted);
+                    }
+                }
+                _ = changes.changed() => {}
+                () = gone.as_mut() => return Err(Denied::GaveUp),
+            }
+        }
+    }
+
+    /// Waits until the client closed its connection, without a look at what it says: that a client which only said all that it
+    /// will is taken as gone, too, cannot be helped.
+    async fn client_gone(&self) {
+        let closed = async {
+            // With a readiness of its own, so that what came is not forgotten by who reads it later.
+            let client = self.client.upgrade()?.as_fd().try_clone_to_owned().ok()?;
+            let client = TcpStream::from_std(client.into()).ok()?;
+            while !client.ready(Interest::READABLE).await.ok()?.is_read_closed() {
+                // The next event is waited for, not what came already.
+                let _ = client.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            }
+            Some(())
+        };
+        if closed.await.is_none() {
+            // It cannot be seen: it waits for as long as any.
+            std::future::pending().await
+        }
     }
 
     fn note(
@@ -179,30 +284,61 @@ impl Flow {
         }
     }
 
-    /// What is written down when it is over.
-    pub fn record(&self, end: &str) -> Record {
-        let now = self.now();
-        Record {
-            agent: self.agent.id,
-            name: self.name().map(str::to_owned),
-            address: self.connected.get().copied(),
-            port: self.port,
-            protocol: now.protocol,
-            by: now.by,
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-            duration: self.began.elapsed(),
-            end: end.to_owned(),
+    /// Writes down that it is over, if nothing was written down that says so.
+    pub fn over(&self, outcome: Outcome, by: String, end: Option<String>) {
+        if outcome == Outcome::Passed || !self.told.load(Ordering::Relaxed) {
+            self.write(self.at, self.began.elapsed(), outcome, by, end);
         }
     }
 
-    /// What is written down when it is refused.
-    pub fn denial(&self, by: &str) -> Denial {
-        let host = match &self.to {
-            Destination::Name(name) => name.to_string(),
-            Destination::Address(address) => address.to_string(),
-        };
-        let (agent, protocol) = (self.agent.id, self.now().protocol);
-        Denial { agent, host, port: Some(self.port), protocol, by: by.to_owned() }
+    /// Writes down that one request was refused.
+    pub fn request_refused(&self, by: String) {
+        self.told.store(true, Ordering::Relaxed);
+        self.write(OffsetDateTime::now_utc(), Duration::ZERO, Outcome::Denied, by, None);
     }
+
+    /// Writes down that there is no connection for what was allowed.
+    pub fn failed(&self, end: String) {
+        self.told.store(true, Ordering::Relaxed);
+        self.write(self.at, self.began.elapsed(), Outcome::Failed, self.by(), Some(end));
+    }
+
+    /// Who let it pass, if anybody did.
+    pub fn by(&self) -> String {
+        self.now().by.map_or_else(String::new, |by| by.to_string())
+    }
+
+    fn write(
+        &self,
+        at: OffsetDateTime,
+        duration: Duration,
+        outcome: Outcome,
+        by: String,
+        end: Option<String>,
+    ) {
+        let passed = outcome == Outcome::Passed;
+        let moved = |counter: &AtomicU64| if passed { counter.load(Ordering::Relaxed) } else { 0 };
+        let (sent, received) = (moved(&self.sent), moved(&self.received));
+        self.agent.ledger.write(Connection {
+            at,
+            host: self.to.to_string(),
+            port: Some(self.port),
+            address: self.connected.get().copied().filter(|_| passed),
+            protocol: self.now().protocol,
+            outcome,
+            by,
+            sent,
+            received,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            end,
+            count: 1,
+        });
+    }
+}
+
+/// What a person lets pass who is asked for a host and a port: as much as a rule does that names both.
+fn once(to: &Destination, port: u16) -> Table {
+    let rule = Rule::of(Action::Allow, &to.to_string(), Some(port));
+    let egress = Egress { rules: vec![rule], ..Egress::default() };
+    Table::new(Some(&Policy { version: 1, egress }), &BTreeMap::new())
 }

@@ -6,11 +6,11 @@
 use super::Context;
 use super::agent::Denied;
 use super::connection::End;
+use super::copy;
 use super::flow::{Flow, Way};
 use super::host::{self, HostError};
 use super::upstream;
 use super::wire::Wire;
-use super::{copy, log};
 use crate::limits;
 use crate::problems::to_json;
 use axum::body::Body;
@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use model::policy::{By, Protocol};
+use model::policy::Protocol;
 use model::{Code, Problem};
 use std::io;
 use std::pin::pin;
@@ -134,9 +134,9 @@ impl Proxy {
             return Ok(refusal(&problem, true));
         }
         let path = request.uri().path().to_owned();
-        if let Err(Denied { by }) = self.flow.decide_request(request.method().as_str(), &path).await {
-            log::denied(&self.flow.denial(&by.to_string()));
-            return Ok(refusal(&self.denied(request.method(), &path, by), false));
+        if let Err(denied) = self.flow.decide_request(request.method().as_str(), &path).await {
+            self.flow.request_refused(denied.to_string());
+            return Ok(refusal(&self.denied(request.method(), &path, denied), false));
         }
         let mut onwards = self.onwards.lock().await;
         let fresh = !matches!(*onwards, Onwards::Speaking(..));
@@ -177,12 +177,12 @@ impl Proxy {
     /// Whether the request is one that can be passed on, and for whom its address stands. Makes it one that names only a path.
     async fn examine(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
         let mismatch = |detail: String| {
-            log::denied(&self.flow.denial("the request's host"));
+            self.flow.request_refused("the request's host".to_owned());
             Problem::new(Code::Forbidden, detail)
                 .remedy("Ask the host whose name was resolved: other names have other addresses.")
         };
         if request.method() == Method::CONNECT {
-            log::denied(&self.flow.denial("no CONNECT"));
+            self.flow.request_refused("no CONNECT".to_owned());
             return Err(Problem::new(Code::Forbidden, "CONNECT is not passed on.")
                 .remedy("Connect to the host itself: no proxy is needed."));
         }
@@ -195,6 +195,7 @@ impl Proxy {
                 )));
             }
             Err(HostError::Malformed(why)) => {
+                self.flow.request_refused("the request's host".to_owned());
                 return Err(Problem::new(Code::Validation, why)
                     .remedy("Send one Host header with the name of the host that you connected to."));
             }
@@ -215,6 +216,7 @@ impl Proxy {
         let stream = match std::mem::replace(onwards, Onwards::Nobody) {
             Onwards::Connected(stream) => stream,
             _ => upstream::connect(&self.context, &self.flow).await.map_err(|error| {
+                self.flow.failed(error.to_string());
                 Problem::new(Code::Unavailable, format!("The host cannot be reached: {error}."))
                     .remedy("Look at the name and the port; if they are right, try again later.")
             })?,
@@ -237,7 +239,7 @@ impl Proxy {
         Ok(())
     }
 
-    fn denied(&self, method: &Method, path: &str, by: By) -> Problem {
+    fn denied(&self, method: &Method, path: &str, by: Denied) -> Problem {
         let host = self.flow.name().map_or_else(|| "this address".to_owned(), str::to_owned);
         let port = self.flow.port;
         let detail =

@@ -1,7 +1,6 @@
 //! An agent's doors: what takes its connections, and what takes its questions of DNS.
 
 use super::agent::Agent;
-use super::log::{self, Denial};
 use super::{Context, connection, questions};
 use crate::limits;
 use rustix::io::Errno;
@@ -77,9 +76,7 @@ async fn connections(
             tokio::task::yield_now().await;
         }
         let Some(place) = agent.place(&context.places) else {
-            let by = "too many connections".to_owned();
-            log::denied(&Denial { agent: agent.id, host: String::new(), port: None, protocol: None, by });
-            let _ = client.set_zero_linger();
+            connection::send_away(context, agent, client);
             continue;
         };
         let (context_, agent, boundary) = (context.clone(), agent.clone(), boundary.clone());

@@ -4,7 +4,7 @@
 //! and so do its questions of DNS ([`questions`]), which get an address that stands for the name ([`names`]). A connection to
 //! it is decided on ([`connection`], [`flow`]), what it says first is compared with the name ([`first`], [`hello`], [`http`],
 //! [`host`]), and then node connects it to one of the name's addresses ([`upstream`], [`resolve`]), and bytes are passed on
-//! ([`copy`]).
+//! ([`copy`]). Where a person is to decide, it waits ([`hold`]).
 //!
 //! What agents and servers say is hostile. Nothing is asked of anybody else before a connection was decided on, and no content
 //! is written down ([`log`]).
@@ -15,7 +15,9 @@ mod copy;
 pub mod dns;
 mod first;
 mod flow;
+mod fold;
 pub mod hello;
+mod hold;
 mod host;
 mod http;
 mod listen;
@@ -31,8 +33,9 @@ mod workers;
 
 pub use sockets::{SocketsError, follow};
 
-use agent::Agent;
+use agent::{Agent, Voices};
 use model::AgentId;
+use model::egress::Attention;
 use model::gate_api::{FromGate, GateAgent};
 use model::policy::{Policy, Table};
 use resolve::Resolver;
@@ -43,10 +46,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use workers::Workers;
 
 /// What tests choose.
@@ -56,6 +61,10 @@ pub struct Settings {
     pub flows: usize,
     /// Those of one agent.
     pub flows_per_agent: usize,
+    /// How long a connection waits for somebody to decide on it.
+    pub hold: Duration,
+    /// How long equal refusals are one record.
+    pub fold: Duration,
     /// Where a connection that came to a door wanted to go.
     pub original: fn(&TcpStream) -> io::Result<SocketAddr>,
 }
@@ -66,6 +75,8 @@ impl Settings {
         Self {
             flows: (descriptors / crate::limits::FLOW_DESCRIPTORS).clamp(1, crate::limits::FLOWS),
             flows_per_agent: crate::limits::FLOWS_PER_AGENT,
+            hold: crate::limits::HOLD,
+            fold: crate::limits::FOLD,
             original: connection::original,
         }
     }
@@ -87,11 +98,22 @@ pub struct Egress {
     state: Mutex<State>,
     /// Ends all doors and connections with this.
     all: CancellationToken,
+    tasks: Tasks,
 }
 
-#[derive(Default)]
+/// What speaks with node.
+struct Tasks {
+    delivering: tokio::sync::Mutex<AbortOnDropHandle<()>>,
+    /// Nothing is written down any more.
+    over: CancellationToken,
+    _asking: AbortOnDropHandle<()>,
+}
+
 struct State {
+    voices: Voices,
     agents: HashMap<AgentId, Entry>,
+    /// Who looks after agents.
+    attention: HashMap<AgentId, Attention>,
     tools: BTreeMap<String, Vec<String>>,
     /// What was made last: many agents have the same policy.
     last: Option<(Policy, Arc<Table>)>,
@@ -108,11 +130,10 @@ struct Entry {
 
 impl State {
     fn entry(&mut self, id: AgentId) -> &mut Entry {
-        self.agents.entry(id).or_insert_with(|| Entry {
-            agent: Agent::new(id),
-            known: false,
-            policy: None,
-            doors: None,
+        self.agents.entry(id).or_insert_with(|| {
+            let agent = Agent::new(id, &self.voices);
+            agent.holds.attend(self.attention.get(&id));
+            Entry { agent, known: false, policy: None, doors: None }
         })
     }
 
@@ -164,6 +185,24 @@ impl Egress {
     ) -> io::Result<Self> {
         let dialer = Dialer::new(socket)?;
         let here = Handle::current();
+        let (records, ready) = mpsc::unbounded_channel();
+        let (questions, changed) = mpsc::unbounded_channel();
+        let voices = Voices { records, questions, fold: settings.fold, hold: settings.hold };
+        // Ten times for each window, so that what is told late is not much later.
+        let over = CancellationToken::new();
+        let delivering = log::deliver(ready, to_node.clone(), settings.fold / 10, over.clone());
+        let tasks = Tasks {
+            delivering: tokio::sync::Mutex::new(AbortOnDropHandle::new(here.spawn(delivering))),
+            over,
+            _asking: AbortOnDropHandle::new(here.spawn(hold::ask(changed, to_node.clone()))),
+        };
+        let state = State {
+            voices,
+            agents: HashMap::new(),
+            attention: HashMap::new(),
+            tools: BTreeMap::new(),
+            last: None,
+        };
         let context = Context {
             resolver: Resolver::new(dialer.clone(), here.clone()),
             dialer,
@@ -172,7 +211,19 @@ impl Egress {
             places: Places::new(settings.flows, settings.flows_per_agent),
             original: settings.original,
         };
-        Ok(Self { context: Arc::new(context), state: Mutex::default(), all: CancellationToken::new() })
+        let all = CancellationToken::new();
+        Ok(Self { context: Arc::new(context), state: Mutex::new(state), all, tasks })
+    }
+
+    /// Ends all that is open, and tells node what there is to tell of it.
+    pub async fn finish(&self) {
+        self.all.cancel();
+        self.context.workers.idle().await;
+        self.tasks.over.cancel();
+        let mut delivering = self.tasks.delivering.lock().await;
+        if !delivering.is_finished() {
+            let _ = (&mut *delivering).await;
+        }
     }
 
     /// Takes over a new state.
@@ -205,6 +256,15 @@ impl Egress {
         }
         for id in gone {
             state.lose(*id);
+        }
+    }
+
+    /// Takes over who looks after agents, and what they said.
+    pub fn attend(&self, agents: Vec<Attention>) {
+        let mut state = self.state();
+        state.attention = agents.into_iter().map(|attention| (attention.agent, attention)).collect();
+        for (id, entry) in &state.agents {
+            entry.agent.holds.attend(state.attention.get(id));
         }
     }
 

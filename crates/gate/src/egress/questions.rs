@@ -4,12 +4,13 @@
 use super::Context;
 use super::agent::{Agent, Resolved};
 use super::dns::{self, Answer};
-use super::log::{self, Denial};
 use crate::limits;
+use model::egress::{Connection, Outcome};
 use model::gate_api::FromGate;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -22,10 +23,12 @@ async fn answer(context: &Context, agent: &Agent, question: &[u8]) -> Option<Vec
             named = new.then(|| name.to_owned());
             Answer::Addresses { v4: stands.v4, v6: stands.v6 }
         }
-        Resolved::TooMany => Answer::Failed,
-        Resolved::Refused => {
-            let (host, by) = (name.to_owned(), "the name is not resolved".to_owned());
-            log::denied(&Denial { agent: agent.id, host, port: None, protocol: None, by });
+        Resolved::TooMany => {
+            agent.ledger.write(refused(name, "too many names".to_owned()));
+            Answer::Failed
+        }
+        Resolved::Refused { by } => {
+            agent.ledger.write(refused(name, by.to_string()));
             Answer::Refused
         }
     });
@@ -34,6 +37,24 @@ async fn answer(context: &Context, agent: &Agent, question: &[u8]) -> Option<Vec
         let _ = context.to_node.send(FromGate::Named { agent: agent.id, name }).await;
     }
     answer
+}
+
+/// The record of a name that was refused.
+fn refused(name: &str, by: String) -> Connection {
+    Connection {
+        at: OffsetDateTime::now_utc(),
+        host: name.to_owned(),
+        port: None,
+        address: None,
+        protocol: None,
+        outcome: Outcome::Denied,
+        by,
+        sent: 0,
+        received: 0,
+        duration_ms: 0,
+        end: None,
+        count: 1,
+    }
 }
 
 /// Answers the datagrams of a door, until it fails.

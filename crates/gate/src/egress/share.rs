@@ -53,8 +53,13 @@ pub struct Bucket {
 impl Bucket {
     /// Full, and filled again within a second.
     pub fn new(per_second: u32) -> Self {
-        let rate = f64::from(per_second);
-        Self { rate, size: rate, state: Mutex::new((rate, Instant::now())) }
+        Self::with(per_second, per_second)
+    }
+
+    /// Full, with room for so many.
+    pub fn with(per_second: u32, at_once: u32) -> Self {
+        let size = f64::from(at_once);
+        Self { rate: f64::from(per_second), size, state: Mutex::new((size, Instant::now())) }
     }
 
     /// Takes one. When there is none: after how long there will be.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 /// Connections that a thread may have more than twice those of another before it gives new ones away: to wake a thread
 /// takes longer than all that most connections need.
@@ -13,6 +14,8 @@ const SLACK: usize = 8;
 pub struct Workers {
     all: Vec<Worker>,
     turn: AtomicUsize,
+    /// Connections that are served.
+    served: TaskTracker,
 }
 
 struct Worker {
@@ -33,7 +36,7 @@ impl Workers {
     pub fn new(first: Handle, more: Vec<Handle>) -> Self {
         let all = std::iter::once(first).chain(more);
         let all = all.map(|runtime| Worker { runtime, load: Arc::default() }).collect();
-        Self { all, turn: AtomicUsize::new(0) }
+        Self { all, turn: AtomicUsize::new(0), served: TaskTracker::new() }
     }
 
     /// One for what lasts, in turn.
@@ -62,10 +65,16 @@ impl Workers {
         let Some(worker) = self.all.get(worker) else { return };
         worker.load.fetch_add(1, Ordering::Relaxed);
         let load = Load(worker.load.clone());
-        worker.runtime.spawn(async move {
+        worker.runtime.spawn(self.served.track_future(async move {
             task.await;
             drop(load);
-        });
+        }));
+    }
+
+    /// Waits until no connection is served any more.
+    pub async fn idle(&self) {
+        self.served.close();
+        self.served.wait().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changing a policy by one rule.
 
-use super::{Action, Policy, Rule, name};
+use super::{Action, Host, Policy, Preset, Rule, Table, Target, Unknown, Verdict, name};
+use std::collections::BTreeMap;
 
 impl Rule {
     /// Does this with a host, and looks at nothing else; without ports as [`Rule::ports`] says.
@@ -26,6 +27,25 @@ impl Policy {
         };
         self.egress.rules.retain(|known| !same(known));
         self.egress.rules.insert(0, rule);
+    }
+
+    /// Allows those of these hosts, each at its port, that somebody would be asked about otherwise, by rules in front. What the policy
+    /// says of a host already holds on. Tells whether anything changed.
+    pub fn allow_asked(&mut self, hosts: &[(&str, u16)]) -> bool {
+        let asks = self.egress.preset == Preset::Allowlist && self.egress.unknown == Unknown::Hold;
+        if !asks || hosts.is_empty() {
+            return false;
+        }
+        let table = Table::new(Some(self), &BTreeMap::new());
+        let is_held = |host: &str, port: u16| {
+            let host = host.parse().map_or(Host::Name(host), Host::Address);
+            table.decide(&Target { host, port, protocol: None, request: None }) == Verdict::Hold
+        };
+        let held = hosts.iter().filter(|(host, port)| is_held(host, *port));
+        let rules: Vec<Rule> = held.map(|(host, port)| Rule::of(Action::Allow, host, Some(*port))).collect();
+        let any = !rules.is_empty();
+        self.egress.rules.splice(..0, rules);
+        any
     }
 }
 

@@ -304,16 +304,29 @@ impl Table {
 
     /// Whether anything at this name could pass or be held: only then does it have an address.
     pub fn resolves(&self, name: &str) -> bool {
+        self.reaches(name, true)
+    }
+
+    /// The same where nobody is there to decide on what is held.
+    pub fn passes(&self, name: &str) -> bool {
+        self.reaches(name, false)
+    }
+
+    fn reaches(&self, name: &str, watched: bool) -> bool {
         let passes = |port| {
             let target = Target { host: Host::Name(name), port, protocol: None, request: None };
-            !matches!(self.decide(&target), Verdict::Deny { .. })
+            match self.decide(&target) {
+                Verdict::Allow { .. } => true,
+                Verdict::Hold => watched,
+                Verdict::Deny { .. } => false,
+            }
         };
         let mut every = Says::default();
         self.each(Host::Name(name), |node| every.add(&node.every));
         if every.deny.iter().all(|source| *source != NOBODY) {
             return false;
         }
-        if self.is_open_at_most_ports() || passes(443) || passes(80) {
+        if self.is_open_at_most_ports(watched) || passes(443) || passes(80) {
             return true;
         }
         let mut ports = Vec::new();
@@ -325,10 +338,10 @@ impl Table {
         ports.into_iter().any(passes)
     }
 
-    fn is_open_at_most_ports(&self) -> bool {
+    fn is_open_at_most_ports(&self, watched: bool) -> bool {
         match self.preset {
             Preset::None | Preset::Https => false,
-            Preset::Allowlist => self.unknown == Unknown::Hold,
+            Preset::Allowlist => watched && self.unknown == Unknown::Hold,
             Preset::Open => true,
         }
     }

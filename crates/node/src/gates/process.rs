@@ -151,6 +151,7 @@ async fn serve(
     // Nobody hands it any door from here on, and those that it has lead nowhere.
     drop(sockets);
     gates.shut_doors(account);
+    gates.forget_questions(account);
     // Both halves are closed now, or with this: a gate ends at end of file.
     if !writer.is_finished() {
         writer.abort();
@@ -177,27 +178,32 @@ async fn write(
 ) -> Wrote {
     // In this order: what changes in between is told again rather than not at all.
     changes.mark_unchanged();
-    let mut message = gates.state(account);
+    let mut messages = vec![gates.state(account)];
+    messages.extend(gates.news_of_attention(account));
     loop {
-        let Ok(mut line) = serde_json::to_vec(&message) else { return Wrote::Broken };
-        line.push(b'\n');
-        if stream.write_all(&line).await.is_err() {
-            return Wrote::Broken;
-        }
-        message = loop {
-            tokio::select! {
-                changed = changes.changed() => match changed {
-                    Ok(()) => match gates.news(account) {
-                        // What changed goes by the other wire.
-                        ToGate::Agents { set, gone } if set.is_empty() && gone.is_empty() => {}
-                        news => break news,
-                    },
-                    Err(_) => return Wrote::Released,
-                },
-                Some(answer) = answers.recv() => break answer,
+        for message in &messages {
+            let Ok(mut line) = serde_json::to_vec(message) else { return Wrote::Broken };
+            line.push(b'\n');
+            if stream.write_all(&line).await.is_err() {
+                return Wrote::Broken;
             }
+        }
+        messages = tokio::select! {
+            changed = changes.changed() => match changed {
+                Ok(()) => news(&gates, account),
+                Err(_) => return Wrote::Released,
+            },
+            Some(answer) = answers.recv() => vec![answer],
         };
     }
+}
+
+/// What changed, but for what goes by the other wire.
+fn news(gates: &Gates, account: AccountId) -> Vec<ToGate> {
+    let empty =
+        |news: &ToGate| matches!(news, ToGate::Agents { set, gone } if set.is_empty() && gone.is_empty());
+    let agents = Some(gates.news(account)).filter(|news| !empty(news));
+    agents.into_iter().chain(gates.news_of_attention(account)).collect()
 }
 
 /// Reads what the gate says, until it says something wrong or nothing more.
@@ -229,7 +235,17 @@ async fn read(
                     return error;
                 }
             }
-            Ok(FromGate::Egress { .. } | FromGate::EgressLost { .. } | FromGate::Asks { .. }) => {}
+            Ok(FromGate::Egress { agent, connection }) => {
+                if let Err(error) = gates.egress(account, agent, connection) {
+                    return error;
+                }
+            }
+            Ok(FromGate::EgressLost { agent, count }) => gates.egress_lost(account, agent, count),
+            Ok(FromGate::Asks { agent, questions }) => {
+                if let Err(error) = gates.asks(account, agent, questions) {
+                    return error;
+                }
+            }
             Ok(FromGate::StatsWanted { request, agent }) => {
                 // More questions at once than this: the gate waits, and so do those behind it.
                 let Ok(permit) = questions.clone().acquire_owned().await else { continue };

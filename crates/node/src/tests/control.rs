@@ -6,6 +6,7 @@ use crate::control::{EnrollError, Standing};
 use crate::gates::{Gates, Settings};
 use crate::journal::Journal;
 use crate::key::NodeKey;
+use crate::outbox::Outbox;
 use crate::report::Reporter;
 use crate::session::{ENROLLED, Session};
 use axum::extract::{Query, State};
@@ -207,13 +208,15 @@ impl World {
             egress: crate::Egress::default(),
             sandbox: None,
         };
-        let gates = Gates::open(settings, journal.clone(), reporter.clone()).unwrap();
+        let outbox = Arc::new(Outbox::new());
+        let gates = Gates::open(settings, journal.clone(), reporter.clone(), outbox.clone()).unwrap();
         let (apply, applied) = mpsc::unbounded_channel();
         let (attempted, attempt) = oneshot::channel();
         let session = Session {
             journal: journal.clone(),
             gates,
             reporter: reporter.clone(),
+            outbox,
             apply: Box::new(move |state| {
                 let _ = apply.send(state);
                 None

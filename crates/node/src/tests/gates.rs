@@ -4,7 +4,8 @@ use super::spec;
 use crate::Egress;
 use crate::gates::{Gates, Settings};
 use crate::journal::Journal;
-use crate::report::Reporter;
+use crate::outbox::Outbox;
+use model::egress::Attention;
 use model::gate_api::{Condition, FromGateSockets, GateAgent, ToGate, ToGateSockets, Unconnected};
 use model::{AccountId, AgentId};
 use sandbox::Doors;
@@ -16,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 
@@ -24,6 +26,7 @@ const JAIL: &str = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nex
 struct World {
     directory: tempfile::TempDir,
     journal: Arc<Journal>,
+    outbox: Arc<Outbox>,
     gates: Arc<Gates>,
     lines: tokio::io::Lines<BufReader<pipe::Receiver>>,
     told: Option<(AccountId, BTreeMap<AgentId, GateAgent>)>,
@@ -60,8 +63,9 @@ impl World {
             sandbox: None,
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
-        let gates = Gates::open(settings, journal.clone(), Arc::new(Reporter::default())).unwrap();
-        Self { directory, journal, gates, lines: BufReader::new(said).lines(), told: None }
+        let outbox = Arc::new(Outbox::default());
+        let gates = Gates::open(settings, journal.clone(), Arc::default(), outbox.clone()).unwrap();
+        Self { directory, journal, outbox, gates, lines: BufReader::new(said).lines(), told: None }
     }
 
     async fn line(&mut self) -> String {
@@ -80,7 +84,7 @@ impl World {
                 known.extend(keyed(set));
                 known.retain(|id, _| !gone.contains(id));
             }
-            ToGate::Stats { .. } | ToGate::Logs { .. } => panic!("{line}"),
+            ToGate::Attention { .. } | ToGate::Stats { .. } | ToGate::Logs { .. } => panic!("{line}"),
         }
         let (account, agents) = self.told.clone().unwrap();
         (account, agents.into_values().collect())
@@ -376,4 +380,62 @@ async fn a_name_that_is_none_ends_a_gate() {
         world.gates.ensure(AccountId::new()).unwrap();
         assert_eq!([world.line().await, world.line().await], ["began", "began"], "{name:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_agents_ask_and_what_is_said_of_it_goes_both_ways() {
+    let spec = spec();
+    let at = "2026-01-02T03:04:05Z";
+    let asks = |agent: AgentId| {
+        format!(
+            "echo '{{\"type\":\"asks\",\"agent\":\"{agent}\",\"questions\":[{{\"host\":\"a.example\",\"port\":443,\"asked\":\"{at}\",\"until\":\"{at}\"}}]}}' >&3\n"
+        )
+    };
+    let left = |agent: AgentId, kind: &str| {
+        format!(
+            "echo '{{\"type\":\"egress\",\"agent\":\"{agent}\",\"connection\":{{\"at\":\"{at}\",\"host\":\"{kind}.example\",\"outcome\":\"denied\",\"by\":\"unknown\",\"sent\":0,\"received\":0,\"duration_ms\":0,\"count\":1}}}}' >&3\n"
+        )
+    };
+    let hear = "read -r line <&3 || exit; echo \"$line\" >&9\n";
+    let stranger = AgentId::new();
+    let says = [asks(spec.id), asks(stranger), left(spec.id, "own"), left(stranger, "strange")].concat();
+    let ask = format!("echo '{{\"type\":\"stats_wanted\",\"request\":1,\"agent\":\"{}\"}}' >&3\n", spec.id);
+    // The second gate says nothing.
+    let once =
+        format!("[ -e \"$0.once\" ] && exec sleep 60; : >\"$0.once\"\n{hear}{hear}{hear}{says}{ask}{hear}");
+    let mut world = World::new(&format!("{once}read -r end <&3\n"));
+    world.gates.ensure(spec.account).unwrap();
+    world.line().await;
+    world.gates.set(spec.account, agent(spec.id, Condition::Running), None, None);
+    world.line().await;
+    let watched =
+        |agent| Attention { agent, watched_until: Some(OffsetDateTime::UNIX_EPOCH), answers: Vec::new() };
+    world.gates.set_attention(vec![watched(stranger)]);
+    world.gates.set_attention(vec![watched(stranger), watched(spec.id)]);
+    match serde_json::from_str(&world.line().await).unwrap() {
+        ToGate::Attention { agents } => {
+            assert_eq!(agents, [watched(spec.id)], "of its account's agents alone")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(world.line().await.contains("\"stats\""));
+    let report = world.outbox.take().unwrap();
+    let hosts: Vec<_> = report.records.iter().map(|record| record.connection.host.as_str()).collect();
+    assert_eq!(hosts, ["own.example"]);
+    let waiting = report.questions.unwrap();
+    assert_eq!(waiting.iter().map(|waiting| waiting.agent).collect::<Vec<_>>(), [spec.id]);
+    // With the gate ends what waited in it.
+    world.gates.remove(spec.account, spec.id);
+    assert_eq!(world.outbox.take().unwrap().questions, Some(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_gate_makes_ends_it() {
+    let said = format!(
+        "{{\"type\":\"egress_lost\",\"agent\":\"{0}\",\"count\":1}}\n{{\"type\":\"asks\",\"agent\":\"{0}\",\"questions\":[{{\"host\":\"a b\",\"port\":1,\"asked\":\"2026-01-02T03:04:05Z\",\"until\":\"2026-01-02T03:04:05Z\"}}]}}",
+        AgentId::new()
+    );
+    let mut world = World::new(&format!("echo began >&9; echo '{said}' >&3; read -r l <&3; read -r l <&3\n"));
+    world.gates.ensure(AccountId::new()).unwrap();
+    assert_eq!([world.line().await, world.line().await], ["began", "began"]);
 }

@@ -6,6 +6,7 @@
 
 mod crowd;
 mod decide;
+mod egress;
 mod lone;
 mod peers;
 mod profile;
@@ -18,7 +19,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, create, levels, exec, streams, crowd, weight; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, create, levels, exec, streams, crowd, weight; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -43,6 +44,13 @@ fn main() {
         decide::measure(rounds, &mut rows);
         if sections == ["decide"] {
             // Which needs no installation.
+            rows.print();
+            return rows.write();
+        }
+    }
+    if wants("egress") {
+        egress::measure(&mut rows);
+        if sections == ["egress"] {
             rows.print();
             return rows.write();
         }

@@ -25,9 +25,10 @@ impl Extent {
         match self {
             Self::Smoke => SMOKE.join(" | "),
             // Init waits 20 ms for what belongs together, and under emulation no program ends that soon.
-            Self::Whole => {
-                "not package(xtask) & not test(a_short_process_has_to_say_is_one_piece)".to_owned()
-            }
+            // Of the programs that people use, this machine has few.
+            Self::Whole => "not package(xtask) & not test(a_short_process_has_to_say_is_one_piece) \
+                            & not test(programs_that_people_use)"
+                .to_owned(),
         }
     }
 
@@ -61,6 +62,8 @@ const SMOKE: &[&str] = &[
     "test(story::a_life_with_its_volume)",
     // OCI runtimes with cgroup v2, in the unit that systemd delegates.
     "test(drivers::systemd_makes_os_users) | test(drivers::a_runtime_is_chosen)",
+    // What leads an agent's connections to its gate, and what does not.
+    "test(egress::the_way_out_of_a_container)",
     // From inside, and from next door.
     "test(attacks::attacks_as_agent_hold)",
     "test(neighbours::agents_do_not_see_each_other)",

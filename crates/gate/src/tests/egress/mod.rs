@@ -1,8 +1,10 @@
 //! The way out: agents on one side, servers on the other, and a node that connects to them.
 
 mod dns;
+mod hold;
 mod hostile;
 mod http;
+mod log;
 mod reload;
 mod shares;
 mod tcp;

@@ -4,6 +4,7 @@
 //! TPROXY would have it; node connects to the server that stands for what it was asked for.
 
 use crate::egress::Settings;
+use model::egress::{Answer, Attention, Connection, Outcome, Question};
 use model::gate_api::{
     Condition, FromGate, FromGateSockets, GateAgent, MAX_PACKET, ToGate, ToGateSockets, Unconnected,
 };
@@ -12,7 +13,7 @@ use model::{AccountId, AgentId};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest, Lines};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
@@ -41,7 +43,8 @@ fn standing_for(address: SocketAddr) -> IpAddr {
 }
 
 pub fn settings() -> Settings {
-    Settings { flows: 1000, flows_per_agent: 500, original }
+    let (hold, fold) = (Duration::from_secs(30), Duration::from_secs(1));
+    Settings { flows: 1000, flows_per_agent: 500, hold, fold, original }
 }
 
 /// The gate's end of a socket for sockets, and node's.
@@ -99,11 +102,22 @@ pub struct World {
     pub node: Arc<Node>,
     pub doors: Doors,
     pub running: tokio::task::JoinHandle<Result<(), crate::Error>>,
+    /// What was heard while something else was waited for.
+    pub records: VecDeque<(AgentId, Connection)>,
+    others: VecDeque<FromGate>,
 }
 
 /// A policy of these rules.
 pub fn rules(rules: Value) -> Policy {
     let policy: Policy = serde_json::from_value(json!({"version": 1, "egress": {"rule": rules}})).unwrap();
+    policy.validate(false).unwrap();
+    policy
+}
+
+/// One of these rules, where a person decides on all other hosts.
+pub fn holding(rules: Value) -> Policy {
+    let egress = json!({"preset": "allowlist", "unknown": "hold", "rule": rules});
+    let policy: Policy = serde_json::from_value(json!({"version": 1, "egress": egress})).unwrap();
     policy.validate(false).unwrap();
     policy
 }
@@ -151,6 +165,8 @@ impl World {
             sockets,
             node,
             running,
+            records: VecDeque::new(),
+            others: VecDeque::new(),
         };
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         let state = ToGate::State {
@@ -172,9 +188,91 @@ impl World {
         self.to_gate.write_all(&line).await.unwrap();
     }
 
-    pub async fn heard(&mut self) -> FromGate {
-        let line = self.from_gate.next_line().await.unwrap().expect("the gate ended");
+    async fn line(&mut self) -> FromGate {
+        let line = tokio::time::timeout(Duration::from_secs(5), self.from_gate.next_line()).await;
+        let line = line.expect("nothing was heard").unwrap().expect("the gate ended");
         serde_json::from_str(&line).unwrap()
+    }
+
+    /// What the gate says next.
+    pub async fn heard_all(&mut self) -> FromGate {
+        if let Some((agent, connection)) = self.records.pop_front() {
+            return FromGate::Egress { agent, connection };
+        }
+        match self.others.pop_front() {
+            Some(other) => other,
+            None => self.line().await,
+        }
+    }
+
+    /// What the gate says next that is no record.
+    pub async fn heard(&mut self) -> FromGate {
+        loop {
+            if let Some(other) = self.others.pop_front() {
+                return other;
+            }
+            match self.line().await {
+                FromGate::Egress { agent, connection } => self.records.push_back((agent, connection)),
+                other => self.others.push_back(other),
+            }
+        }
+    }
+
+    /// The next record, which is of this world's agent.
+    pub async fn record(&mut self) -> Connection {
+        loop {
+            if let Some((agent, connection)) = self.records.pop_front() {
+                assert_eq!(agent, self.agent);
+                return connection;
+            }
+            match self.line().await {
+                FromGate::Egress { agent, connection } => self.records.push_back((agent, connection)),
+                other => self.others.push_back(other),
+            }
+        }
+    }
+
+    /// The next record of a connection, without questions of DNS: what became of it, and who decided.
+    pub async fn outcome(&mut self) -> (Outcome, String) {
+        loop {
+            let record = self.record().await;
+            if record.port.is_some() {
+                return (record.outcome, record.by);
+            }
+        }
+    }
+
+    /// What waits, when that changes next.
+    pub async fn questions(&mut self) -> Vec<Question> {
+        loop {
+            if let FromGate::Asks { agent, questions } = self.heard().await {
+                assert_eq!(agent, self.agent);
+                return questions;
+            }
+        }
+    }
+
+    /// The one question that there is when that changes next.
+    pub async fn question(&mut self) -> Question {
+        <[_; 1]>::try_from(self.questions().await).unwrap()[0].clone()
+    }
+
+    /// Somebody looks after the agent until then, and said this.
+    pub async fn attend(&mut self, watched_until: OffsetDateTime, answers: Vec<Answer>) {
+        let attention = Attention { agent: self.agent, watched_until: Some(watched_until), answers };
+        self.tell(&ToGate::Attention { agents: vec![attention] }).await;
+    }
+
+    /// Somebody looks after the agent from now on.
+    pub async fn watch(&mut self) {
+        self.attend(OffsetDateTime::now_utc() + Duration::from_secs(60), Vec::new()).await;
+    }
+
+    /// The same, and decided this.
+    pub async fn answer(&mut self, question: &Question, allow: bool) {
+        let Question { host, port, asked, .. } = question.clone();
+        let until = OffsetDateTime::now_utc() + Duration::from_secs(60);
+        self.attend(until, vec![Answer { host, port, asked, allow }]).await;
     }
 
     /// From now on this is the agent's policy.
@@ -228,6 +326,11 @@ impl World {
         connect(&self.doors, SocketAddr::new(address, port)).await
     }
 
+    /// The same as soon as the name has an address: what the gate was told last may not be in force yet.
+    pub async fn client_soon(&self, name: &str, port: u16) -> TcpStream {
+        connect(&self.doors, SocketAddr::new(resolve_soon(&self.doors, name).await, port)).await
+    }
+
     /// The same to an address.
     pub async fn client_at(&self, address: &str) -> TcpStream {
         connect(&self.doors, address.parse().unwrap()).await
@@ -246,6 +349,16 @@ pub async fn resolve(doors: &Doors, name: &str) -> Result<IpAddr, u8> {
     match answer[3] & 0xf {
         0 => Ok(IpAddr::V4(<[u8; 4]>::try_from(&answer[answer.len() - 4..]).unwrap().into())),
         error => Err(error),
+    }
+}
+
+/// The same as soon as it has one.
+pub async fn resolve_soon(doors: &Doors, name: &str) -> IpAddr {
+    loop {
+        match resolve(doors, name).await {
+            Ok(address) => return address,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
     }
 }
 

@@ -1,0 +1,283 @@
+//! What gates say left their agents, and what waits for a person, on its way to control. None of it is kept on disk: with node's end
+//! its last moments are lost.
+
+use crate::backoff::Backoff;
+use crate::control::Caller;
+use model::AgentId;
+use model::egress::{Connection, EgressReport, Lost, MAX_QUESTIONS, MAX_RECORDS, Question, Record, Waiting};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Records that are held while control does not take them.
+const RECORDS: usize = 20_000;
+/// Those of one agent, so that one that connects without end does not cost others theirs.
+const RECORDS_OF_ONE: usize = 1000;
+/// How long records are gathered, so that many go at once.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Holds it until control has it.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    wake: Notify,
+    /// Told when questions changed, and when control was silent and answers again: both are for now.
+    urgent: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    records: VecDeque<Record>,
+    held: HashMap<AgentId, usize>,
+    lost: BTreeMap<AgentId, u64>,
+    questions: BTreeMap<AgentId, Vec<Question>>,
+    questions_due: bool,
+}
+
+impl Outbox {
+    /// Control may believe that something waits which a node before this one told of.
+    pub(crate) fn new() -> Self {
+        let inner = Inner { questions_due: true, ..Inner::default() };
+        Self { inner: Mutex::new(inner), ..Self::default() }
+    }
+
+    /// A connection is over, or attempts were refused.
+    pub(crate) fn record(&self, agent: AgentId, connection: Connection) {
+        let mut inner = self.lock();
+        let full = inner.records.len() >= RECORDS;
+        let held = inner.held.entry(agent).or_default();
+        if full || *held >= RECORDS_OF_ONE {
+            *inner.lost.entry(agent).or_default() += u64::from(connection.count);
+        } else {
+            *held += 1;
+            inner.records.push_back(Record { agent, connection });
+        }
+        self.wake.notify_one();
+    }
+
+    /// So many more were.
+    pub(crate) fn lose(&self, agent: AgentId, count: u64) {
+        let mut inner = self.lock();
+        let lost = inner.lost.entry(agent).or_default();
+        *lost = lost.saturating_add(count);
+        self.wake.notify_one();
+    }
+
+    /// All that the agent waits for now.
+    pub(crate) fn ask(&self, agent: AgentId, mut questions: Vec<Question>) {
+        questions.truncate(MAX_QUESTIONS);
+        let mut inner = self.lock();
+        let before = match questions.is_empty() {
+            true => inner.questions.remove(&agent).unwrap_or_default(),
+            false => inner.questions.insert(agent, questions.clone()).unwrap_or_default(),
+        };
+        if before != questions {
+            inner.questions_due = true;
+            self.wake.notify_one();
+            self.urgent.notify_one();
+        }
+    }
+
+    /// Control may have forgotten what waits, and is there for what it did not take.
+    pub(crate) fn control_answers(&self) {
+        self.lock().questions_due = true;
+        self.wake.notify_one();
+        self.urgent.notify_one();
+    }
+
+    /// What goes out now, if anything does.
+    pub(crate) fn take(&self) -> Option<EgressReport> {
+        let mut inner = self.lock();
+        let count = inner.records.len().min(MAX_RECORDS);
+        let records: Vec<_> = inner.records.drain(..count).collect();
+        for record in &records {
+            if let Some(held) = inner.held.get_mut(&record.agent) {
+                *held -= 1;
+                if *held == 0 {
+                    inner.held.remove(&record.agent);
+                }
+            }
+        }
+        let lost = std::mem::take(&mut inner.lost);
+        let questions = std::mem::take(&mut inner.questions_due).then(|| inner.waiting());
+        let report = EgressReport {
+            records,
+            lost: lost.into_iter().map(|(agent, count)| Lost { agent, count }).collect(),
+            questions,
+        };
+        (report != EgressReport::default()).then_some(report)
+    }
+
+    /// Control did not take it.
+    fn give_back(&self, report: EgressReport) {
+        let mut inner = self.lock();
+        for record in report.records.into_iter().rev() {
+            *inner.held.entry(record.agent).or_default() += 1;
+            inner.records.push_front(record);
+        }
+        for Lost { agent, count } in report.lost {
+            *inner.lost.entry(agent).or_default() += count;
+        }
+        inner.questions_due |= report.questions.is_some();
+    }
+
+    /// Sends, for ever.
+    pub(crate) async fn run(&self, caller: &Caller) {
+        let mut backoff = Backoff::to_control();
+        loop {
+            let Some(report) = self.take() else {
+                self.wake.notified().await;
+                if !self.lock().questions_due {
+                    let _ = tokio::time::timeout(GATHER, self.urgent.notified()).await;
+                }
+                continue;
+            };
+            match caller.report_egress(&report).await {
+                Ok(()) => backoff.reset(),
+                Err(error) if error.is_refusal() => {
+                    // Of an earlier version, which knows nothing of this, or it finds fault with what a gate said: never taken.
+                    tracing::error!(error = %crate::chain(&error), "control refuses what left agents");
+                }
+                Err(error) => {
+                    self.give_back(report);
+                    tracing::debug!(error = %crate::chain(&error), "control did not take what left agents");
+                    let _ = tokio::time::timeout(backoff.delay(), self.urgent.notified()).await;
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> Vec<Waiting> {
+        let of = |(agent, questions): (&AgentId, &Vec<Question>)| Waiting {
+            agent: *agent,
+            questions: questions.clone(),
+        };
+        self.questions.iter().map(of).collect()
+    }
+}
+
+/// What a gate says is looked at before it is passed on; `false` for what no honest one says.
+pub(crate) fn is_sane(connection: &Connection) -> bool {
+    let texts = [Some(&connection.by), connection.end.as_ref()];
+    connection.count > 0
+        && is_host(&connection.host)
+        && texts.into_iter().flatten().all(|text| text.len() <= model::egress::MAX_TEXT)
+}
+
+/// As [`is_sane`].
+pub(crate) fn is_sane_question(question: &Question) -> bool {
+    is_host(&question.host) && question.port > 0
+}
+
+/// A name, or a literal address.
+fn is_host(host: &str) -> bool {
+    (1..=253).contains(&host.len()) && host.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::egress::Outcome;
+    use time::OffsetDateTime;
+
+    fn connection(host: &str) -> Connection {
+        Connection {
+            at: OffsetDateTime::UNIX_EPOCH,
+            host: host.to_owned(),
+            port: Some(443),
+            address: None,
+            protocol: None,
+            outcome: Outcome::Denied,
+            by: "unknown".to_owned(),
+            sent: 0,
+            received: 0,
+            duration_ms: 0,
+            end: None,
+            count: 2,
+        }
+    }
+
+    fn question(host: &str) -> Question {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        Question { host: host.to_owned(), port: 443, asked: at, until: at }
+    }
+
+    #[test]
+    fn a_new_node_tells_that_nothing_waits() {
+        let outbox = Outbox::new();
+        let report = outbox.take().unwrap();
+        assert_eq!(report, EgressReport { questions: Some(Vec::new()), ..EgressReport::default() });
+        assert_eq!(outbox.take(), None);
+    }
+
+    #[test]
+    fn records_go_in_their_order_and_again_when_they_were_not_taken() {
+        let outbox = Outbox::default();
+        let agent = AgentId::new();
+        for number in 0..MAX_RECORDS + 1 {
+            outbox.record(agent, connection(&format!("{number}.example")));
+        }
+        let report = outbox.take().unwrap();
+        assert_eq!(report.records.len(), MAX_RECORDS);
+        outbox.give_back(report.clone());
+        assert_eq!(outbox.take().unwrap().records, report.records);
+        assert_eq!(outbox.take().unwrap().records.len(), 1);
+        assert_eq!(outbox.take(), None);
+        assert!(outbox.lock().held.is_empty());
+    }
+
+    #[test]
+    fn one_agent_does_not_cost_another_its_records() {
+        let outbox = Outbox::default();
+        let [loud, quiet] = [AgentId::new(), AgentId::new()];
+        for _ in 0..RECORDS_OF_ONE + 3 {
+            outbox.record(loud, connection("a.example"));
+        }
+        outbox.lose(loud, 5);
+        outbox.record(quiet, connection("b.example"));
+        let first = outbox.take().unwrap();
+        assert_eq!(first.lost, [Lost { agent: loud, count: 3 * 2 + 5 }]);
+        let mut told = first.records;
+        while let Some(more) = outbox.take() {
+            told.extend(more.records);
+        }
+        assert_eq!(told.iter().filter(|record| record.agent == quiet).count(), 1);
+        assert_eq!(told.len(), RECORDS_OF_ONE + 1);
+    }
+
+    #[test]
+    fn questions_are_told_whole_when_they_changed() {
+        let outbox = Outbox::default();
+        let agent = AgentId::new();
+        outbox.ask(agent, vec![question("a.example")]);
+        let told = outbox.take().unwrap().questions.unwrap();
+        assert_eq!(told, [Waiting { agent, questions: vec![question("a.example")] }]);
+        outbox.ask(agent, vec![question("a.example")]);
+        assert_eq!(outbox.take(), None, "no news");
+        outbox.ask(agent, Vec::new());
+        assert_eq!(outbox.take().unwrap().questions, Some(Vec::new()));
+        outbox.ask(agent, vec![question("b.example"); MAX_QUESTIONS + 1]);
+        let told = outbox.take().unwrap();
+        assert_eq!(told.questions.as_ref().unwrap()[0].questions.len(), MAX_QUESTIONS);
+        outbox.give_back(told.clone());
+        assert_eq!(outbox.take(), Some(told));
+    }
+
+    #[test]
+    fn what_no_honest_gate_says_is_seen() {
+        assert!(is_sane(&connection("a.example")));
+        for host in ["", "a b", "a\u{1b}[2J", &"x".repeat(254)] {
+            assert!(!is_sane(&connection(host)), "{host:?}");
+            assert!(!is_sane_question(&question(host)), "{host:?}");
+        }
+        assert!(!is_sane(&Connection { count: 0, ..connection("a.example") }));
+        assert!(!is_sane(&Connection { by: "x".repeat(121), ..connection("a.example") }));
+    }
+}

@@ -1,0 +1,121 @@
+//! What leaves agents: what nodes tell of it, and what is told to them.
+
+mod answers;
+mod log;
+mod questions;
+mod remembered;
+mod watching;
+
+pub use log::EgressFilter;
+pub(crate) use remembered::hosts;
+pub use watching::Watched;
+
+use crate::change::{Actor, Change};
+use crate::rows::{Columns, to_json};
+use crate::{Error, Store};
+use model::egress::EgressReport;
+use model::{AccountId, AgentId, NodeId};
+use serde_json::{Value, json};
+use sqlx::Row;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an audit event of this kind told of, of one agent, is not told again for so long, in milliseconds.
+const QUIET: i64 = 600_000;
+
+/// An agent that a node may speak of.
+struct Spoken {
+    account: AccountId,
+    /// Whether it could ask: it is to live, and has a policy.
+    asks: bool,
+}
+
+type Agents = BTreeMap<AgentId, Spoken>;
+
+/// What events of one kind lately told of an agent.
+struct Told {
+    details: Vec<Value>,
+    /// How many more may follow now.
+    left: usize,
+}
+
+impl Told {
+    /// Whether none of them says this of that host and port. It is counted as told from now on.
+    fn is_news(&mut self, host: &str, port: Option<u16>) -> bool {
+        let place = json!({"host": host, "port": port});
+        let same = |told: &Value| told["host"] == place["host"] && told["port"] == place["port"];
+        let news = self.left > 0 && !self.details.iter().any(same);
+        if news {
+            self.left -= 1;
+            self.details.push(place);
+        }
+        news
+    }
+}
+
+impl Change {
+    /// Those of these agents that are on the node.
+    async fn spoken_of(&mut self, node: NodeId, agents: &BTreeSet<AgentId>) -> Result<Agents, Error> {
+        if agents.is_empty() {
+            return Ok(Agents::new());
+        }
+        let rows = sqlx::query(
+            "SELECT id, account, desired <> 'destroyed' AND policy IS NOT NULL AS asks FROM agents
+             WHERE id IN (SELECT value FROM json_each($1)) AND node = $2",
+        )
+        .bind(to_json(agents))
+        .bind(node.to_string())
+        .fetch_all(self.db().await?)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok((
+                    row.parsed("id")?,
+                    Spoken { account: row.parsed("account")?, asks: row.try_get("asks")? },
+                ))
+            })
+            .collect()
+    }
+
+    /// What events of this kind told of the agent lately, of which there may be `most`. The ledger is kept for ever, so it is not
+    /// an agent that fills it; and it is asked itself, so that a restart changes nothing. No more than `most` rows are read, the last
+    /// (an index ends with the row's number).
+    async fn told(&mut self, kind: &'static str, agent: AgentId, most: u16) -> Result<Told, Error> {
+        let rows = sqlx::query(
+            "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 ORDER BY rowid DESC LIMIT $3",
+        )
+        .bind(agent.to_string())
+        .bind(kind)
+        .bind(i64::from(most))
+        .fetch_all(self.db().await?)
+        .await?;
+        let mut details = Vec::new();
+        for row in &rows {
+            // One of the future is of a clock that was set back since.
+            if (self.now - QUIET + 1..=self.now).contains(&row.try_get("at")?) {
+                details.push(row.json("detail")?);
+            }
+        }
+        Ok(Told { left: usize::from(most).saturating_sub(details.len()), details })
+    }
+}
+
+impl Store {
+    /// Takes in what a node tells of its agents. What it tells of others is left out.
+    pub async fn record_egress(&self, node: NodeId, report: &EgressReport) -> Result<(), Error> {
+        // The last records before a power cut may be lost with it; that somebody was asked is not.
+        let mut change = match report.questions {
+            None => self.repeatable_change(Actor::Node(node)).await?,
+            Some(_) => self.change(Actor::Node(node)).await?,
+        };
+        let records = report.records.iter().map(|record| record.agent);
+        let lost = report.lost.iter().map(|lost| lost.agent);
+        let waiting = report.questions.iter().flatten().map(|waiting| waiting.agent);
+        let agents = change.spoken_of(node, &records.chain(lost).chain(waiting).collect()).await?;
+        change.add_records(&report.records, &agents).await?;
+        change.note_lost(&report.lost, &agents).await?;
+        if let Some(waiting) = &report.questions {
+            change.set_questions(node, waiting, &agents).await?;
+        }
+        change.commit_bookkeeping().await
+    }
+}
