@@ -1,7 +1,7 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
+    agent, bundle, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
     processes, run, service, setup, up, verify, whoami,
 };
 use crate::output::Format;
@@ -76,9 +76,12 @@ pub enum Command {
     /// Show, check, explain and change what may leave an agent
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Let an agent reach a host, or keep it from one
+    /// See what leaves agents, decide on hosts, answer their questions
     #[command(subcommand)]
     Egress(egress::Command),
+    /// Show lists of hosts that policies name
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     #[command(visible_alias = "ps")]
     Ls(list::Args),
     #[command(flatten)]

@@ -277,7 +277,7 @@ pub fn learn<'a>(agent: &str, log: impl IntoIterator<Item = &'a Connection>) -> 
         _ => comment(format!("Nothing is known of what {agent} reached.")),
     }
     if seen.strange > 0 {
-        comment(format!("Left out, because they name no host: {} records.", seen.strange));
+        comment(format!("records left out, because they name no host: {}", seen.strange));
     }
     list(&mut comment, "Refused, and not in here", &seen.denied);
     list(&mut comment, "Allowed, but there was no connection, so not in here", &seen.failed);

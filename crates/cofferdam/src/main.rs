@@ -21,6 +21,7 @@ mod resolve;
 mod session;
 mod telemetry;
 mod terminal;
+mod tools;
 mod up;
 
 use clap::Parser;

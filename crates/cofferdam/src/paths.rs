@@ -51,6 +51,11 @@ impl Paths {
         self.etc.join("node.toml")
     }
 
+    /// The hosts of the bundles that are read from this machine's tools.
+    pub fn bundles_toml(&self) -> PathBuf {
+        self.etc.join("bundles.toml")
+    }
+
     /// The supervisor's pid and start time; locked while it lives.
     pub fn up_pid(&self) -> PathBuf {
         self.run.join("up.pid")

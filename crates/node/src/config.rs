@@ -19,6 +19,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Directory for sockets and exit records; gone after a reboot.
     pub run: PathBuf,
+    /// File with the hosts of the bundles that are read from this machine's tools; without it they are empty.
+    pub bundles: PathBuf,
     /// Where the first gate listens. Gates of more accounts get a free port of the same address.
     pub guard: SocketAddr,
     /// The cgroup that agents are below: a name is made in each hierarchy; a path leads to one that is delegated to us.
@@ -140,6 +142,7 @@ impl Default for Config {
             control: "unix:///run/cofferdam/control.sock".into(),
             data: "/var/lib/cofferdam".into(),
             run: "/run/cofferdam".into(),
+            bundles: "/etc/cofferdam/bundles.toml".into(),
             guard: SocketAddr::from(([127, 0, 0, 1], 7701)),
             cgroup: "cofferdam".into(),
             uid_first: 0x7000_0000,
@@ -187,6 +190,7 @@ impl Checked for Config {
             ),
             (is_plain(&self.data), "data", "must be an absolute path without `..`"),
             (is_plain(&self.run), "run", "must be an absolute path without `..`"),
+            (is_plain(&self.bundles), "bundles", "must be an absolute path without `..`"),
             // A socket's path may have 107 bytes: the agent's socket beneath `run` takes 72 of them.
             (
                 self.run.as_os_str().len() <= 40,

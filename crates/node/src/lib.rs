@@ -24,6 +24,7 @@ mod recheck;
 mod report;
 mod session;
 mod terminate;
+mod tools;
 mod validate;
 mod verify;
 mod worker;
@@ -37,6 +38,7 @@ pub use gates::GateError;
 pub use images::{ImagesError, images_in_use, vouch};
 pub use journal::JournalError;
 pub use key::KeyError;
+pub use tools::{MAX_HOSTS, ToolsError, is_host as is_bundle_host, read as read_bundles};
 pub use verify::{Signed, Verification};
 
 use crate::fleet::{Fleet, Shared};

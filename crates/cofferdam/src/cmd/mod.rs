@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod attach;
+pub mod bundle;
 pub mod completions;
 pub mod context;
 pub mod cp;
@@ -62,6 +63,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Image(command) => command.run(global).await,
         Command::Policy(command) => command.run(global).await,
         Command::Egress(command) => command.run(global).await,
+        Command::Bundle(command) => command.run(global),
         Command::Ls(args) => args.run(global).await,
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,

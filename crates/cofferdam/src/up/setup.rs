@@ -6,6 +6,7 @@ use crate::cmd::service::{self, Printed};
 use crate::context::{Context, Contexts};
 use crate::failure::{fail, fail_with};
 use crate::paths::Paths;
+use crate::tools;
 use crate::up::units;
 use anyhow::Context as _;
 use model::{Code, EventId, Name, Problem};
@@ -130,16 +131,25 @@ pub fn run_directory(paths: &Paths) -> anyhow::Result<()> {
     directory(&paths.run, 0o711, ROOT)
 }
 
+/// Makes the directory of configuration.
+pub fn configuration_directory(paths: &Paths) -> anyhow::Result<()> {
+    directory(&paths.etc, 0o755, ROOT)
+}
+
 /// Users, directories, configuration.
 pub fn prepare(paths: &Paths) -> anyhow::Result<User> {
     let control = ensure_user(CONTROL_USER)?;
-    directory(&paths.etc, 0o755, ROOT)?;
+    configuration_directory(paths)?;
     directory(&paths.data, 0o711, ROOT)?;
     directory(&paths.data.join("node"), 0o700, ROOT)?;
     directory(&paths.logs(), 0o750, ROOT)?;
     configuration(&paths.control_toml(), &control_template(paths))?;
     let cgroup = units::own(paths).then(|| quoted_text(units::AGENTS_CGROUP));
     configuration(&paths.node_toml(), &node_template(paths, cgroup.as_deref()))?;
+    // Others on the same machine are for trying things out, and ask when they are told to.
+    if paths.is_the_machines() {
+        tools::write_first(&service::node_config(paths)?.bundles);
+    }
     let config = service::control_config(paths)?;
     directory(&config.data, 0o700, control)?;
     passable(&config.data)?;
@@ -195,6 +205,7 @@ fn node_template(paths: &Paths, cgroup: Option<&str>) -> String {
     let text = with_line(NODE_TOML, "data", Some(&quoted(&paths.data)));
     let text = with_line(&text, "control", Some(&quoted_text(&local_url(paths))));
     let text = with_line(&text, "run", Some(&quoted(&paths.run)));
+    let text = with_line(&text, "bundles", Some(&quoted(&paths.bundles_toml())));
     with_line(&text, "cgroup", cgroup)
 }
 
@@ -406,8 +417,8 @@ mod tests {
         assert!(!text.contains("cgroup") && text.ends_with("\"20GiB\"\n"), "{text}");
         let node = node::Config::read(&text, Default::default()).unwrap();
         let control = "unix:///run/x/control.sock".into();
-        let (data, run) = (paths.data.clone(), paths.run.clone());
-        let ours = node::Config { control, data, run, ..node::Config::default() };
+        let (data, run, bundles) = (paths.data.clone(), paths.run.clone(), paths.bundles_toml());
+        let ours = node::Config { control, data, run, bundles, ..node::Config::default() };
         assert_eq!(node, ours);
     }
 
