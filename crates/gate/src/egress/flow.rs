@@ -162,12 +162,11 @@ impl Flow {
     /// The one place where a connection waits until a person decided, or until the policy does.
     async fn hold(&self, target: &Target<'_>) -> Result<By, Denied> {
         let mut changes = self.agent.changes();
-        let granted = once(&self.to, self.port);
-        if !matches!(granted.decide(target), Verdict::Allow { .. }) {
+        let passes = |granted: &Table| matches!(granted.decide(target), Verdict::Allow { .. });
+        if target.protocol.is_some() && !passes(&once(&self.to, self.port)) {
             // No answer would let it pass.
             return Err(Denied::By(By::Unknown));
         }
-        let mut granted = Some(granted);
         let mut place = self.agent.holds.enter(self.to.to_string(), self.port).map_err(Denied::By)?;
         let mut gone = pin!(self.client_gone());
         loop {
@@ -181,9 +180,7 @@ impl Flow {
                 decided = place.decided() => {
                     decided.map_err(Denied::By)?;
                     // What the policy says now is looked at once more.
-                    if let Some(granted) = granted.take() {
-                        let _ = self.granted.set(granted);
-                    }
+                    self.granted.get_or_init(|| once(&self.to, self.port));
                 }
                 _ = changes.changed() => {}
                 () = gone.as_mut() => return Err(Denied::GaveUp),

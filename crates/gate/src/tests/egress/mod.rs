@@ -5,6 +5,7 @@ mod hold;
 mod hostile;
 mod http;
 mod log;
+mod node;
 mod reload;
 mod shares;
 mod tcp;
