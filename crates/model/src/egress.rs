@@ -68,7 +68,8 @@ pub struct Connection {
     /// How it ended, where it was allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,
-    /// How many attempts this stands for: equal ones that were refused within seconds are one record.
+    /// How many attempts this stands for: equal ones that were refused within seconds are one record, and so is what is too much to be
+    /// told one by one. Its bytes are the sum, its duration is the longest.
     pub count: u32,
 }
 

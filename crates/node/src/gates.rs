@@ -23,7 +23,7 @@ use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
 use sandbox::{Boundary, Doors, Sandbox};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,6 +32,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Agents that went, and are remembered.
+const GONE: usize = 1024;
 
 /// The record of who has which uid and port.
 const RECORD: &str = "gates.json";
@@ -77,6 +80,8 @@ struct Inner {
     keys: Vec<VerifyingKey>,
     /// Who looks after agents' questions, and what they said.
     attention: BTreeMap<AgentId, Attention>,
+    /// Agents that went last: their gates may have yet to tell how their connections ended.
+    gone: VecDeque<(AccountId, AgentId)>,
     /// The socket at the guard's address, when no gate has it.
     spare: Option<Arc<TcpListener>>,
     /// Who has which uid and port, also before its gate was started.
@@ -201,6 +206,7 @@ impl Gates {
             installation: String::new(),
             keys: Vec::new(),
             attention: BTreeMap::new(),
+            gone: VecDeque::new(),
             spare: Some(Arc::new(listener)),
             places,
             running: BTreeMap::new(),
@@ -293,8 +299,12 @@ impl Gates {
         }
         self.outbox.ask(agent, Vec::new());
         running.changed(agent);
-        if running.agents.is_empty() {
-            let revision = *running.revision.borrow();
+        let revision = running.agents.is_empty().then(|| *running.revision.borrow());
+        inner.gone.push_back((account, agent));
+        if inner.gone.len() > GONE {
+            inner.gone.pop_front();
+        }
+        if let Some(revision) = revision {
             let gates = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(gates.settings.linger).await;

@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 const RECORDS: usize = 20_000;
 /// Those of one agent, so that one that connects without end does not cost others theirs.
 const RECORDS_OF_ONE: usize = 1000;
+/// Questions of all agents: control takes them in one piece. What is not told of waits for nobody, and is refused in the end.
+const QUESTIONS: usize = 8192;
 /// How long records are gathered, so that many go at once.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -66,8 +68,10 @@ impl Outbox {
 
     /// All that the agent waits for now.
     pub(crate) fn ask(&self, agent: AgentId, mut questions: Vec<Question>) {
-        questions.truncate(MAX_QUESTIONS);
         let mut inner = self.lock();
+        let others = inner.questions.iter().filter(|(of, _)| **of != agent);
+        let room = QUESTIONS.saturating_sub(others.map(|(_, questions)| questions.len()).sum());
+        questions.truncate(MAX_QUESTIONS.min(room));
         let before = match questions.is_empty() {
             true => inner.questions.remove(&agent).unwrap_or_default(),
             false => inner.questions.insert(agent, questions.clone()).unwrap_or_default(),
@@ -268,6 +272,16 @@ mod tests {
         assert_eq!(told.questions.as_ref().unwrap()[0].questions.len(), MAX_QUESTIONS);
         outbox.give_back(told.clone());
         assert_eq!(outbox.take(), Some(told));
+    }
+
+    #[test]
+    fn questions_stay_in_their_bounds() {
+        let outbox = Outbox::default();
+        for _ in 0..QUESTIONS / MAX_QUESTIONS + 2 {
+            outbox.ask(AgentId::new(), vec![question("a.example"); MAX_QUESTIONS]);
+        }
+        let told = outbox.take().unwrap().questions.unwrap();
+        assert_eq!(told.iter().map(|waiting| waiting.questions.len()).sum::<usize>(), QUESTIONS);
     }
 
     #[test]

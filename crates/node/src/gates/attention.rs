@@ -42,15 +42,22 @@ impl Gates {
         if !outbox::is_sane(&connection) {
             return Err(insane());
         }
-        if self.boundary(account, agent).is_some() {
+        if self.had(account, agent) {
             self.outbox.record(agent, connection);
         }
         Ok(())
     }
 
+    /// Whether the account has this agent here, or had it until lately.
+    fn had(&self, account: AccountId, agent: AgentId) -> bool {
+        let inner = self.lock();
+        let has = inner.running.get(&account).is_some_and(|running| running.agents.contains_key(&agent));
+        has || inner.gone.contains(&(account, agent))
+    }
+
     /// A gate says how much it does not tell of.
     pub(super) fn egress_lost(&self, account: AccountId, agent: AgentId, count: u64) {
-        if self.boundary(account, agent).is_some() {
+        if self.had(account, agent) {
             self.outbox.lose(agent, count);
         }
     }

@@ -135,13 +135,18 @@ async fn serve(
     let (reading, writing) = stream.into_split();
     let mut sockets = Box::pin(doors::serve(gates, account, sockets, changes.clone()));
     let (answers, queue) = mpsc::channel(QUESTIONS);
+    let mut reader = Box::pin(read(gates, account, reading, answers));
     let mut writer = tokio::spawn(write(gates.clone(), account, writing, changes, queue));
+    let mut ended = false;
     let said = tokio::select! {
         status = child.wait() => Some(match status {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }),
-        error = read(gates, account, reading, answers) => Some(error.to_string()),
+        error = &mut reader => {
+            ended = true;
+            Some(error.to_string())
+        }
         error = &mut sockets => Some(format!("about sockets: {error}")),
         released = &mut writer => match released {
             Ok(Wrote::Released) => None,
@@ -151,15 +156,22 @@ async fn serve(
     // Nobody hands it any door from here on, and those that it has lead nowhere.
     drop(sockets);
     gates.shut_doors(account);
-    gates.forget_questions(account);
-    // Both halves are closed now, or with this: a gate ends at end of file.
+    // Our half is closed now, or with this: a gate ends at end of file, and before tells what it has yet to tell.
     if !writer.is_finished() {
         writer.abort();
         let _ = writer.await;
     }
-    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+    let end = async {
+        if !ended {
+            reader.as_mut().await;
+        }
+        drop(reader);
+        child.wait().await
+    };
+    if tokio::time::timeout(GRACE, end).await.is_err() {
         let _ = child.kill().await;
     }
+    gates.forget_questions(account);
     said.map_or(Ended::Released, Ended::Died)
 }
 

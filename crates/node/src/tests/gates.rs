@@ -404,7 +404,8 @@ async fn what_agents_ask_and_what_is_said_of_it_goes_both_ways() {
     // The second gate says nothing.
     let once =
         format!("[ -e \"$0.once\" ] && exec sleep 60; : >\"$0.once\"\n{hear}{hear}{hear}{says}{ask}{hear}");
-    let mut world = World::new(&format!("{once}read -r end <&3\n"));
+    let late = left(spec.id, "late");
+    let mut world = World::new(&format!("{once}read -r gone <&3\n{late}read -r end <&3\n"));
     world.gates.ensure(spec.account).unwrap();
     world.line().await;
     world.gates.set(spec.account, agent(spec.id, Condition::Running), None, None);
@@ -425,9 +426,16 @@ async fn what_agents_ask_and_what_is_said_of_it_goes_both_ways() {
     assert_eq!(hosts, ["own.example"]);
     let waiting = report.questions.unwrap();
     assert_eq!(waiting.iter().map(|waiting| waiting.agent).collect::<Vec<_>>(), [spec.id]);
-    // With the gate ends what waited in it.
+    // With the agent ends what it waited for, and its gate tells how its connections ended.
     world.gates.remove(spec.account, spec.id);
-    assert_eq!(world.outbox.take().unwrap().questions, Some(Vec::new()));
+    let (mut hosts, mut waiting) = (Vec::new(), None);
+    while hosts.is_empty() {
+        let report = world.outbox.take().unwrap_or_default();
+        hosts.extend(report.records.into_iter().map(|record| record.connection.host));
+        waiting = waiting.or(report.questions);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((hosts, waiting), (vec!["late.example".to_owned()], Some(Vec::new())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
