@@ -136,7 +136,7 @@ fn what_it_must_still_do(jail: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// The real gate, with this process as its node: a question of DNS, and a connection that it passes on.
+/// The real gate, with this process as its node: a question of DNS, a connection that it passes on, and one that waits.
 fn it_lets_agents_out(jail: &Path) {
     // An agent's addresses are not those of loopback, which are never passed on. Nothing is sent to the one that is asked
     // about, and what is sent to the machine's own stays on it.
@@ -215,8 +215,34 @@ fn it_lets_agents_out(jail: &Path) {
     let mut back = String::new();
     client.read_to_string(&mut back).unwrap();
     assert_eq!(back, "and back");
+    drop(client);
+    hears("passed");
+
+    // One that waits for a person is let go when its client is gone.
+    let hold = json!({"version": 1, "egress": {"preset": "allowlist", "unknown": "hold"}});
+    let held = json!({
+        "id": agent, "channel": "/nowhere", "token_epoch": 1, "condition": "running", "policy": hold,
+    });
+    let watched = json!({"agent": agent, "watched_until": "9999-01-01T00:00:00Z", "answers": []});
+    for message in [
+        json!({"type": "agents", "set": [held], "gone": []}),
+        json!({"type": "attention", "agents": [watched]}),
+    ] {
+        (&control).write_all(format!("{message}\n").as_bytes()).unwrap();
+    }
+    let other = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01b\x07example\x03com\0\0\x01\0\x01";
+    while answer[3] & 0xf != 0 || answer[13] != b'b' {
+        asks.send(other).unwrap();
+        asks.recv(&mut answer).unwrap();
+    }
+    let client = std::net::TcpStream::connect((own, port)).unwrap();
+    let mut hears_at_last = |text: &str| while !said.next().unwrap().unwrap().contains(text) {};
+    hears_at_last(&format!("\"questions\":[{{\"host\":\"{own}\""));
+    drop(client);
+    hears_at_last("\"questions\":[]");
+
     // It ends in order.
-    drop((sockets, client));
+    drop(sockets);
     let output = gate.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub linger: Duration,
     /// Whom node connects to for gates.
     pub egress: Egress,
+    /// The hosts of bundles that are read from this machine's tools.
+    pub tools: BTreeMap<String, Vec<String>>,
     /// Reads logs of agents that do not run; none where tests have none.
     pub sandbox: Option<Sandbox>,
 }
@@ -367,7 +369,7 @@ impl Gates {
                 account,
                 keys: keys.clone(),
                 agents: agents.values().map(|known| known.agent.clone()).collect(),
-                tools: tools(),
+                tools: self.settings.tools.clone(),
                 names: agents
                     .iter()
                     .filter(|(_, known)| !known.names.is_empty())
@@ -466,11 +468,6 @@ impl Gates {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The hosts of bundles that are read from this machine's tools. None are read yet.
-fn tools() -> BTreeMap<String, Vec<String>> {
-    BTreeMap::new()
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, GateError> {

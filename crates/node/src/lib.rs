@@ -151,6 +151,11 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         program,
         linger: GATE_LINGER,
         egress: config.egress.clone(),
+        // A bundle whose hosts are not known lets nothing pass.
+        tools: read_bundles(&config.bundles).unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "the bundles of this machine's tools are empty");
+            Default::default()
+        }),
         sandbox: Some(sandbox.clone()),
     };
     let outbox = Arc::new(outbox::Outbox::new());

@@ -1,5 +1,7 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
+mod egress;
+
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
 use crate::creation::{Asked, Candidate, Found, NewAgent};

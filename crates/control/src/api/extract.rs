@@ -17,6 +17,8 @@ use std::time::Duration;
 use store::Idempotency;
 
 const MAX_BODY: usize = 1 << 20;
+/// Of what a node tells in whole.
+const MAX_WHOLE: usize = 8 << 20;
 /// A body that is too large is read on for this many bytes, so that its sender gets to read the answer.
 const MAX_DRAIN: usize = 32 << 20;
 const BODY_TIME: Duration = Duration::from_secs(20);
@@ -25,31 +27,35 @@ const MAX_IDEMPOTENCY_KEY: usize = 200;
 /// A JSON body.
 pub(crate) struct Json<T>(pub(crate) T);
 
+/// A JSON body that tells something of all agents of a node.
+pub(crate) struct Whole<T>(pub(crate) T);
+
 /// A request without a body; `{}` is accepted for clients that always send one.
 pub(crate) struct Empty;
 
-fn too_large() -> Fault {
-    Problem::new(Code::TooLarge, "the body is larger than 1 MiB").remedy("send less").into()
+fn too_large(max: usize) -> Fault {
+    let detail = format!("the body is larger than {} MiB", max >> 20);
+    Problem::new(Code::TooLarge, detail).remedy("send less").into()
 }
 
-async fn collect(mut body: Body) -> Result<Vec<u8>, Fault> {
+async fn collect(mut body: Body, max: usize) -> Result<Vec<u8>, Fault> {
     let (mut bytes, mut seen) = (Vec::new(), 0);
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Problem::new(Code::Validation, "the body ended too early"))?;
         let Ok(data) = frame.into_data() else { continue };
         seen += data.len();
-        if seen <= MAX_BODY {
+        if seen <= max {
             bytes.extend_from_slice(&data);
         } else if seen > MAX_DRAIN {
             break;
         }
     }
-    if seen > MAX_BODY { Err(too_large()) } else { Ok(bytes) }
+    if seen > max { Err(too_large(max)) } else { Ok(bytes) }
 }
 
-async fn read(request: Request) -> Result<Vec<u8>, Fault> {
+async fn read(request: Request, max: usize) -> Result<Vec<u8>, Fault> {
     let slow = || Problem::new(Code::Validation, "the body did not arrive within 20 seconds");
-    tokio::time::timeout(BODY_TIME, collect(request.into_body())).await.map_err(|_| slow())?
+    tokio::time::timeout(BODY_TIME, collect(request.into_body(), max)).await.map_err(|_| slow())?
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -67,15 +73,27 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     Ok(decode(&value)?)
 }
 
+async fn json<T: DeserializeOwned>(request: Request, max: usize) -> Result<T, Fault> {
+    if !is_json(request.headers()) {
+        let problem = Problem::new(Code::UnsupportedMediaType, "the body must be JSON");
+        return Err(problem.remedy("send `Content-Type: application/json`").into());
+    }
+    parse(&read(request, max).await?)
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
-        if !is_json(request.headers()) {
-            let problem = Problem::new(Code::UnsupportedMediaType, "the body must be JSON");
-            return Err(problem.remedy("send `Content-Type: application/json`").into());
-        }
-        Ok(Self(parse(&read(request).await?)?))
+        Ok(Self(json(request, MAX_BODY).await?))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Whole<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
+        Ok(Self(json(request, MAX_WHOLE).await?))
     }
 }
 
@@ -85,7 +103,7 @@ impl FromRequest<Arc<App>> for Empty {
     async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
         #[derive(serde::Deserialize)]
         struct Nothing {}
-        let bytes = read(request).await?;
+        let bytes = read(request, MAX_BODY).await?;
         if !bytes.is_empty() {
             let Nothing {} = parse(&bytes)?;
         }

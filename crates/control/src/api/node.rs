@@ -1,6 +1,6 @@
 //! `/node/v1`: what nodes call. Not in the OpenAPI document: it belongs to this version of the two of them.
 
-use super::extract::Json;
+use super::extract::{Json, Whole};
 use super::query::Query;
 use crate::app::App;
 use crate::app::node_calls as app;
@@ -56,7 +56,7 @@ pub(super) async fn observed(
 pub(super) async fn egress(
     State(state): State<Arc<App>>,
     caller: NodeCaller,
-    Json(report): Json<EgressReport>,
+    Whole(report): Whole<EgressReport>,
 ) -> Result<StatusCode, Fault> {
     app::egress(&state, caller.node, report).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -3,7 +3,6 @@
 mod access;
 mod agents;
 mod egress;
-mod egress_log;
 mod evidence;
 mod images;
 mod inputs;

@@ -47,8 +47,8 @@ impl Folds {
     }
 
     /// Counts a record if equal ones are counted, and gives it back otherwise.
-    pub fn add(&mut self, record: Connection, now: Instant) -> Result<(), Connection> {
-        let Some(window) = self.open.get_mut(&Key::of(&record)) else { return Err(record) };
+    pub fn add(&mut self, record: Connection, now: Instant) -> Option<Connection> {
+        let Some(window) = self.open.get_mut(&Key::of(&record)) else { return Some(record) };
         let same_attempt = record.port.is_none() && now < window.began + limits::SAME_QUESTION;
         match &mut window.more {
             _ if same_attempt => {}
@@ -60,7 +60,7 @@ impl Folds {
             }
             more => *more = Some(record),
         }
-        Ok(())
+        None
     }
 
     /// Counts those that are equal to a record that was told from now on; whether there is room for that.
@@ -141,27 +141,27 @@ mod tests {
     fn equal_ones_are_counted_until_their_time_is_over() {
         let (mut folds, start) = (Folds::new(WINDOW), Instant::now());
         let one = || refused("a.example.com", Some(443), "unknown");
-        assert_eq!(folds.add(one(), start), Err(one()));
+        assert_eq!(folds.add(one(), start), Some(one()));
         assert!(folds.after(&one(), start));
         for second in 1..=4 {
             let spoken = Connection { protocol: Some(Protocol::Tls), ..one() };
-            assert_eq!(folds.add(spoken, start + Duration::from_secs(second)), Ok(()));
+            assert_eq!(folds.add(spoken, start + Duration::from_secs(second)), None);
         }
         for other in [
             refused("b.example.com", Some(443), "unknown"),
             refused("a.example.com", Some(80), "unknown"),
             refused("a.example.com", Some(443), "rule 1"),
         ] {
-            assert_eq!(folds.add(other.clone(), start), Err(other));
+            assert_eq!(folds.add(other.clone(), start), Some(other));
         }
         assert!(folds.over(start + Duration::from_secs(9)).is_empty());
         let told = folds.over(start + WINDOW);
         assert_eq!(told, [Connection { count: 4, protocol: Some(Protocol::Tls), ..one() }]);
         // It goes on being counted for as long as it goes on.
-        assert_eq!(folds.add(one(), start + WINDOW), Ok(()));
+        assert_eq!(folds.add(one(), start + WINDOW), None);
         assert_eq!(folds.over(start + 2 * WINDOW), [one()]);
         assert!(folds.over(start + 3 * WINDOW).is_empty() && folds.is_empty());
-        assert!(folds.from(one(), start) && folds.add(one(), start).is_ok());
+        assert!(folds.from(one(), start) && folds.add(one(), start).is_none());
         assert_eq!(folds.close(), [Connection { count: 2, ..one() }]);
         assert!(folds.is_empty());
     }
@@ -178,10 +178,10 @@ mod tests {
             ..refused("a.example.com", Some(443), "rule 1")
         };
         assert!(folds.from(passed(1, 10, 7), start));
-        assert_eq!(folds.add(passed(2, 20, 5), start), Ok(()));
-        assert_eq!(folds.add(passed(3, u64::MAX, 9), start), Ok(()));
+        assert_eq!(folds.add(passed(2, 20, 5), start), None);
+        assert_eq!(folds.add(passed(3, u64::MAX, 9), start), None);
         let http = Connection { protocol: Some(Protocol::Http), ..passed(1, 1, 1) };
-        assert!(folds.add(http, start).is_err());
+        assert!(folds.add(http, start).is_some());
         assert_eq!(folds.over(start + WINDOW), [Connection { count: 3, ..passed(6, u64::MAX, 9) }]);
     }
 
@@ -190,10 +190,10 @@ mod tests {
         let (mut folds, start) = (Folds::new(WINDOW), Instant::now());
         let one = || refused("a.example.com", None, "unknown");
         assert!(folds.after(&one(), start));
-        assert_eq!(folds.add(one(), start + Duration::from_millis(900)), Ok(()));
+        assert_eq!(folds.add(one(), start + Duration::from_millis(900)), None);
         assert!(folds.over(start + WINDOW).is_empty());
         assert!(folds.after(&one(), start + WINDOW));
-        assert_eq!(folds.add(one(), start + WINDOW + Duration::from_secs(2)), Ok(()));
+        assert_eq!(folds.add(one(), start + WINDOW + Duration::from_secs(2)), None);
         assert_eq!(folds.over(start + 2 * WINDOW), [one()]);
     }
 

@@ -146,10 +146,7 @@ impl Pages {
     fn write(&mut self, record: Connection, now: Instant) {
         let refused = record.outcome == Outcome::Denied;
         let kept = if record.outcome == Outcome::Passed { &mut self.passed } else { &mut self.refused };
-        let record = match kept.folds.add(record, now) {
-            Ok(()) => return,
-            Err(record) => record,
-        };
+        let Some(record) = kept.folds.add(record, now) else { return };
         if self.waiting.len() < kept.room && kept.bucket.take().is_ok() {
             if refused {
                 // Without room for that, those that follow are told one by one.

@@ -395,6 +395,10 @@ fn bundles_and_the_unknown() {
     );
     let table = Table::new(Some(&all), &tools());
     assert!(table.resolves("anything.example") && !table.resolves("a.evil.example"));
+    // Where nobody is there to decide.
+    assert!(
+        table.passes("github.com") && !table.passes("anything.example") && !table.passes("a.evil.example")
+    );
 }
 
 #[test]
@@ -416,6 +420,7 @@ fn what_resolves() {
     let check = |egress: &str, rules: &[&str], name: &str, expected: bool| {
         let table = Table::new(Some(&with_rules(egress, rules)), &tools());
         assert_eq!(table.resolves(name), expected, "{egress} {rules:?} {name}");
+        assert_eq!(table.passes(name), expected, "{egress} {rules:?} {name}");
     };
     check("", &[], "a.example", false);
     check("", &["allow a.example 22"], "a.example", true);

@@ -206,6 +206,7 @@ impl World {
             program: "/nonexistent".into(),
             linger: std::time::Duration::from_millis(50),
             egress: crate::Egress::default(),
+            tools: BTreeMap::new(),
             sandbox: None,
         };
         let outbox = Arc::new(Outbox::new());

@@ -60,6 +60,7 @@ impl World {
             program: script(&directory.path().join("gate"), &gate),
             linger: std::time::Duration::from_millis(50),
             egress,
+            tools: BTreeMap::new(),
             sandbox: None,
         };
         let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());

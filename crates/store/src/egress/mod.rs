@@ -8,6 +8,8 @@ mod watching;
 
 pub use log::EgressFilter;
 pub(crate) use remembered::hosts;
+#[cfg(test)]
+pub(crate) use watching::ATTENTION;
 pub use watching::Watched;
 
 use crate::change::{Actor, Change};

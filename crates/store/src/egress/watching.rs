@@ -39,6 +39,18 @@ const OF_AGENT: &str =
     "SELECT nullif(max(coalesce(a.watched_until, 0), coalesce(c.watched_until, 0)), 0) AS until
      FROM agents a JOIN accounts c ON c.id = a.account WHERE a.id = $1 AND a.desired <> 'destroyed'";
 
+/// Where nobody looks, and nobody said anything, it ends at three indexes.
+pub(crate) const ATTENTION: &str =
+    "SELECT id AS agent, watched_until AS watched, NULL AS host, NULL AS port, NULL AS asked, NULL AS allow
+    FROM agents WHERE node = $1 AND watched_until > $2 AND state <> 'destroyed' AND desired <> 'destroyed'
+    UNION ALL
+    SELECT a.id, c.watched_until, NULL, NULL, NULL, NULL
+    FROM accounts c CROSS JOIN agents a ON a.account = c.id AND a.node = $1
+    WHERE c.watched_until > $2 AND a.state <> 'destroyed' AND a.desired <> 'destroyed'
+    UNION ALL
+    SELECT agent, NULL, host, port, asked, answer = 'once' FROM egress_questions
+    WHERE node = $1 AND answer IS NOT NULL AND answer IN ('once', 'deny') AND until > $2";
+
 impl Watched {
     fn query(self) -> (&'static str, String) {
         match self {
@@ -97,24 +109,13 @@ impl Store {
         Ok((WATCHED - RENEWED).unsigned_abs())
     }
 
-    /// Whom on a node somebody looks after, and what they said. One statement that finds nothing, by three indexes, where
-    /// nobody does.
+    /// Whom on a node somebody looks after, and what they said.
     pub async fn attention(&self, node: NodeId) -> Result<Vec<Attention>, Error> {
-        let rows = sqlx::query(
-            "SELECT id AS agent, watched_until AS watched, NULL AS host, NULL AS port, NULL AS asked, NULL AS allow
-             FROM agents WHERE node = $1 AND watched_until > $2 AND state <> 'destroyed' AND desired <> 'destroyed'
-             UNION ALL
-             SELECT a.id, c.watched_until, NULL, NULL, NULL, NULL
-             FROM accounts c CROSS JOIN agents a ON a.account = c.id AND a.node = $1
-             WHERE c.watched_until > $2 AND a.state <> 'destroyed' AND a.desired <> 'destroyed'
-             UNION ALL
-             SELECT agent, NULL, host, port, asked, answer = 'once' FROM egress_questions
-             WHERE node = $1 AND answer IS NOT NULL AND answer IN ('once', 'deny') AND until > $2",
-        )
-        .bind(node.to_string())
-        .bind(millis(self.now()))
-        .fetch_all(&self.0.reader)
-        .await?;
+        let rows = sqlx::query(ATTENTION)
+            .bind(node.to_string())
+            .bind(millis(self.now()))
+            .fetch_all(&self.0.reader)
+            .await?;
         let mut found: BTreeMap<AgentId, (Option<OffsetDateTime>, Vec<Answer>)> = BTreeMap::new();
         for row in &rows {
             let (watched, answers) = found.entry(row.parsed("agent")?).or_default();

@@ -95,6 +95,7 @@ pub fn idle_thousand(session: &Session, rows: &mut Rows) {
     rows.add("  its own process", "MiB", own, None, Target::None);
     let fallen = each(before[0] - weight::available());
     rows.add("  by how much MemAvailable fell, all in all", "MiB", fallen, None, Target::None);
+    crate::policies::change_all(session, &agents, rows);
     // Each is looked at once.
     let busy = weight::processor(&session.world);
     // Where the client sees that control closes connections which nobody uses.

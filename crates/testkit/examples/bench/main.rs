@@ -9,6 +9,7 @@ mod decide;
 mod egress;
 mod lone;
 mod peers;
+mod policies;
 mod profile;
 mod rows;
 mod session;

@@ -175,3 +175,12 @@ pub fn kept(way: &Way, count: usize) -> Vec<TcpStream> {
     let way = way.resolved();
     (0..count).map(|_| handshake(&way)).collect()
 }
+
+/// Waits until the name has an address again.
+pub fn until_open(way: &Way) {
+    if let Way::Name(name, port) = way {
+        while (*name, *port).to_socket_addrs().is_err() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -9,12 +9,15 @@ mod proxies;
 
 use crate::rows::{Rows, Target, quantile};
 use load::Way;
+use model::policy::Policy;
 use proxies::Proxy;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::Instant;
 use testkit::{Internet, RESOLVER, World};
 
 /// The name that is connected to.
@@ -74,6 +77,7 @@ fn there(rows: &mut Rows) {
     costs(all(), rows);
     streams(all(), rows);
     late(&ours, &direct, rows);
+    reload(&world, &ours, rows);
     weights(&world, &ours, gate, &policy, rows);
 }
 
@@ -148,6 +152,34 @@ fn late(ours: &Proxy, direct: &Proxy, rows: &mut Rows) {
         let added = quantile(&with, share) - quantile(&without, share);
         rows.add(format!("an answer comes later by, {name}"), "ms", added, None, Target::AtMost(most));
     }
+}
+
+/// How long a change of the policy takes until what it denies is cut, with the call that makes it.
+fn reload(world: &World, ours: &Proxy, rows: &mut Rows) {
+    let (runtime, control) = world.control();
+    let [allows, denies] = [Policy::parse(POLICY).expect("a policy"), Policy::nothing()];
+    let set = |policy: &Policy| {
+        runtime.block_on(control.set_policy("one", policy, None)).expect("a change");
+    };
+    let cut = |_| {
+        let mut open = at(ours, || load::kept(&ours.way, 1));
+        let begun = Instant::now();
+        set(&denies);
+        let ended = open[0].read(&mut [0]);
+        let took = begun.elapsed();
+        assert!(ended.is_err(), "the connection ended as if nothing was denied");
+        set(&allows);
+        at(ours, || load::until_open(&ours.way));
+        took
+    };
+    let took: Vec<_> = (0..20).map(cut).collect();
+    rows.add(
+        "a connection is cut by a change of policy",
+        "ms",
+        quantile(&took, 0.5),
+        None,
+        Target::AtMost(100.0),
+    );
 }
 
 /// What the gate's memory grows by.

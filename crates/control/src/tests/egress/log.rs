@@ -1,6 +1,7 @@
 //! The log of what left agents.
 
-use super::world::{Machine, World};
+use super::events;
+use crate::tests::world::{Machine, World};
 use model::AgentId;
 use model::agent::Observed;
 use model::clock::Clock;
@@ -58,11 +59,6 @@ async fn log(world: &World, query: &str) -> Value {
 
 fn hosts(page: &Value) -> Vec<&str> {
     page["items"].as_array().unwrap().iter().map(|item| item["host"].as_str().unwrap()).collect()
-}
-
-async fn events(world: &World, kind: &str) -> Vec<Value> {
-    let events = world.get("/v1/events?limit=200").await.expect(200);
-    events["items"].as_array().unwrap().iter().filter(|event| event["kind"] == kind).cloned().collect()
 }
 
 #[tokio::test]
