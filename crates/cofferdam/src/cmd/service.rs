@@ -221,7 +221,12 @@ pub fn node_config(paths: &Paths) -> anyhow::Result<node::Config> {
     let control = up::setup::local_url(paths);
     configured(
         &paths.node_toml(),
-        &[("data", text(&paths.data)), ("run", text(&paths.run)), ("control", control)],
+        &[
+            ("data", text(&paths.data)),
+            ("run", text(&paths.run)),
+            ("bundles", text(&paths.bundles_toml())),
+            ("control", control),
+        ],
     )
 }
 

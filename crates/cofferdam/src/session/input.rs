@@ -3,7 +3,7 @@
 use super::Options;
 use super::screen::Curtain;
 use crate::asking::{After, Asker, Manner};
-use crate::keyboard::Keyboard;
+use crate::keyboard::{self, Keyboard};
 use crate::terminal::{self, DetachKeys};
 use client::AttachSender;
 use model::egress::{Decision, OpenQuestion};
@@ -144,6 +144,11 @@ impl Input {
     async fn ask(&mut self, question: &OpenQuestion, keyboard: &mut Keyboard) -> Result<(), client::Error> {
         let Some(asker) = &mut self.asker else { return Ok(()) };
         if !asker.is_open(question.id) {
+            return Ok(());
+        }
+        // Put into the background meanwhile, it would be stopped for touching the terminal.
+        if !keyboard::is_ours() {
+            self.asker = None;
             return Ok(());
         }
         self.curtain.drop_down().await;
