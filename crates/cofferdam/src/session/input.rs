@@ -126,7 +126,12 @@ impl Input {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     match (asked.take(), &mut keyboard) {
-                        (Some((question, _)), Some(keyboard)) => self.ask(&question, keyboard).await,
+                        (Some((question, _)), Some(keyboard)) => {
+                            let asked = self.ask(&question, keyboard).await;
+                            // Who was about to answer this one must not answer the next.
+                            typed_at = Some(Instant::now());
+                            asked
+                        }
                         _ => {
                             self.asker = None;
                             Ok(())
