@@ -131,6 +131,14 @@ impl Outbox {
         inner.questions_due |= report.questions.is_some();
     }
 
+    /// Control will never take it: that there is a gap is told, and if that is refused, too, nothing more.
+    fn refused(&self, Taken { report, .. }: Taken) {
+        let mut inner = self.lock();
+        for Record { agent, connection } in report.records {
+            inner.lose(agent, u64::from(connection.count));
+        }
+    }
+
     /// Sends, for ever.
     pub(crate) async fn run(&self, caller: &Caller) {
         let mut backoff = Backoff::to_control();
@@ -147,6 +155,7 @@ impl Outbox {
                 Err(error) if error.is_refusal() => {
                     // Of an earlier version, which knows nothing of this, or it finds fault with what a gate said: never taken.
                     tracing::error!(error = %crate::chain(&error), "control refuses what left agents");
+                    self.refused(taken);
                 }
                 Err(error) => {
                     self.give_back(taken);
@@ -268,6 +277,18 @@ mod tests {
         assert_eq!(outbox.take().unwrap().report.records.len(), 1);
         assert!(outbox.take().is_none());
         assert!(outbox.lock().held.is_empty() && outbox.lock().held_by.is_empty());
+    }
+
+    #[test]
+    fn what_is_refused_is_a_gap_that_is_told_once() {
+        let outbox = Outbox::default();
+        let (account, agent) = (AccountId::new(), AgentId::new());
+        outbox.record(account, agent, connection("a.example"));
+        outbox.refused(outbox.take().unwrap());
+        let gap = outbox.take().unwrap();
+        assert_eq!((gap.report.records.len(), &*gap.report.lost), (0, &[Lost { agent, count: 2 }][..]));
+        outbox.refused(gap);
+        assert!(outbox.take().is_none());
     }
 
     #[test]
