@@ -297,7 +297,7 @@ impl Gates {
         if running.agents.remove(&agent).is_none() {
             return;
         }
-        self.outbox.ask(agent, Vec::new());
+        self.outbox.ask(account, agent, Vec::new());
         running.changed(agent);
         let revision = running.agents.is_empty().then(|| *running.revision.borrow());
         inner.gone.push_back((account, agent));

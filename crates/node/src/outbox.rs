@@ -3,21 +3,25 @@
 
 use crate::backoff::Backoff;
 use crate::control::Caller;
-use model::AgentId;
 use model::egress::{Connection, EgressReport, Lost, MAX_QUESTIONS, MAX_RECORDS, Question, Record, Waiting};
+use model::{AccountId, AgentId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Records that are held while control does not take them.
 const RECORDS: usize = 20_000;
-/// Those of one agent, so that one that connects without end does not cost others theirs.
+/// Those of one agent, so that one that connects without end does not cost others theirs. And of one account there are never more
+/// than are free for all others.
 const RECORDS_OF_ONE: usize = 1000;
 /// Questions of all agents: control takes them in one piece. What is not told of waits for nobody, and is refused in the end.
 const QUESTIONS: usize = 8192;
 /// How long records are gathered, so that many go at once.
 const GATHER: Duration = Duration::from_millis(200);
+/// Between two reports, however much a gate says: control has one writer for all accounts.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Holds it until control has it.
 #[derive(Debug, Default)]
@@ -30,10 +34,11 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Inner {
-    records: VecDeque<Record>,
+    records: VecDeque<(AccountId, Record)>,
     held: HashMap<AgentId, usize>,
+    held_by: HashMap<AccountId, usize>,
     lost: BTreeMap<AgentId, u64>,
-    questions: BTreeMap<AgentId, Vec<Question>>,
+    questions: BTreeMap<AgentId, (AccountId, Vec<Question>)>,
     questions_due: bool,
 }
 
@@ -45,15 +50,15 @@ impl Outbox {
     }
 
     /// A connection is over, or attempts were refused.
-    pub(crate) fn record(&self, agent: AgentId, connection: Connection) {
+    pub(crate) fn record(&self, account: AccountId, agent: AgentId, connection: Connection) {
         let mut inner = self.lock();
-        let full = inner.records.len() >= RECORDS;
-        let held = inner.held.entry(agent).or_default();
-        if full || *held >= RECORDS_OF_ONE {
-            *inner.lost.entry(agent).or_default() += u64::from(connection.count);
+        let free = RECORDS.saturating_sub(inner.records.len());
+        let of = |held: Option<&usize>| held.copied().unwrap_or_default();
+        if of(inner.held_by.get(&account)) >= free || of(inner.held.get(&agent)) >= RECORDS_OF_ONE {
+            inner.lose(agent, u64::from(connection.count));
         } else {
-            *held += 1;
-            inner.records.push_back(Record { agent, connection });
+            inner.count(account, agent);
+            inner.records.push_back((account, Record { agent, connection }));
         }
         self.wake.notify_one();
     }
@@ -61,22 +66,25 @@ impl Outbox {
     /// So many more were.
     pub(crate) fn lose(&self, agent: AgentId, count: u64) {
         let mut inner = self.lock();
-        let lost = inner.lost.entry(agent).or_default();
-        *lost = lost.saturating_add(count);
+        inner.lose(agent, count);
         self.wake.notify_one();
     }
 
     /// All that the agent waits for now.
-    pub(crate) fn ask(&self, agent: AgentId, mut questions: Vec<Question>) {
+    pub(crate) fn ask(&self, account: AccountId, agent: AgentId, mut questions: Vec<Question>) {
         let mut inner = self.lock();
-        let others = inner.questions.iter().filter(|(of, _)| **of != agent);
-        let room = QUESTIONS.saturating_sub(others.map(|(_, questions)| questions.len()).sum());
-        questions.truncate(MAX_QUESTIONS.min(room));
+        let (mut taken, mut own) = (0, 0);
+        for (_, (by, questions)) in inner.questions.iter().filter(|(of, _)| **of != agent) {
+            taken += questions.len();
+            own += if *by == account { questions.len() } else { 0 };
+        }
+        // As with records, no account has more than are free for all others.
+        questions.truncate(MAX_QUESTIONS.min(QUESTIONS.saturating_sub(taken + own)));
         let before = match questions.is_empty() {
-            true => inner.questions.remove(&agent).unwrap_or_default(),
-            false => inner.questions.insert(agent, questions.clone()).unwrap_or_default(),
+            true => inner.questions.remove(&agent),
+            false => inner.questions.insert(agent, (account, questions.clone())),
         };
-        if before != questions {
+        if before.map(|(_, before)| before).unwrap_or_default() != questions {
             inner.questions_due = true;
             self.wake.notify_one();
             self.urgent.notify_one();
@@ -91,64 +99,71 @@ impl Outbox {
     }
 
     /// What goes out now, if anything does.
-    pub(crate) fn take(&self) -> Option<EgressReport> {
+    pub(crate) fn take(&self) -> Option<Taken> {
         let mut inner = self.lock();
         let count = inner.records.len().min(MAX_RECORDS);
-        let records: Vec<_> = inner.records.drain(..count).collect();
-        for record in &records {
-            if let Some(held) = inner.held.get_mut(&record.agent) {
-                *held -= 1;
-                if *held == 0 {
-                    inner.held.remove(&record.agent);
-                }
-            }
+        let taken: Vec<_> = inner.records.drain(..count).collect();
+        for (account, Record { agent, .. }) in &taken {
+            less(&mut inner.held, agent);
+            less(&mut inner.held_by, account);
         }
         let lost = std::mem::take(&mut inner.lost);
         let questions = std::mem::take(&mut inner.questions_due).then(|| inner.waiting());
+        let (accounts, records) = taken.into_iter().unzip();
         let report = EgressReport {
             records,
             lost: lost.into_iter().map(|(agent, count)| Lost { agent, count }).collect(),
             questions,
         };
-        (report != EgressReport::default()).then_some(report)
+        (report != EgressReport::default()).then_some(Taken { report, accounts })
     }
 
     /// Control did not take it.
-    fn give_back(&self, report: EgressReport) {
+    fn give_back(&self, Taken { report, accounts }: Taken) {
         let mut inner = self.lock();
-        for record in report.records.into_iter().rev() {
-            *inner.held.entry(record.agent).or_default() += 1;
-            inner.records.push_front(record);
+        for (account, record) in accounts.into_iter().zip(report.records).rev() {
+            inner.count(account, record.agent);
+            inner.records.push_front((account, record));
         }
         for Lost { agent, count } in report.lost {
-            *inner.lost.entry(agent).or_default() += count;
+            inner.lose(agent, count);
         }
         inner.questions_due |= report.questions.is_some();
+    }
+
+    /// Control will never take it: that there is a gap is told, and if that is refused, too, nothing more.
+    fn refused(&self, Taken { report, .. }: Taken) {
+        let mut inner = self.lock();
+        for Record { agent, connection } in report.records {
+            inner.lose(agent, u64::from(connection.count));
+        }
     }
 
     /// Sends, for ever.
     pub(crate) async fn run(&self, caller: &Caller) {
         let mut backoff = Backoff::to_control();
         loop {
-            let Some(report) = self.take() else {
+            let Some(taken) = self.take() else {
                 self.wake.notified().await;
                 if !self.lock().questions_due {
                     let _ = tokio::time::timeout(GATHER, self.urgent.notified()).await;
                 }
                 continue;
             };
-            match caller.report_egress(&report).await {
+            match caller.report_egress(&taken.report).await {
                 Ok(()) => backoff.reset(),
                 Err(error) if error.is_refusal() => {
                     // Of an earlier version, which knows nothing of this, or it finds fault with what a gate said: never taken.
                     tracing::error!(error = %crate::chain(&error), "control refuses what left agents");
+                    self.refused(taken);
                 }
                 Err(error) => {
-                    self.give_back(report);
+                    self.give_back(taken);
                     tracing::debug!(error = %crate::chain(&error), "control did not take what left agents");
                     let _ = tokio::time::timeout(backoff.delay(), self.urgent.notified()).await;
                 }
             }
+            tokio::time::sleep(PACE).await;
         }
     }
 
@@ -157,13 +172,39 @@ impl Outbox {
     }
 }
 
+/// What goes out, and whose the records are, in their order.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub report: EgressReport,
+    accounts: Vec<AccountId>,
+}
+
 impl Inner {
     fn waiting(&self) -> Vec<Waiting> {
-        let of = |(agent, questions): (&AgentId, &Vec<Question>)| Waiting {
+        let of = |(agent, (_, questions)): (&AgentId, &(AccountId, Vec<Question>))| Waiting {
             agent: *agent,
             questions: questions.clone(),
         };
         self.questions.iter().map(of).collect()
+    }
+
+    fn count(&mut self, account: AccountId, agent: AgentId) {
+        *self.held.entry(agent).or_default() += 1;
+        *self.held_by.entry(account).or_default() += 1;
+    }
+
+    fn lose(&mut self, agent: AgentId, count: u64) {
+        let lost = self.lost.entry(agent).or_default();
+        *lost = lost.saturating_add(count);
+    }
+}
+
+fn less<K: Eq + Hash>(held: &mut HashMap<K, usize>, of: &K) {
+    if let Some(count) = held.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            held.remove(of);
+        }
     }
 }
 
@@ -216,41 +257,54 @@ mod tests {
     #[test]
     fn a_new_node_tells_that_nothing_waits() {
         let outbox = Outbox::new();
-        let report = outbox.take().unwrap();
+        let report = outbox.take().unwrap().report;
         assert_eq!(report, EgressReport { questions: Some(Vec::new()), ..EgressReport::default() });
-        assert_eq!(outbox.take(), None);
+        assert!(outbox.take().is_none());
     }
 
     #[test]
     fn records_go_in_their_order_and_again_when_they_were_not_taken() {
         let outbox = Outbox::default();
-        let agent = AgentId::new();
+        let (account, agent) = (AccountId::new(), AgentId::new());
         for number in 0..MAX_RECORDS + 1 {
-            outbox.record(agent, connection(&format!("{number}.example")));
+            outbox.record(account, agent, connection(&format!("{number}.example")));
         }
-        let report = outbox.take().unwrap();
-        assert_eq!(report.records.len(), MAX_RECORDS);
-        outbox.give_back(report.clone());
-        assert_eq!(outbox.take().unwrap().records, report.records);
-        assert_eq!(outbox.take().unwrap().records.len(), 1);
-        assert_eq!(outbox.take(), None);
-        assert!(outbox.lock().held.is_empty());
+        let taken = outbox.take().unwrap();
+        let records = taken.report.records.clone();
+        assert_eq!(records.len(), MAX_RECORDS);
+        outbox.give_back(taken);
+        assert_eq!(outbox.take().unwrap().report.records, records);
+        assert_eq!(outbox.take().unwrap().report.records.len(), 1);
+        assert!(outbox.take().is_none());
+        assert!(outbox.lock().held.is_empty() && outbox.lock().held_by.is_empty());
+    }
+
+    #[test]
+    fn what_is_refused_is_a_gap_that_is_told_once() {
+        let outbox = Outbox::default();
+        let (account, agent) = (AccountId::new(), AgentId::new());
+        outbox.record(account, agent, connection("a.example"));
+        outbox.refused(outbox.take().unwrap());
+        let gap = outbox.take().unwrap();
+        assert_eq!((gap.report.records.len(), &*gap.report.lost), (0, &[Lost { agent, count: 2 }][..]));
+        outbox.refused(gap);
+        assert!(outbox.take().is_none());
     }
 
     #[test]
     fn one_agent_does_not_cost_another_its_records() {
         let outbox = Outbox::default();
-        let [loud, quiet] = [AgentId::new(), AgentId::new()];
+        let (account, [loud, quiet]) = (AccountId::new(), [AgentId::new(), AgentId::new()]);
         for _ in 0..RECORDS_OF_ONE + 3 {
-            outbox.record(loud, connection("a.example"));
+            outbox.record(account, loud, connection("a.example"));
         }
         outbox.lose(loud, 5);
-        outbox.record(quiet, connection("b.example"));
-        let first = outbox.take().unwrap();
+        outbox.record(account, quiet, connection("b.example"));
+        let first = outbox.take().unwrap().report;
         assert_eq!(first.lost, [Lost { agent: loud, count: 3 * 2 + 5 }]);
         let mut told = first.records;
         while let Some(more) = outbox.take() {
-            told.extend(more.records);
+            told.extend(more.report.records);
         }
         assert_eq!(told.iter().filter(|record| record.agent == quiet).count(), 1);
         assert_eq!(told.len(), RECORDS_OF_ONE + 1);
@@ -259,28 +313,47 @@ mod tests {
     #[test]
     fn questions_are_told_whole_when_they_changed() {
         let outbox = Outbox::default();
-        let agent = AgentId::new();
-        outbox.ask(agent, vec![question("a.example")]);
-        let told = outbox.take().unwrap().questions.unwrap();
+        let (account, agent) = (AccountId::new(), AgentId::new());
+        outbox.ask(account, agent, vec![question("a.example")]);
+        let told = outbox.take().unwrap().report.questions.unwrap();
         assert_eq!(told, [Waiting { agent, questions: vec![question("a.example")] }]);
-        outbox.ask(agent, vec![question("a.example")]);
-        assert_eq!(outbox.take(), None, "no news");
-        outbox.ask(agent, Vec::new());
-        assert_eq!(outbox.take().unwrap().questions, Some(Vec::new()));
-        outbox.ask(agent, vec![question("b.example"); MAX_QUESTIONS + 1]);
+        outbox.ask(account, agent, vec![question("a.example")]);
+        assert!(outbox.take().is_none(), "no news");
+        outbox.ask(account, agent, Vec::new());
+        assert_eq!(outbox.take().unwrap().report.questions, Some(Vec::new()));
+        outbox.ask(account, agent, vec![question("b.example"); MAX_QUESTIONS + 1]);
         let told = outbox.take().unwrap();
-        assert_eq!(told.questions.as_ref().unwrap()[0].questions.len(), MAX_QUESTIONS);
-        outbox.give_back(told.clone());
-        assert_eq!(outbox.take(), Some(told));
+        let report = told.report.clone();
+        assert_eq!(report.questions.as_ref().unwrap()[0].questions.len(), MAX_QUESTIONS);
+        outbox.give_back(told);
+        assert_eq!(outbox.take().unwrap().report, report);
+    }
+
+    #[test]
+    fn one_account_leaves_as_much_as_it_has() {
+        let outbox = Outbox::default();
+        let [loud, quiet] = [AccountId::new(), AccountId::new()];
+        for _ in 0..RECORDS / RECORDS_OF_ONE {
+            let agent = AgentId::new();
+            (0..RECORDS_OF_ONE).for_each(|_| outbox.record(loud, agent, connection("a.example")));
+        }
+        for _ in 0..QUESTIONS / MAX_QUESTIONS {
+            outbox.ask(loud, AgentId::new(), vec![question("a.example"); MAX_QUESTIONS]);
+        }
+        let agent = AgentId::new();
+        outbox.record(quiet, agent, connection("b.example"));
+        outbox.ask(quiet, agent, vec![question("b.example")]);
+        assert!(outbox.lock().records.iter().any(|(account, _)| *account == quiet));
+        assert!(outbox.lock().questions.contains_key(&agent));
     }
 
     #[test]
     fn questions_stay_in_their_bounds() {
         let outbox = Outbox::default();
         for _ in 0..QUESTIONS / MAX_QUESTIONS + 2 {
-            outbox.ask(AgentId::new(), vec![question("a.example"); MAX_QUESTIONS]);
+            outbox.ask(AccountId::new(), AgentId::new(), vec![question("a.example"); MAX_QUESTIONS]);
         }
-        let told = outbox.take().unwrap().questions.unwrap();
+        let told = outbox.take().unwrap().report.questions.unwrap();
         assert_eq!(told.iter().map(|waiting| waiting.questions.len()).sum::<usize>(), QUESTIONS);
     }
 

@@ -153,8 +153,10 @@ impl Asker {
     }
 }
 
-/// Ends whatever an agent's output has begun (CAN, ST), and shows text as it is: no attributes, the usual characters (SGR 0, G0 as ASCII, SI).
-const PLAIN: &str = "\x18\x1b\\\x1b[0m\x1b(B\x0f";
+/// Ends whatever an agent's output has begun (CAN, ST, VT52, printing, a status line, an update that is not shown yet), and shows text as it
+/// is: the whole screen scrolls, lines wrap and replace what was there, no attributes, the usual characters (SGR 0, G0 as ASCII, SI). On the
+/// last line, for the screen's region takes the cursor to its first.
+const PLAIN: &str = "\x18\x1b\\\x1b<\x1b[4i\x1b[0$}\x1b[?2026l\x1b[?69l\x1b[?6l\x1b[r\x1b[4l\x1b[?7h\x1b[?25h\x1b[0m\x1b(B\x0f\x1b[999;1H";
 
 /// Asks until there is an answer, or the question waits no longer.
 async fn ask(
@@ -214,9 +216,10 @@ async fn ask(
             Some(Typed::Line(Said::Decided(decision))) => return Ok(Ended::Decided(decision)),
             Some(Typed::Line(Said::Stop)) if manner.shared => return Ok(Ended::By(After::Stop)),
             Some(Typed::Interrupt) => return Ok(Ended::By(After::Interrupted)),
-            Some(Typed::Line(_)) => {
-                write!(out, "cofferdam: allow it (o)nce, for this (a)gent, al(w)ays, (d)eny it{stop}? ")?
-            }
+            Some(Typed::Line(_)) => write!(
+                out,
+                "cofferdam: {agent} to {to}: allow it (o)nce, for this (a)gent, al(w)ays, (d)eny it{stop}? "
+            )?,
             None => {}
         }
         out.flush()?;

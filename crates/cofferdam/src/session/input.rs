@@ -3,7 +3,7 @@
 use super::Options;
 use super::screen::Curtain;
 use crate::asking::{After, Asker, Manner};
-use crate::keyboard::Keyboard;
+use crate::keyboard::{self, Keyboard};
 use crate::terminal::{self, DetachKeys};
 use client::AttachSender;
 use model::egress::{Decision, OpenQuestion};
@@ -126,7 +126,12 @@ impl Input {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     match (asked.take(), &mut keyboard) {
-                        (Some((question, _)), Some(keyboard)) => self.ask(&question, keyboard).await,
+                        (Some((question, _)), Some(keyboard)) => {
+                            let asked = self.ask(&question, keyboard).await;
+                            // Who was about to answer this one must not answer the next.
+                            typed_at = Some(Instant::now());
+                            asked
+                        }
                         _ => {
                             self.asker = None;
                             Ok(())
@@ -144,6 +149,11 @@ impl Input {
     async fn ask(&mut self, question: &OpenQuestion, keyboard: &mut Keyboard) -> Result<(), client::Error> {
         let Some(asker) = &mut self.asker else { return Ok(()) };
         if !asker.is_open(question.id) {
+            return Ok(());
+        }
+        // Put into the background meanwhile, it would be stopped for touching the terminal.
+        if !keyboard::is_ours() {
+            self.asker = None;
             return Ok(());
         }
         self.curtain.drop_down().await;

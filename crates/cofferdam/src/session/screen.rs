@@ -154,6 +154,8 @@ impl Kept {
             Incoming::Lost(_) => {}
             Incoming::Exited(_) => self.over = true,
         }
+        // What is empty takes room, too.
+        self.bytes += size_of::<Incoming>();
         self.queue.push_back(incoming);
     }
 

@@ -79,8 +79,11 @@ fn an_agent_cannot_ask_in_our_name() {
     played.writes("\x1b]0;a title that has no end ");
     terminal.shows("no end ");
     played.asks("api.example.com", 60);
-    terminal.shows("\x18\x1b\\\x1b[0m");
+    terminal.shows("\x18\x1b\\");
+    // And so is what would keep lines of ours from being seen.
+    terminal.shows("\x1b[r");
     terminal.shows("worker wants to connect to api.example.com:443");
+    terminal.shows("cofferdam: worker to api.example.com:443: allow it");
     played.ends(0);
     assert_eq!(terminal.ends(), 0);
 }

@@ -68,8 +68,8 @@ pub async fn serve(
     // Keystrokes should not wait for an acknowledgement. Without it they only are slower.
     let _ = client.set_nodelay(true);
     let (address, port) = (original.ip().to_canonical(), original.port());
-    if address.is_loopback() || address.is_unspecified() {
-        // To the door itself: nothing was steered here.
+    if address.is_loopback() || address.is_unspecified() || port == 0 {
+        // To the door itself, where nothing was steered; or to a port that nobody has.
         return reset(&client);
     }
     let mut changes = agent.changes();

@@ -149,6 +149,7 @@ impl Flow {
         match self.verdict(target) {
             Verdict::Allow { by } => Ok(by),
             Verdict::Deny { by } => Err(Denied::By(by)),
+            Verdict::Hold if self.is_for_others(target) => Err(Denied::By(By::Unknown)),
             Verdict::Hold => {
                 self.held.store(true, Ordering::Relaxed);
                 let decided = Box::pin(self.hold(target)).await;
@@ -157,6 +158,12 @@ impl Flow {
                 decided
             }
         }
+    }
+
+    /// Whether a rule lets other requests pass than this one: it is refused, for an answer would let all of them.
+    fn is_for_others(&self, target: &Target<'_>) -> bool {
+        let any = Target { request: None, ..*target };
+        target.request.is_some() && matches!(self.verdict(&any), Verdict::Allow { .. })
     }
 
     /// The one place where a connection waits until a person decided, or until the policy does.
@@ -218,7 +225,9 @@ impl Flow {
         match decided {
             Ok(by) => *now = Now { protocol, request, by: Some(by) },
             Err(denied) => {
-                now.protocol = protocol;
+                if !self.is_connected() {
+                    now.protocol = protocol;
+                }
                 return Err(denied);
             }
         }

@@ -121,7 +121,9 @@ impl Holds {
         }
         // Those whose time is over are about to leave.
         if state.questions.get(&key).is_none_or(|question| question.deadline <= now) {
-            state.questions.remove(&key);
+            if state.questions.remove(&key).is_some() {
+                self.has_changed(&mut state);
+            }
             if state.questions.len() >= MAX_QUESTIONS || self.new.take().is_err() {
                 return Err(By::Unknown);
             }

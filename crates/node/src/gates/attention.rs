@@ -43,7 +43,7 @@ impl Gates {
             return Err(insane());
         }
         if self.had(account, agent) {
-            self.outbox.record(agent, connection);
+            self.outbox.record(account, agent, connection);
         }
         Ok(())
     }
@@ -72,8 +72,10 @@ impl Gates {
         if !questions.iter().all(outbox::is_sane_question) {
             return Err(insane());
         }
-        if self.boundary(account, agent).is_some() {
-            self.outbox.ask(agent, questions);
+        // Locked as long, so that none is asked for an agent that goes meanwhile.
+        let inner = self.lock();
+        if inner.running.get(&account).is_some_and(|running| running.agents.contains_key(&agent)) {
+            self.outbox.ask(account, agent, questions);
         }
         Ok(())
     }
@@ -82,7 +84,7 @@ impl Gates {
     pub(super) fn forget_questions(&self, account: AccountId) {
         let inner = self.lock();
         for agent in inner.running.get(&account).into_iter().flat_map(|running| running.agents.keys()) {
-            self.outbox.ask(*agent, Vec::new());
+            self.outbox.ask(account, *agent, Vec::new());
         }
     }
 }

@@ -212,10 +212,9 @@ impl Doors {
 
     /// Refuses connections at once, also those that wait. The port stays taken.
     pub fn shut(&self) -> io::Result<()> {
-        match rustix::net::shutdown(&self.tcp, rustix::net::Shutdown::Read) {
-            // It is shut.
-            Err(Errno::NOTCONN) => {}
-            other => other?,
+        // Twice would last: all that it accepts later would be at its end when it begins.
+        if rustix::net::sockopt::socket_acceptconn(&self.tcp)? {
+            rustix::net::shutdown(&self.tcp, rustix::net::Shutdown::Read)?;
         }
         sockets::reuse(self.tcp.as_fd(), false)
     }

@@ -14,6 +14,7 @@ CREATE TABLE egress_log (
 CREATE INDEX egress_log_account ON egress_log (account);
 CREATE INDEX egress_log_outcome ON egress_log (account, outcome);
 CREATE INDEX egress_log_agent ON egress_log (agent);
+CREATE INDEX egress_log_refused ON egress_log (agent) WHERE outcome <> 'passed';
 CREATE INDEX egress_log_age ON egress_log (stored_at);
 
 -- How many records an agent has, so that nobody has to count them.

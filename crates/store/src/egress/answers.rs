@@ -7,7 +7,7 @@ use crate::rows::Columns;
 use crate::{Error, Idempotency, Store};
 use model::agent::Desired;
 use model::egress::{Answered, Decision, OpenQuestion};
-use model::policy::{Action, Policy, Rule};
+use model::policy::{Action, Policy, Preset, Rule, Unknown};
 use model::{AccountId, AgentId, NodeId, QuestionId};
 use serde_json::json;
 use sqlx::Row;
@@ -57,7 +57,12 @@ impl Change {
     /// One agent may from now on.
     async fn allow(&mut self, question: &OpenQuestion) -> Result<Vec<AgentId>, Error> {
         let agent = self.agent(question.agent).await?.ok_or(Error::NotFound { what: "agent" })?;
-        let mut policy = agent.policy.clone().unwrap_or_else(Policy::nothing);
+        // One whose policy was changed meanwhile to one that asks nobody is not opened by an answer.
+        let asks = |policy: &Policy| {
+            policy.egress.preset == Preset::Allowlist && policy.egress.unknown == Unknown::Hold
+        };
+        let asking = agent.policy.clone().filter(asks);
+        let mut policy = asking.ok_or(Error::NotFound { what: "question" })?;
         policy.put_in_front(Rule::of(Action::Allow, &question.host, Some(question.port)));
         if agent.policy.as_ref() == Some(&policy) {
             return Ok(Vec::new());

@@ -20,6 +20,11 @@ const STEP: u64 = 1000;
 /// Events on refused connections of one agent within [`super::QUIET`].
 const MOST_DENIED: u16 = 20;
 
+const CUT_REFUSED: &str = "DELETE FROM egress_log WHERE id IN
+    (SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed' ORDER BY id LIMIT $2)";
+const CUT: &str =
+    "DELETE FROM egress_log WHERE id IN (SELECT id FROM egress_log WHERE agent = $1 ORDER BY id LIMIT $2)";
+
 /// Which records are asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct EgressFilter {
@@ -103,14 +108,16 @@ impl Change {
         .fetch_all(self.db().await?)
         .await?;
         for row in &over {
-            sqlx::query(
-                "DELETE FROM egress_log
-                 WHERE id IN (SELECT id FROM egress_log WHERE agent = $1 ORDER BY id LIMIT $2)",
-            )
-            .bind(row.text("agent")?)
-            .bind(row.number("over")? as i64)
-            .execute(self.db().await?)
-            .await?;
+            let mut left = row.number("over")?;
+            // Refusals first, which an agent makes at will: they do not take the place of what passed.
+            for delete in [CUT_REFUSED, CUT] {
+                let cut = sqlx::query(delete)
+                    .bind(row.text("agent")?)
+                    .bind(left as i64)
+                    .execute(self.db().await?)
+                    .await?;
+                left -= cut.rows_affected().min(left);
+            }
         }
         Ok(())
     }

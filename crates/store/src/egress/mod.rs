@@ -61,8 +61,9 @@ impl Change {
             return Ok(Agents::new());
         }
         let rows = sqlx::query(
-            "SELECT id, account, desired <> 'destroyed' AND policy IS NOT NULL AS asks FROM agents
-             WHERE id IN (SELECT value FROM json_each($1)) AND node = $2",
+            "SELECT id, account, desired <> 'destroyed' AND coalesce(policy ->> '$.egress.preset', '') = 'allowlist'
+                AND coalesce(policy ->> '$.egress.unknown', '') = 'hold' AS asks
+             FROM agents WHERE id IN (SELECT value FROM json_each($1)) AND node = $2",
         )
         .bind(to_json(agents))
         .bind(node.to_string())

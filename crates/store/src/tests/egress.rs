@@ -83,6 +83,39 @@ async fn records_are_counted_by_the_database_itself() {
     refused(world.raw(odd, &[]).await, "CHECK");
 }
 
+/// An agent makes refusals at will: they may not push out what passed.
+#[tokio::test]
+async fn refusals_are_cut_before_what_passed() {
+    let world = World::new().await;
+    let agent = world.agent("a").await.spec.id;
+    for (outcome, count) in [(Outcome::Passed, 3), (Outcome::Denied, 19_000), (Outcome::Failed, 2_000)] {
+        world.store.record_egress(world.node, &records(&world, agent, outcome, count)).await.unwrap();
+    }
+    assert_eq!(world.count("SELECT count(*) FROM egress_log").await, 20_000);
+    assert_eq!(world.count("SELECT count(*) FROM egress_log WHERE outcome = 'passed'").await, 3);
+    assert_eq!(world.count("SELECT min(id) FROM egress_log WHERE outcome <> 'passed'").await, 1_007);
+}
+
+/// Somebody shut the agent in while a question was still listed: an answer does not open it again, nor does its node's word.
+#[tokio::test]
+async fn an_answer_opens_no_policy_that_asks_nobody() {
+    let world = World::new().await;
+    let agent = asking(&world, "a").await;
+    world.store.record_egress(world.node, &asks(&world, &agent, &["one.example"])).await.unwrap();
+    let id = world.store.questions(world.account, None).await.unwrap()[0].id;
+    let shut = Policy::nothing();
+    world.store.set_policy(Actor::System, agent.spec.id, &shut, None, None).await.unwrap();
+    for decision in [Decision::Agent, Decision::Always] {
+        let answered = world.store.answer_question(Actor::System, world.account, id, decision, None).await;
+        assert!(matches!(answered, Err(Error::NotFound { what: "question" })), "{answered:?}");
+    }
+    assert_eq!(world.store.agent(agent.spec.id).await.unwrap().policy, Some(shut));
+    assert_eq!(world.count("SELECT count(*) FROM egress_remembered").await, 0);
+    // Told of once more, it is no question any longer.
+    world.store.record_egress(world.node, &asks(&world, &agent, &["two.example"])).await.unwrap();
+    assert_eq!(world.store.questions(world.account, None).await.unwrap(), []);
+}
+
 /// Every way to read or cut the log is by an index that gives the order as well, and a node that nobody looks at costs nothing.
 #[tokio::test]
 async fn nothing_is_walked_through() {
@@ -94,6 +127,7 @@ async fn nothing_is_walked_through() {
         "SELECT id, agent, record FROM egress_log
          WHERE agent = $1 AND +account = $2 AND +outcome = $3 AND id > $4 ORDER BY id LIMIT 9",
         "SELECT id FROM egress_log WHERE agent = $1 ORDER BY id LIMIT 9",
+        "SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed' ORDER BY id LIMIT 9",
         "SELECT id FROM egress_log WHERE stored_at <= $1 ORDER BY stored_at LIMIT 9",
         "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 ORDER BY rowid DESC LIMIT 9",
         "SELECT id FROM egress_questions WHERE node = $1",

@@ -131,7 +131,7 @@ fn what_leaves_is_written_down_and_outlives_the_agent() {
     let learnt = world.cli(&["egress", "learn", "one"]).ok().out;
     assert!(learnt.contains("host = \"api.example.com\""), "{learnt}");
     assert!(!learnt.contains("host = \"evil.example.net\""), "{learnt}");
-    world.cli(&["destroy", "--yes", "one"]).ok();
+    world.cli(&["rm", "--force", "one"]).ok();
     let events = world.cli(&["events", "-n", "100", "-o", "json"]).json();
     let denials = events.as_array().unwrap().iter().filter(|event| event["kind"] == "egress.denied");
     let hosts: Vec<_> = denials.map(|event| event["detail"]["host"].as_str().unwrap().to_owned()).collect();
@@ -160,6 +160,12 @@ fn hosts_that_nothing_names_wait_for_a_person() {
     person
         .record(agent, |entry| entry.connection.by == "once" && entry.connection.outcome == Outcome::Passed);
     person.settled("one");
+
+    // A port that nobody has is no question, which node would not believe: the gate lives.
+    let gate = world.pid_of("gate").unwrap();
+    let odd = "import socket; s = socket.socket(); s.settimeout(5); s.connect((\"1.1.1.1\", 0)); s.recv(1)";
+    assert_ne!(world.cli(&["exec", "one", "--", "python3", "-c", odd]).code, 0);
+    assert_eq!(world.pid_of("gate"), Some(gate));
 
     // What is denied for good never asks, and the other agent's are its own.
     assert_eq!(said(call(&world, "one", "evil.example.net")), "gaierror");
@@ -201,7 +207,11 @@ fn hosts_that_nothing_names_wait_for_a_person() {
     assert_ne!(said(waits), "HTTP/1.1 200 OK");
     person.settled("one");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while said(call(&world, "one", "front.example.com")) != "HTTP/1.1 200 OK" {
-        assert!(Instant::now() < deadline, "the next gate lets nothing pass");
+    loop {
+        let came = said(call(&world, "one", "front.example.com"));
+        if came == "HTTP/1.1 200 OK" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the next gate lets nothing pass: {came}");
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::asking::{self, decision};
 use crate::cli::Global;
-use crate::context;
 use crate::output::{self, Format};
+use crate::{clean, context};
 use model::QuestionId;
 use model::egress::Decision;
 
@@ -26,7 +26,7 @@ impl Args {
         let answered = control.answer_question(self.question, self.decision).await?;
         match global.output {
             Format::Json => output::json(&answered)?,
-            Format::Table => output::line(asking::answered(&answered))?,
+            Format::Table => output::line(clean::text(&asking::answered(&answered)))?,
         }
         Ok(0)
     }

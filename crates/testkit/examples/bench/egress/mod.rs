@@ -185,14 +185,14 @@ fn reload(world: &World, ours: &Proxy, rows: &mut Rows) {
 /// What the gate's memory grows by.
 fn weights(world: &World, ours: &Proxy, gate: i32, policy: &str, rows: &mut Rows) {
     let before = proxies::memory(gate);
-    let kept = at(ours, || load::kept(&ours.way, KEPT));
-    let each = (proxies::memory(gate) - before) / KEPT as f64 / 1024.0;
-    rows.add("memory of an open connection", "KiB", each, None, Target::AtMost(32.0));
-    drop(kept);
-    let before = proxies::memory(gate);
     for number in 0..AGENTS {
         world.create(&format!("idle-{number}"), &["--level", "process", "--policy", policy]);
     }
     let each = (proxies::memory(gate) - before) / f64::from(AGENTS) / 1024.0;
     rows.add("memory of gate for an idle agent", "KiB", each.max(0.0), None, Target::AtMost(50.0));
+    let before = proxies::memory(gate);
+    let kept = at(ours, || load::kept(&ours.way, KEPT));
+    let each = (proxies::memory(gate) - before) / KEPT as f64 / 1024.0;
+    rows.add("memory of an open connection", "KiB", each, None, Target::AtMost(32.0));
+    drop(kept);
 }

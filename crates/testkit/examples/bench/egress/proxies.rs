@@ -22,15 +22,14 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Processor time that its processes have used, in seconds.
+    /// Processor time that its processes have used, in seconds; also that of threads which ended.
     pub fn processor(&self) -> f64 {
         let used = |pid: &i32| -> f64 {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            let nanos = threads.filter_map(|thread| {
-                let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-                text.split(' ').next()?.parse::<f64>().ok()
-            });
-            nanos.sum::<f64>() / 1e9
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            // utime and stime are the 14th and 15th fields of proc_pid_stat(5), in hundredths of a second.
+            let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+            (ticks(11) + ticks(12)) / 100.0
         };
         self.pids.iter().map(used).sum()
     }
@@ -57,7 +56,7 @@ pub fn memory(pid: i32) -> f64 {
 pub fn start(dir: &Path, server: SocketAddr) -> Vec<Proxy> {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let haproxy = format!(
-        "global\n  nbthread 2\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+        "global\n  nbthread 2\n  maxconn 4000\ndefaults\n  mode tcp\n  option splice-auto\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
          frontend in\n  bind 127.0.0.1:3128\n  tcp-request inspect-delay 5s\n  tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  \
          use_backend out if {{ req.ssl_sni -i {} }}\nbackend out\n  server there {server}\n",
         super::NAME
