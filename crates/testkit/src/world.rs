@@ -132,6 +132,20 @@ impl World {
         world
     }
 
+    /// Starts an installation whose agents leave into a small internet. What they have to trust for its servers is the file `ca.pem`.
+    pub fn start_in(net: &Internet) -> Self {
+        let world = Self::prepare();
+        let roots = world.dir.join("ca.pem");
+        fs::write(&roots, net.authority()).expect("ca.pem");
+        let path = world.dir.join("etc/node.toml");
+        let mut text = fs::read_to_string(&path).expect("node.toml");
+        text.push_str(&format!("[egress]\nresolver = {RESOLVER:?}\nroots = {roots:?}\n"));
+        fs::write(&path, text).expect("node.toml");
+        world.up();
+        world.provide_image();
+        world
+    }
+
     /// An installation that is not started yet: its configuration is written.
     pub fn prepare() -> Self {
         remove_stale_worlds();
