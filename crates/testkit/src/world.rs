@@ -1,5 +1,6 @@
 //! One installation, started by the command that users type.
 
+use crate::internet::{Internet, RESOLVER};
 use crate::leftovers::Leftovers;
 use crate::stale::{self, PREFIX, unmount_beneath};
 use std::fs;

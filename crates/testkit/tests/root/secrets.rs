@@ -105,7 +105,7 @@ fn holding(directory: &Path, values: &[&str]) -> Vec<String> {
         } else if kind.is_file() {
             let Ok(bytes) = fs::read(&path) else { continue };
             let holds = |value: &&str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
-            if values.iter().any(|value| holds(&value)) {
+            if values.iter().any(holds) {
                 found.push(path.display().to_string());
             }
         }
