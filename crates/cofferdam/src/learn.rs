@@ -198,6 +198,7 @@ impl Seen {
         let mut policy = Policy {
             version: 1,
             egress: Egress {
+                inject: Vec::new(),
                 preset: Preset::Allowlist,
                 bundles: bundles.iter().map(|bundle| (*bundle).to_owned()).collect(),
                 unknown: Unknown::Deny,

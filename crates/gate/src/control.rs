@@ -44,6 +44,7 @@ pub async fn listen(
                 shared.update(set, gone);
             }
             ToGate::Attention { agents } => egress.attend(agents),
+            ToGate::Roots { .. } | ToGate::Credentials { .. } => {}
             ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
             ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
         }

@@ -72,7 +72,7 @@ impl Keys {
 impl Snapshot {
     /// An agent is as node says, and was as `known` before. Calls go on unless its epoch was raised.
     fn set(&mut self, agent: GateAgent, known: Option<Arc<Agent>>) {
-        let GateAgent { id, channel, token_epoch, condition, policy: _ } = agent;
+        let GateAgent { id, channel, token_epoch, condition, .. } = agent;
         let life = match known {
             Some(known) if known.epoch == token_epoch => known.life.clone(),
             known => {

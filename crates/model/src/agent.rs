@@ -389,6 +389,9 @@ pub struct AgentSpec {
     /// What else the image, and whoever made the agent, say of programs in it.
     #[serde(default)]
     pub image_config: ImageConfig,
+    /// Secrets that it is given itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<crate::secret::SecretUse>,
     /// Whether its owner wants no policy to limit it.
     #[serde(default)]
     pub unrestricted: bool,
@@ -412,7 +415,7 @@ impl Policy {
                 preset: Preset::Allowlist,
                 bundles: vec!["common".to_owned()],
                 unknown: Unknown::Hold,
-                rules: Vec::new(),
+                ..Egress::default()
             },
         };
         Self { version: 1, egress }

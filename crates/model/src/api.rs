@@ -58,6 +58,9 @@ pub struct CreateAgent {
     /// Environment of every process in it.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Secrets that it is given itself, as variables or files. Those that a policy puts into requests are not named here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<crate::secret::SecretUse>,
     /// Labels: up to 64, keys of up to 63 and values of up to 255 printable characters.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

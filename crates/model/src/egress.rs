@@ -59,6 +59,9 @@ pub struct Connection {
     pub outcome: Outcome,
     /// Who decided, such as `rule 3`, `bundle github`, `preset none`, `unknown`, `once`; or why it was refused without a decision.
     pub by: String,
+    /// Secrets that the gate put into its requests, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<crate::Name>,
     /// Bytes out of the agent.
     pub sent: u64,
     /// Bytes into the agent.

@@ -6,7 +6,9 @@
 
 use crate::egress::{Attention, Connection, Question};
 use crate::id::{AccountId, AgentId};
+use crate::name::Name;
 use crate::policy::Policy;
+use crate::secret::SecretValue;
 use crate::token::VerifyingKey;
 use crate::workspace::{Captured, Stats};
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,19 @@ pub enum ToGate {
         /// Those that somebody looks after.
         agents: Vec<Attention>,
     },
+    /// Certificates of the authorities that servers are verified by, in PEM, before the first state. Nothing is terminated without.
+    Roots {
+        /// Each in its own block.
+        pem: String,
+    },
+    /// What is put into an agent's requests: all of it, in place of what was said before. Until it comes, requests that are to have a
+    /// credential are refused.
+    Credentials {
+        /// Whose.
+        agent: AgentId,
+        /// Each secret once.
+        credentials: Vec<Credential>,
+    },
     /// The answer to [`FromGate::StatsWanted`]; `None` when the agent does not run.
     Stats {
         /// The number that the gate gave.
@@ -81,6 +96,31 @@ pub struct GateAgent {
     /// What may leave it; nothing without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// Under what its gate shows itself as the servers whose requests it looks at; nothing is terminated without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
+}
+
+/// A certificate authority that one agent trusts, and nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authority {
+    /// Its certificate, in PEM.
+    pub certificate: String,
+    /// Its private key: PKCS#8 in PEM.
+    pub key: SecretValue,
+}
+
+/// A secret that a gate puts into requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Its name, as the policy has it.
+    pub secret: Name,
+    /// What it is.
+    pub value: SecretValue,
+    /// What the agent has in place of it.
+    pub placeholder: String,
 }
 
 /// Whether an agent can answer.

@@ -156,6 +156,10 @@ id!(
     RememberedId, "rem"
 );
 id!(
+    /// One secret of one account.
+    SecretId, "sec"
+);
+id!(
     /// One user: a person.
     UserId, "usr"
 );

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod problem;
 pub mod quantity;
 pub mod resources;
+pub mod secret;
 pub mod token;
 pub mod workspace;
 
@@ -33,7 +34,7 @@ pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
 pub use id::{
     AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, RememberedId,
-    UserId, VolumeId,
+    SecretId, UserId, VolumeId,
 };
 pub use name::Name;
 pub use problem::{Code, Problem};

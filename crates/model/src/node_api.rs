@@ -4,7 +4,9 @@ use crate::agent::{AgentSpec, Desired, ExitReason, Level, Observed};
 use crate::egress::Attention;
 use crate::evidence::{Evidence, Observation};
 use crate::id::{AgentId, NodeId};
+use crate::name::Name;
 use crate::policy::Policy;
+use crate::secret::SecretValue;
 use crate::token::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -107,6 +109,65 @@ pub struct DesiredAgent {
     /// Raised with every change of `policy`.
     #[serde(default)]
     pub policy_revision: u64,
+    /// Raised whenever [`AgentSecrets`] of it change; 0 when there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub secrets_revision: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// `POST /node/v1/agents/ID/secrets`: asks for the secrets of an agent of the node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretsRequest {
+    /// A [`crate::token::SealAssertion`], signed.
+    pub assertion: String,
+}
+
+/// The answer to [`SecretsRequest`]: [`AgentSecrets`] as JSON, sealed to the key in the assertion by HPKE (RFC 9180) in base mode
+/// with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM. Its `info` is [`SealedSecrets::INFO`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedSecrets {
+    /// As of [`DesiredAgent::secrets_revision`].
+    pub revision: u64,
+    /// The encapsulated key, base64url without padding.
+    pub enc: String,
+    /// Base64url without padding.
+    pub ciphertext: String,
+}
+
+impl SealedSecrets {
+    /// `info` of HPKE.
+    pub const INFO: &'static [u8] = b"cofferdam secrets v1";
+
+    /// The associated data: whose they are, and as of when.
+    pub fn aad(agent: AgentId, revision: u64) -> String {
+        format!("{agent}/{revision}")
+    }
+}
+
+/// All secrets that an agent is given, or that its gate puts into its requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSecrets {
+    /// Each once.
+    pub secrets: Vec<AgentSecret>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSecret {
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub value: SecretValue,
+    /// What the agent has in place of it; absent where it is given the value alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder: Option<String>,
 }
 
 /// `GET /node/v1/images`: what may not be removed from a store.

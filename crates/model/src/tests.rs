@@ -385,3 +385,41 @@ fn a_crowd_puts_out_who_stands_longest() {
     let (_sixth, out) = crowd.enter("sixth").unwrap();
     assert_eq!(out, None);
 }
+
+#[test]
+fn secrets_show_themselves_to_nobody() {
+    use crate::secret::SecretValue;
+    let value = SecretValue::new("sk-test-0123456789abcdef".to_owned());
+    assert_eq!(format!("{value:?}"), "SecretValue");
+    assert_eq!(value.hint(), "••••cdef");
+    assert_eq!(serde_json::to_string(&value).unwrap(), "\"sk-test-0123456789abcdef\"");
+    for (text, hint) in [("short", "••••"), ("fifteen-letters", "••••"), ("0123456789abcdeüü", "••••")]
+    {
+        assert_eq!(SecretValue::new(text.to_owned()).hint(), hint);
+    }
+    for (text, fault) in [("", true), ("a\0b", true), ("a\nb", false)] {
+        assert_eq!(SecretValue::new(text.to_owned()).fault().is_some(), fault, "{text:?}");
+    }
+    let full = "x".repeat(crate::secret::MAX_VALUE);
+    assert_eq!(SecretValue::new(full.clone()).fault(), None);
+    assert!(SecretValue::new(full + "x").fault().is_some());
+}
+
+#[test]
+fn uses_of_secrets() {
+    use crate::secret::SecretUse;
+    let check = |text: &str, field: Option<&str>| {
+        let given: SecretUse = serde_json::from_str(text).unwrap();
+        assert_eq!(given.fault().map(|(field, ..)| field), field, "{text}");
+    };
+    check(r#"{"secret": "a", "env": "KEY_1"}"#, None);
+    check(r#"{"secret": "a", "file": "key.pem"}"#, None);
+    check(r#"{"secret": "a"}"#, Some("env"));
+    check(r#"{"secret": "a", "env": "A", "file": "a"}"#, Some("file"));
+    for name in ["1A", "A-B", "", "A=B", "ü"] {
+        check(&format!(r#"{{"secret": "a", "env": "{name}"}}"#), Some("env"));
+    }
+    for name in ["..", ".a", "a/b", "", "../a"] {
+        check(&format!(r#"{{"secret": "a", "file": "{name}"}}"#), Some("file"));
+    }
+}

@@ -58,6 +58,33 @@ pub struct NodeAssertion {
     pub exp: i64,
 }
 
+/// A node's request for the secrets of one of its agents, signed with the key it enrolled: whoever has its callback token alone gets
+/// nothing that they can read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealAssertion {
+    /// The node.
+    pub iss: NodeId,
+    /// [`SealAssertion::audience`] of the installation, so that this is no other assertion.
+    pub aud: String,
+    /// The agent.
+    pub sub: AgentId,
+    /// A public key of X25519, base64url without padding, whose private half the node has for this answer alone.
+    pub seal: String,
+    /// Unique, so that one assertion is answered once.
+    pub jti: String,
+    /// Issued at.
+    pub iat: i64,
+    /// Not valid after; at most a minute after `iat`.
+    pub exp: i64,
+}
+
+impl SealAssertion {
+    /// Whom these are for.
+    pub fn audience(installation: &str) -> String {
+        format!("{installation}/secrets")
+    }
+}
+
 /// A node's word that an account may have an image that lies in its store: signed with the key it enrolled, shown
 /// when the account registers the image. Root on the node asked for it, having pulled or imported the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -234,6 +234,7 @@ mod tests {
 
     fn connection(host: &str) -> Connection {
         Connection {
+            credentials: Vec::new(),
             at: OffsetDateTime::UNIX_EPOCH,
             host: host.to_owned(),
             port: Some(443),

@@ -17,6 +17,7 @@ use model::{AccountId, AgentId, AgentSpec, Desired, ImageId, Resources, VolumeId
 
 fn spec() -> AgentSpec {
     AgentSpec {
+        secrets: Vec::new(),
         id: AgentId::new(),
         name: "worker-1".parse().unwrap(),
         account: AccountId::new(),
@@ -38,5 +39,13 @@ fn spec() -> AgentSpec {
 }
 
 fn wish(desired: Desired, generation: u64) -> DesiredAgent {
-    DesiredAgent { spec: spec(), desired, generation, token_epoch: 1, policy: None, policy_revision: 0 }
+    DesiredAgent {
+        spec: spec(),
+        desired,
+        generation,
+        token_epoch: 1,
+        policy: None,
+        policy_revision: 0,
+        secrets_revision: 0,
+    }
 }

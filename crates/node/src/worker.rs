@@ -299,6 +299,7 @@ impl Worker {
                         _ => Condition::Stopped,
                     };
                     let agent = GateAgent {
+                        authority: None,
                         id: self.agent,
                         channel: channel(&address.directory, self.agent).display().to_string(),
                         token_epoch: local.desired.token_epoch,

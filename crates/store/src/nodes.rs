@@ -217,6 +217,7 @@ impl Store {
                     token_epoch,
                     policy,
                     policy_revision,
+                    secrets_revision: 0,
                 }),
             }
         }

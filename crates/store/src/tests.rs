@@ -64,6 +64,7 @@ impl World {
 
     fn new_agent(&self, name: &str) -> NewAgent {
         let spec = AgentSpec {
+            secrets: Vec::new(),
             id: AgentId::new(),
             name: name.parse().unwrap(),
             account: self.account,

@@ -103,6 +103,7 @@ impl Spec {
         let entrypoint =
             self.entrypoint.map(|program| [program].into_iter().filter(|p| !p.is_empty()).collect());
         Ok(CreateAgent {
+            secrets: Vec::new(),
             name: self.name,
             image: self.image,
             level: self.level,

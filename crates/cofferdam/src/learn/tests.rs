@@ -19,6 +19,7 @@ fn connection(at: usize, text: &str) -> Connection {
         _ => None,
     });
     Connection {
+        credentials: Vec::new(),
         at: OffsetDateTime::from_unix_timestamp(START + at as i64).unwrap(),
         host: to.host,
         port: to.port,

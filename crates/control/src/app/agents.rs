@@ -197,6 +197,7 @@ fn spec(
     let wants_root = config.user.as_ref().is_some_and(|user| user.uid == 0);
     let run_as = request.run_as.unwrap_or(if wants_root { RunAs::Root } else { RunAs::Agent });
     Ok(AgentSpec {
+        secrets: Vec::new(),
         id: AgentId::new(),
         name,
         account: caller.account,

@@ -10,6 +10,7 @@ use time::{Duration, OffsetDateTime};
 fn spec(memory: u64, level: Level, unrestricted: bool) -> AgentSpec {
     let resources = Resources { memory: ByteSize(memory), ..Resources::default() };
     AgentSpec {
+        secrets: Vec::new(),
         id: model::AgentId::new(),
         name: "a".parse().unwrap(),
         account: model::AccountId::new(),

@@ -326,6 +326,7 @@ impl Flow {
         let moved = |counter: &AtomicU64| if passed { counter.load(Ordering::Relaxed) } else { 0 };
         let (sent, received) = (moved(&self.sent), moved(&self.received));
         self.agent.ledger.write(Connection {
+            credentials: Vec::new(),
             at,
             host: self.to.to_string(),
             port: Some(self.port),

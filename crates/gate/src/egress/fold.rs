@@ -122,6 +122,7 @@ mod tests {
 
     fn refused(host: &str, port: Option<u16>, by: &str) -> Connection {
         Connection {
+            credentials: Vec::new(),
             at: OffsetDateTime::UNIX_EPOCH,
             host: host.to_owned(),
             port,

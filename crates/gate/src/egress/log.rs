@@ -238,6 +238,7 @@ mod tests {
 
     fn record(host: usize, outcome: Outcome) -> Connection {
         Connection {
+            credentials: Vec::new(),
             at: OffsetDateTime::UNIX_EPOCH,
             host: host.to_string(),
             port: Some(443),

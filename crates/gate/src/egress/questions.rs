@@ -42,6 +42,7 @@ async fn answer(context: &Context, agent: &Agent, question: &[u8]) -> Option<Vec
 /// The record of a name that was refused.
 fn refused(name: &str, by: String) -> Connection {
     Connection {
+        credentials: Vec::new(),
         at: OffsetDateTime::now_utc(),
         host: name.to_owned(),
         port: None,

@@ -87,6 +87,7 @@ async fn an_unknown_agent_and_another_look_the_same() {
     let mut world = World::new(nobody).await;
     let elsewhere = AgentId::new();
     let known = GateAgent {
+        authority: None,
         id: AgentId::new(),
         channel: "/nowhere".into(),
         token_epoch: 0,
@@ -212,6 +213,7 @@ async fn a_token_that_was_good_before_is_looked_at_anew() {
 
     let channel = world.socket().to_str().unwrap().to_owned();
     let agent = |token_epoch| GateAgent {
+        authority: None,
         id: world.agent,
         channel: channel.clone(),
         token_epoch,
@@ -251,7 +253,14 @@ async fn an_agent_that_control_told_of_first_is_waited_for() {
     // All places are taken when one finds none.
     assert_eq!(calls.join_next().await.unwrap().unwrap().unwrap().status(), 404);
     let (id, channel) = (world.agent, world.socket().to_str().unwrap().to_owned());
-    let agent = GateAgent { id, channel, token_epoch: 5, condition: Condition::Running, policy: None };
+    let agent = GateAgent {
+        authority: None,
+        id,
+        channel,
+        token_epoch: 5,
+        condition: Condition::Running,
+        policy: None,
+    };
     world.tell(&ToGate::Agents { set: vec![agent], gone: Vec::new() }).await;
     for answer in calls.join_all().await {
         assert_eq!(answer.unwrap().status(), 204);
@@ -264,6 +273,7 @@ async fn an_agent_that_went_away_is_not_waited_for() {
     let (first, other) = (world.agent, AgentId::new());
     let channel = world.socket().to_str().unwrap().to_owned();
     let known = |id| GateAgent {
+        authority: None,
         id,
         channel: channel.clone(),
         token_epoch: 5,

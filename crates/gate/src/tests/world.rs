@@ -140,7 +140,14 @@ impl World {
 
     pub async fn state(&mut self, token_epoch: u64, condition: Condition) {
         let channel = self.socket().to_str().unwrap().to_owned();
-        let agents = vec![GateAgent { id: self.agent, channel, token_epoch, condition, policy: None }];
+        let agents = vec![GateAgent {
+            id: self.agent,
+            channel,
+            token_epoch,
+            condition,
+            policy: None,
+            authority: None,
+        }];
         self.state_of(agents).await;
     }
 

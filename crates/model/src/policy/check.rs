@@ -2,7 +2,7 @@
 
 use super::pattern::{NoPattern, Pattern};
 use super::table::Protocol;
-use super::{Action, Egress, Policy, PolicyError, Preset, Rule, Unknown, bundles, path};
+use super::{Action, Egress, Inject, Policy, PolicyError, Preset, Rule, Unknown, bundles, inject, path};
 
 /// Rules of one policy.
 pub const MAX_RULES: usize = 10_000;
@@ -18,10 +18,15 @@ pub const MAX_BYTES: usize = 1 << 20;
 pub const MAX_FILE: usize = 4 << 20;
 
 /// Gathers faults.
-struct Faults(Vec<PolicyError>);
+pub(super) struct Faults(Vec<PolicyError>);
 
 impl Faults {
-    fn add(&mut self, field: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        field: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.0.push(PolicyError { field: field.into(), message: message.into(), remedy: remedy.into() });
     }
 }
@@ -69,7 +74,7 @@ impl Policy {
         if self.version != 1 {
             faults.add("version", "is not one that is known here", "write `version = 1`");
         }
-        let Egress { preset, bundles, unknown, rules } = &self.egress;
+        let Egress { preset, bundles, unknown, rules, inject } = &self.egress;
         if *preset == Preset::Open && !unrestricted {
             faults.add(
                 "egress.preset",
@@ -82,7 +87,7 @@ impl Policy {
             faults.add("egress.rule", format!("has more than {MAX_RULES} entries"), "write fewer rules");
             return faults.0;
         }
-        if rules.iter().map(bytes).sum::<usize>() > MAX_BYTES {
+        if rules.iter().map(bytes).chain(inject.iter().map(Inject::bytes)).sum::<usize>() > MAX_BYTES {
             faults.add(
                 "egress.rule",
                 format!("has more than {MAX_BYTES} bytes"),
@@ -96,6 +101,7 @@ impl Policy {
             }
             check_rule(&format!("egress.rule[{index}]"), rule, &mut faults);
         }
+        inject::check_all(inject, &mut faults);
         faults.0.truncate(100);
         faults.0
     }
@@ -132,7 +138,8 @@ fn check_allowlist(preset: Preset, bundles: &[String], unknown: Unknown, faults:
 }
 
 fn check_rule(field: &str, rule: &Rule, faults: &mut Faults) {
-    if let Err(NoPattern(message, remedy)) = Pattern::parse(&rule.host) {
+    let pattern = Pattern::parse(&rule.host);
+    if let Err(NoPattern(message, remedy)) = &pattern {
         faults.add(format!("{field}.host"), message, remedy);
     }
     for (key, count) in
@@ -151,12 +158,24 @@ fn check_rule(field: &str, rule: &Rule, faults: &mut Faults) {
         faults.add(format!("{field}.ports"), "is missing, which `protocol = \"tcp\"` needs", remedy);
     }
     for (key, missing) in [("methods", rule.methods.is_empty()), ("paths", rule.paths.is_empty())] {
-        if !missing && rule.protocol != Some(Protocol::Http) {
-            let remedy = "write `protocol = \"http\"`: requests inside of TLS cannot be looked at yet, only those in the clear";
+        if missing {
+            continue;
+        }
+        if rule.protocol == Some(Protocol::Tcp) {
+            let remedy = "write `protocol = \"http\"` or `\"tls\"`, or none";
+            faults.add(format!("{field}.{key}"), "needs HTTP, in the clear or by TLS", remedy);
+        } else if matches!(pattern, Ok(Pattern::Network(..))) && rule.protocol != Some(Protocol::Http) {
+            let remedy =
+                "write `protocol = \"http\"`, or a name as the host: TLS to an address is not looked into";
             faults.add(format!("{field}.{key}"), "needs a rule for HTTP in the clear", remedy);
         }
     }
-    for (index, method) in rule.methods.iter().enumerate().take(MAX_OF_RULE) {
+    check_requests(field, &rule.methods, &rule.paths, faults);
+}
+
+/// Methods and paths.
+pub(super) fn check_requests(field: &str, methods: &[String], paths: &[String], faults: &mut Faults) {
+    for (index, method) in methods.iter().enumerate().take(MAX_OF_RULE) {
         if method.is_empty()
             || method.len() > 32
             || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
@@ -165,7 +184,7 @@ fn check_rule(field: &str, rule: &Rule, faults: &mut Faults) {
             faults.add(format!("{field}.methods[{index}]"), "is no method of HTTP", remedy);
         }
     }
-    for (index, pattern) in rule.paths.iter().enumerate().take(MAX_OF_RULE) {
+    for (index, pattern) in paths.iter().enumerate().take(MAX_OF_RULE) {
         let fault = match pattern.len() {
             0..=MAX_PATH => path::fault(pattern),
             _ => Some(("is too long", "write a shorter pattern, with `**` at its end")),

@@ -68,7 +68,7 @@ pub fn explain(
             continue;
         };
         let scope = Scope::of(rule);
-        let looks = !rule.methods.is_empty() || !rule.paths.is_empty();
+        let looks = rule.looks_at_requests();
         let covered = match &target.request {
             _ if !looks => true,
             Some(request) => requests_covered(rule.action, &rule.methods, &rule.paths, request),

@@ -6,6 +6,7 @@ mod bundles;
 mod check;
 mod edit;
 mod explain;
+mod inject;
 mod name;
 mod path;
 mod pattern;
@@ -17,6 +18,7 @@ mod tests;
 pub use bundles::{COMMON, TOOLS, contents as bundle_contents, names as bundle_names};
 pub use check::{MAX_BUNDLES, MAX_BYTES, MAX_FILE, MAX_OF_RULE, MAX_PATH, MAX_RULES};
 pub use explain::{Explanation, Reason, explain};
+pub use inject::{Inject, MAX_INJECT, Place, is_host_of_secret};
 pub use name::name;
 pub use table::{By, Host, Protocol, Request, Table, Target, Verdict};
 
@@ -47,6 +49,9 @@ pub struct Egress {
     /// Rules of this policy. One that denies beats all that allow, and each beats the preset.
     #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Credentials that the gate puts into requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<Inject>,
 }
 
 /// What holds where no rule does.
@@ -102,10 +107,10 @@ pub struct Rule {
     /// Only this protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Only HTTP requests with these methods. Needs protocol `http`.
+    /// Only HTTP requests with these methods, in the clear or inside of TLS, which is then ended and begun anew by the gate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// Only HTTP requests for these paths: `*` is one segment, `**` at the end is the rest, if there is any. Needs protocol `http`.
+    /// Only HTTP requests for these paths: `*` is one segment, `**` at the end is the rest, if there is any.
     /// A path that servers read differently, such as `/a/../b`, is never allowed by one and always denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,

@@ -19,6 +19,11 @@ impl Protocols {
         if protocol == Protocol::Tcp { Self::ALL } else { Self::only(protocol) }
     }
 
+    /// Those of them that carry requests of HTTP.
+    fn with_requests(self) -> Self {
+        Self(self.0 & (Self::only(Protocol::Tls).0 | Self::only(Protocol::Http).0))
+    }
+
     pub(super) fn has(self, protocol: Protocol) -> bool {
         self.0 & Self::only(protocol).0 != 0
     }
@@ -38,8 +43,19 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// Of a rule.
+    /// Of a rule. One that looks at requests is for what carries requests.
     pub(super) fn of(rule: &Rule) -> Self {
+        let whole = Self::whole(rule);
+        match whole {
+            _ if !rule.looks_at_requests() => whole,
+            Self::Every(protocols) => Self::Every(protocols.with_requests()),
+            Self::At(ports) => {
+                Self::At(ports.into_iter().map(|(port, own)| (port, own.with_requests())).collect())
+            }
+        }
+    }
+
+    fn whole(rule: &Rule) -> Self {
         let named = rule.protocol.map(Protocols::of_rule);
         match rule.action {
             Action::Deny if rule.ports.is_empty() => Self::Every(named.unwrap_or(Protocols::ALL)),
@@ -72,6 +88,23 @@ impl Scope {
             Self::Every(protocols) => Some(*protocols),
             Self::At(ports) => ports.iter().find(|(own, _)| *own == port).map(|(_, protocols)| *protocols),
         }
+    }
+}
+
+impl Rule {
+    /// Whether it is for some requests alone.
+    pub(super) fn looks_at_requests(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+
+    /// Whether it is for some requests inside of TLS.
+    pub(super) fn looks_into_tls(&self) -> bool {
+        let tls = |protocols: &Protocols| protocols.has(Protocol::Tls);
+        self.looks_at_requests()
+            && match Scope::of(self) {
+                Scope::Every(protocols) => tls(&protocols),
+                Scope::At(ports) => ports.iter().any(|(_, protocols)| tls(protocols)),
+            }
     }
 }
 

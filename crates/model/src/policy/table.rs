@@ -4,7 +4,7 @@ use super::bundles;
 use super::path::{self, Covers};
 use super::pattern::{Pattern, masked};
 use super::scope::{Protocols, Scope};
-use super::{Action, Policy, Preset, Rule, Unknown};
+use super::{Action, Inject, Policy, Preset, Rule, Unknown};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -41,7 +41,7 @@ pub enum Host<'a> {
     Address(IpAddr),
 }
 
-/// An HTTP request in the clear.
+/// An HTTP request, in the clear or inside of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
     /// Its method.
@@ -141,13 +141,13 @@ const NOBODY: Source = Source::MAX;
 struct Says {
     deny: [Source; 3],
     allow: [Source; 3],
-    /// Allows some requests of HTTP.
-    allow_some: Source,
+    /// Allows some requests.
+    allow_some: [Source; 3],
 }
 
 impl Default for Says {
     fn default() -> Self {
-        Self { deny: [NOBODY; 3], allow: [NOBODY; 3], allow_some: NOBODY }
+        Self { deny: [NOBODY; 3], allow: [NOBODY; 3], allow_some: [NOBODY; 3] }
     }
 }
 
@@ -156,8 +156,8 @@ impl Says {
         for at in 0..3 {
             self.deny[at] = self.deny[at].min(other.deny[at]);
             self.allow[at] = self.allow[at].min(other.allow[at]);
+            self.allow_some[at] = self.allow_some[at].min(other.allow_some[at]);
         }
-        self.allow_some = self.allow_some.min(other.allow_some);
     }
 }
 
@@ -251,6 +251,7 @@ pub struct Table {
     lengths: [Box<[u8]>; 2],
     /// By the number of the rule.
     of_requests: HashMap<Source, OfRequests>,
+    inject: Box<[(Pattern, Inject)]>,
 }
 
 impl Table {
@@ -286,16 +287,19 @@ impl Table {
             }
         }
         drafts.finish(&mut table);
+        let injected = egress.inject.iter();
+        table.inject =
+            injected.filter_map(|each| Some((Pattern::parse(&each.host).ok()?, each.clone()))).collect();
         table
     }
 
     fn add_rule(&mut self, rule: &Rule, source: Source, draft: &mut Draft) {
         let scope = Scope::of(rule);
-        if rule.methods.is_empty() && rule.paths.is_empty() {
+        if !rule.looks_at_requests() {
             return draft.add(&scope, source, if rule.action == Action::Deny { deny } else { allow });
         }
         if rule.action == Action::Allow {
-            draft.add(&scope, source, |says, _, source| says.allow_some = source);
+            draft.add(&scope, source, allow_some);
         }
         draft.requests.push(source);
         let (methods, paths) = (rule.methods.clone().into(), rule.paths.clone().into());
@@ -332,7 +336,7 @@ impl Table {
         let mut ports = Vec::new();
         self.each(Host::Name(name), |node| {
             let allowing =
-                |says: &Says| says.allow_some != NOBODY || says.allow.iter().any(|source| *source != NOBODY);
+                |says: &Says| says.allow.iter().chain(&says.allow_some).any(|source| *source != NOBODY);
             ports.extend(node.ports.iter().filter(|(_, says)| allowing(says)).map(|(port, _)| *port));
         });
         ports.into_iter().any(passes)
@@ -395,6 +399,30 @@ impl Table {
         }
     }
 
+    /// Whether TLS to this name at this port is looked into: some of its requests are decided on by themselves, or are given
+    /// credentials.
+    pub fn terminates(&self, name: &str, port: u16) -> bool {
+        let mut looks = self.inject_at(name, port).next().is_some();
+        self.each(Host::Name(name), |node| {
+            let rules = node.requests.iter().filter_map(|source| self.of_requests.get(source));
+            let tls = |rule: &OfRequests| rule.scope.at(port).is_some_and(|own| own.has(Protocol::Tls));
+            looks |= rules.into_iter().any(tls);
+        });
+        looks
+    }
+
+    /// The credentials that are put into a request by TLS, in the order of the policy.
+    pub fn injections(&self, name: &str, port: u16, request: &Request<'_>) -> impl Iterator<Item = &Inject> {
+        self.inject_at(name, port).filter(|inject| inject.covers(request))
+    }
+
+    fn inject_at(&self, name: &str, port: u16) -> impl Iterator<Item = &Inject> {
+        let at = move |(pattern, inject): &&(Pattern, Inject)| {
+            inject.is_at(port) && pattern.covers(Host::Name(name))
+        };
+        self.inject.iter().filter(at).map(|(_, inject)| inject)
+    }
+
     /// All that is said of patterns which cover the host.
     fn each<'t>(&'t self, host: Host<'_>, mut then: impl FnMut(&'t Node)) {
         match host {
@@ -431,9 +459,10 @@ impl Table {
         says.add(&node.every);
         if let Ok(at) = node.ports.binary_search_by_key(&target.port, |(port, _)| *port) {
             says.add(&node.ports[at].1);
-            let http = &mut says.allow[Protocol::Http as usize];
             if target.request.is_none() {
-                *http = (*http).min(node.ports[at].1.allow_some);
+                for (allow, some) in says.allow.iter_mut().zip(node.ports[at].1.allow_some) {
+                    *allow = (*allow).min(some);
+                }
             }
         }
         let Some(request) = &target.request else { return };
@@ -464,6 +493,13 @@ pub(super) fn preset_allows_host(preset: Preset, target: &Target<'_>, protocol: 
 fn deny(says: &mut Says, protocols: Protocols, source: Source) {
     for protocol in protocols.iter() {
         let own = &mut says.deny[protocol as usize];
+        *own = (*own).min(source);
+    }
+}
+
+fn allow_some(says: &mut Says, protocols: Protocols, source: Source) {
+    for protocol in protocols.iter() {
+        let own = &mut says.allow_some[protocol as usize];
         *own = (*own).min(source);
     }
 }

@@ -1,4 +1,5 @@
 mod properties;
+mod requests;
 
 use super::pattern::Pattern;
 use super::*;
@@ -469,8 +470,8 @@ fn faults_name_their_field() {
         "allow good.example 0",
         "allow good.example - tcp",
         "deny good.example - tcp",
-        "allow good.example - - GET /x",
-        "allow good.example - tls - /x",
+        "allow good.example 7 tcp GET /x",
+        "allow 192.0.2.1 - tls - /x",
         "allow good.example - http get,GET, /a/**/b,/ok/*,x,/a*,/../b,/a?b,//",
     ];
     check(
@@ -481,7 +482,7 @@ fn faults_name_their_field() {
             ("egress.rule[2].ports[0]", "0"),
             ("egress.rule[3].ports", "ports = [22]"),
             ("egress.rule[5].methods", "protocol = \"http\""),
-            ("egress.rule[5].paths", "in the clear"),
+            ("egress.rule[5].paths", "by TLS"),
             ("egress.rule[6].paths", "in the clear"),
             ("egress.rule[7].methods[0]", "capitals"),
             ("egress.rule[7].paths[0]", "before its end"),

@@ -85,7 +85,7 @@ impl World {
                 known.extend(keyed(set));
                 known.retain(|id, _| !gone.contains(id));
             }
-            ToGate::Attention { .. } | ToGate::Stats { .. } | ToGate::Logs { .. } => panic!("{line}"),
+            _ => panic!("{line}"),
         }
         let (account, agents) = self.told.clone().unwrap();
         (account, agents.into_values().collect())
@@ -93,7 +93,7 @@ impl World {
 }
 
 fn agent(id: AgentId, condition: Condition) -> GateAgent {
-    GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition, policy: None }
+    GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition, policy: None, authority: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

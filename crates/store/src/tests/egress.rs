@@ -7,6 +7,7 @@ use model::policy::{Preset, Unknown};
 
 fn connection(world: &World, outcome: Outcome) -> Connection {
     Connection {
+        credentials: Vec::new(),
         at: world.store.now(),
         host: "a \"quoted\" \\ host".to_owned(),
         port: None,

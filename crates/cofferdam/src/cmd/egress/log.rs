@@ -145,6 +145,7 @@ mod tests {
     #[test]
     fn rows_say_what_was_and_nothing_that_was_not() {
         let passed = Connection {
+            credentials: Vec::new(),
             at: OffsetDateTime::UNIX_EPOCH,
             host: "2001:db8::1".to_owned(),
             port: Some(443),

@@ -21,6 +21,7 @@ async fn world() -> (World, Machine, String) {
 
 fn connection(world: &World, host: &str, outcome: Outcome) -> Connection {
     Connection {
+        credentials: Vec::new(),
         at: world.clock.now() - Span::seconds(3),
         host: host.to_owned(),
         port: Some(443),

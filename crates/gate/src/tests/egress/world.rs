@@ -82,7 +82,14 @@ pub fn allow_tcp(host: &str, port: u16) -> Policy {
 }
 
 pub fn described(id: AgentId, policy: Option<Policy>) -> GateAgent {
-    GateAgent { id, channel: "/nowhere".into(), token_epoch: 1, condition: Condition::Running, policy }
+    GateAgent {
+        id,
+        channel: "/nowhere".into(),
+        token_epoch: 1,
+        condition: Condition::Running,
+        policy,
+        authority: None,
+    }
 }
 
 impl World {

@@ -38,8 +38,10 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let requests = (few(&["GET", "PUT"]), few(&["/a", "/a/**", "/*/b"]));
     (any::<bool>(), hosts(), ports, protocols(), requests).prop_map(
         |(allows, host, ports, protocol, (methods, paths))| {
+            let looks =
+                protocol != Some(Protocol::Tcp) && !host.contains('/') || protocol == Some(Protocol::Http);
             let texts = |list: Vec<&str>| {
-                let list = list.into_iter().filter(|_| protocol == Some(Protocol::Http));
+                let list = list.into_iter().filter(|_| looks);
                 list.map(str::to_owned).collect()
             };
             let action = if allows { Action::Allow } else { Action::Deny };
@@ -57,7 +59,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         let lists = preset == Preset::Allowlist;
         let bundles = if lists { vec!["python".to_owned(), "node".to_owned()] } else { Vec::new() };
         let unknown = if lists && hold { Unknown::Hold } else { Unknown::Deny };
-        Policy { version: 1, egress: Egress { preset, bundles, unknown, rules } }
+        Policy { version: 1, egress: Egress { preset, bundles, unknown, rules, ..Egress::default() } }
     })
 }
 
@@ -94,7 +96,7 @@ fn asked() -> impl Strategy<Value = Asked> {
     let requests = vec![None, Some(("GET", "/a")), Some(("PUT", "/a/b")), Some(("GET", "/a/../b"))];
     (hosts, proptest::sample::select(PORTS.to_vec()), protocols(), proptest::sample::select(requests))
         .prop_map(|(host, port, protocol, request)| {
-            let request = request.filter(|_| protocol.is_none_or(|protocol| protocol == Protocol::Http));
+            let request = request.filter(|_| protocol != Some(Protocol::Tcp));
             Asked { host, port, protocol, request }
         })
 }
@@ -130,9 +132,10 @@ fn naive(policy: &Policy, asked: &Asked, protocol: Protocol) -> Option<bool> {
             None if asked.port == 80 => protocol == Protocol::Http,
             None => true,
         };
+        let carries = protocol != Protocol::Tcp;
         let request = match asked.request {
             _ if rule.methods.is_empty() && rule.paths.is_empty() => true,
-            None => allows,
+            None => allows && carries,
             Some((method, path)) => {
                 let paths = rule.paths.iter().any(|pattern| match (pattern.as_str(), path) {
                     (_, "/a/../b") => !allows,
@@ -141,6 +144,7 @@ fn naive(policy: &Policy, asked: &Asked, protocol: Protocol) -> Option<bool> {
                 });
                 (rule.methods.is_empty() || rule.methods.iter().any(|own| own == method))
                     && (rule.paths.is_empty() || paths)
+                    && carries
             }
         };
         host && port && spoken && request
