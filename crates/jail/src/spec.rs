@@ -249,6 +249,9 @@ pub struct InitConfig {
     /// The certificate (PEM) of an authority that the agent is to trust besides those that its system trusts.
     #[serde(default)]
     pub authority: Option<String>,
+    /// Certificates (PEM) to trust with it where the agent's system has none.
+    #[serde(default)]
+    pub roots: Option<String>,
 }
 
 impl fmt::Debug for InitConfig {

@@ -16,6 +16,8 @@ pub struct Given {
     pub files: BTreeMap<String, SecretValue>,
     /// The certificate (PEM) of an authority that it is to trust besides those that its system trusts.
     pub authority: Option<String>,
+    /// Certificates (PEM) to trust with it where the system has none.
+    pub roots: Option<String>,
 }
 
 /// JSON in memory that is overwritten when it is dropped. Of its full size from the beginning, so that no part of it was

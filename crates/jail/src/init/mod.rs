@@ -62,8 +62,8 @@ const SIGTERM_GRACE: Duration = Duration::from_secs(10);
 /// When accepting failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
-/// The longest configuration.
-const MAX_CONFIG: u64 = 4 << 20;
+/// The longest configuration. In JSON a byte of a secret may take six.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +238,8 @@ impl Init {
         let secrets = std::mem::take(&mut config.secrets);
         step("writing the agent's secrets", secrets::write(&secrets, config.agent.ids))?;
         if let Some(authority) = config.authority.take() {
-            step("writing whom the agent trusts", trust::establish(&authority, &mut config.env))?;
+            let roots = config.roots.take().unwrap_or_default();
+            step("writing whom the agent trusts", trust::establish(&authority, &roots, &mut config.env))?;
         }
         let log = |fd| sys::inherited(fd).map(File::from);
         let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));

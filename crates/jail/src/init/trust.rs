@@ -49,16 +49,12 @@ const WHOLE: [&str; 11] = [
 /// Variables that name certificates besides those that the program has itself. npm, yarn and pnpm run in Node.
 const MORE: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// Has the agent trust it. Variables that are set already stay as they are.
-pub fn establish(authority: &str, env: &mut BTreeMap<String, String>) -> io::Result<()> {
+/// Has the agent trust it, and with it what its system trusts, or else these `roots`. Variables that are set already stay as
+/// they are.
+pub fn establish(authority: &str, roots: &str, env: &mut BTreeMap<String, String>) -> io::Result<()> {
     let authority = authority.trim_end();
-    let mut bundle = String::new();
-    for path in BUNDLES {
-        if let Ok(text) = read(path) {
-            bundle = certificates(&text);
-            break;
-        }
-    }
+    let own = BUNDLES.iter().find_map(|path| Some(certificates(&read(path).ok()?)));
+    let mut bundle = own.filter(|own| !own.is_empty()).unwrap_or_else(|| certificates(roots));
     bundle.push_str(&format!("{MARK}\n{authority}\n"));
 
     make_directory(PLATFORM, 0o755, Identity::ROOT)?;

@@ -85,6 +85,7 @@ impl Agent {
             }),
             secrets: BTreeMap::new(),
             authority: None,
+            roots: None,
         };
         fs::write(dir.join("config"), serde_json::to_vec(&config).expect("plain"))
             .expect("the configuration");

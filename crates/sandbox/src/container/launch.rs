@@ -184,6 +184,7 @@ fn init_config(spec: &AgentSpec, given: &Given, lease: UidRange) -> InitConfig {
         env,
         secrets: exposed(&given.files),
         authority: given.authority.clone(),
+        roots: given.roots.clone(),
         run_as: user(spec.run_as),
         agent: spec::Agent { ids: ids(spec, lease.base), ..agent(spec) },
         files,
