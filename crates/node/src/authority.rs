@@ -25,3 +25,25 @@ pub(crate) fn make(agent: AgentId, now: OffsetDateTime) -> Result<Authority, rcg
     let certificate = params.self_signed(&key)?.pem();
     Ok(Authority { certificate, key: SecretValue::new(key.serialize_pem()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::RootCertStore;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    #[test]
+    fn an_authority_of_one_agent() {
+        let agent = AgentId::new();
+        let made = make(agent, OffsetDateTime::now_utc()).unwrap();
+        let der = CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap();
+        let name = format!("Cofferdam {agent}");
+        // X.520: a common name has at most 64 characters.
+        assert!(name.len() <= 64 && der.windows(name.len()).any(|part| part == name.as_bytes()));
+        RootCertStore::empty().add(der).unwrap();
+        assert!(KeyPair::from_pem(made.key.expose()).unwrap().is_compatible(&PKCS_ECDSA_P256_SHA256));
+        assert!(!format!("{made:?}").contains("PRIVATE KEY"));
+        assert_ne!(made, make(agent, OffsetDateTime::now_utc()).unwrap());
+    }
+}

@@ -15,6 +15,8 @@ mod oci;
 mod probe;
 #[path = "boundary/sabotage.rs"]
 mod sabotage;
+#[path = "boundary/secrets.rs"]
+mod secrets;
 #[path = "boundary/system.rs"]
 mod system;
 #[path = "boundary/systemd.rs"]

@@ -23,11 +23,11 @@ use tokio::net::unix::pipe;
 
 const JAIL: &str = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
 
-struct World {
-    directory: tempfile::TempDir,
+pub(super) struct World {
+    pub directory: tempfile::TempDir,
     journal: Arc<Journal>,
     outbox: Arc<Outbox>,
-    gates: Arc<Gates>,
+    pub gates: Arc<Gates>,
     lines: tokio::io::Lines<BufReader<pipe::Receiver>>,
     told: Option<(AccountId, BTreeMap<AgentId, GateAgent>)>,
 }
@@ -40,11 +40,11 @@ fn script(path: &Path, text: &str) -> PathBuf {
 
 impl World {
     /// `gate` is what the gate does; what it writes to descriptor 9 is a line of the test.
-    fn new(gate: &str) -> Self {
+    pub fn new(gate: &str) -> Self {
         Self::with(gate, Egress::default())
     }
 
-    fn with(gate: &str, mut egress: Egress) -> Self {
+    pub fn with(gate: &str, mut egress: Egress) -> Self {
         // Only where a test is about them.
         if egress.roots == Egress::default().roots {
             egress.roots = "/nowhere".into();
@@ -73,7 +73,7 @@ impl World {
         Self { directory, journal, outbox, gates, lines: BufReader::new(said).lines(), told: None }
     }
 
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         let line = tokio::time::timeout(Duration::from_secs(20), self.lines.next_line()).await;
         line.expect("the gate says nothing").unwrap().unwrap()
     }
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-fn agent(id: AgentId, condition: Condition) -> GateAgent {
+pub(super) fn agent(id: AgentId, condition: Condition) -> GateAgent {
     GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition, policy: None, authority: None }
 }
 
