@@ -9,6 +9,7 @@ mod lease;
 mod plan;
 mod recheck;
 mod report;
+mod secrets;
 mod validate;
 
 use model::agent::{Level, RunAs};
