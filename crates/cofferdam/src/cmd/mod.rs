@@ -21,6 +21,7 @@ pub mod logs;
 pub mod policy;
 pub mod processes;
 pub mod run;
+pub mod secret;
 pub mod service;
 pub mod setup;
 pub mod show;
@@ -63,6 +64,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Image(command) => command.run(global).await,
         Command::Policy(command) => command.run(global).await,
         Command::Egress(command) => command.run(global).await,
+        Command::Secret(command) => command.run(global).await,
         Command::Bundle(command) => command.run(global),
         Command::Ls(args) => args.run(global).await,
         Command::Short(command) => command.run(global).await,
