@@ -13,6 +13,7 @@ mod http;
 pub mod pack;
 mod pipe;
 mod port;
+mod secrets;
 mod workspace;
 
 pub use attach::{AttachReceiver, AttachSender, Attached, Incoming};

@@ -2,7 +2,7 @@
 
 use crate::cmd::{
     agent, bundle, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
-    processes, recipe, run, service, setup, up, verify, whoami,
+    processes, recipe, run, secret, service, setup, up, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -31,6 +31,7 @@ Examples:
   cofferdam run claude --folder ./project
   cofferdam create --name worker --memory 512MiB --ttl 2h
   cofferdam egress allow worker api.example.com
+  cofferdam secret set anthropic --host api.anthropic.com
   cofferdam exec worker -- python3 -c 'print(1)'
   cofferdam cp ./project worker:/home/agent/
   cofferdam show worker";
@@ -80,6 +81,9 @@ pub enum Command {
     /// See what leaves agents, decide on hosts, answer their questions
     #[command(subcommand)]
     Egress(egress::Command),
+    /// Keep values that agents use and nobody reads back
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Show lists of hosts that policies name
     #[command(subcommand)]
     Bundle(bundle::Command),

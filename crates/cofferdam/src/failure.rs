@@ -113,6 +113,9 @@ fn hinted(problem: Problem) -> Problem {
     let names_the_api = |remedy: &String| remedy.starts_with("GET /v1/");
     match problem.code {
         Code::Unauthenticated => problem.remedy("`cofferdam login URL` keeps a key that is valid there"),
+        Code::NotFound if problem.remedy.as_ref().is_some_and(|said| said.starts_with("GET /v1/secrets")) => {
+            problem.remedy("`cofferdam secret ls` shows those there are")
+        }
         Code::NotFound if problem.remedy.as_ref().is_some_and(names_the_api) => {
             problem.remedy("`cofferdam ls` and `cofferdam image ls` show those there are")
         }

@@ -5,7 +5,7 @@ use client::{Control, Workspace};
 use model::agent::{Level, RunAs};
 use model::api::Agent;
 use model::token::Scope;
-use model::{AgentState, Code, Driver};
+use model::{AgentState, Code, Driver, Name};
 use std::collections::BTreeMap;
 
 /// How long a change of state may take before a command gives up waiting.
@@ -42,6 +42,14 @@ pub fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
     }
+}
+
+/// `PLACE=SECRET`, as a value parser.
+pub fn secret(text: &str) -> Result<(String, Name), String> {
+    let expected =
+        || "expected PLACE=SECRET, where SECRET is the name of a secret: `cofferdam secret ls`".to_owned();
+    let (place, secret) = text.split_once('=').ok_or_else(expected)?;
+    Ok((place.to_owned(), secret.parse().map_err(|_| expected())?))
 }
 
 /// A user inside, as a value parser.
@@ -160,6 +168,8 @@ mod tests {
         assert!(env_setting("=x").is_err());
         assert!(env_setting("COFFERDAM_TEST_NOT_SET").is_err());
         assert!(label("x").is_err());
+        assert_eq!(secret("A=b").unwrap(), ("A".into(), "b".parse().unwrap()));
+        assert!(secret("A").is_err() && secret("A=sk-ant-X").is_err());
         assert!(user("nobody").is_err());
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Component, PathBuf};
 pub struct Config {
     /// Where the API answers.
     pub listen: SocketAddr,
-    /// Holds the database and the signing key; made with mode 0700.
+    /// Holds the database, the signing key, and by default the keys that wrap those of secrets; made with mode 0700.
     pub data: PathBuf,
     /// Host names, with their port where it is not the default one, that requests may be addressed to besides
     /// loopback's.
@@ -25,6 +25,37 @@ pub struct Config {
     pub image: Name,
     /// What is kept of what leaves agents.
     pub egress: Egress,
+    /// Where the keys are that wrap the keys of secrets.
+    pub secrets: Secrets,
+}
+
+/// The table `[secrets]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Who keeps them.
+    pub provider: Provider,
+    /// The file, for the provider `file`; `secrets.key` beside the database without one.
+    pub file: Option<PathBuf>,
+    /// The credential, for the provider `credential`.
+    pub credential: String,
+}
+
+/// Who keeps the keys that wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// Control, in a file that is made at its first start and that its user alone may read.
+    #[default]
+    File,
+    /// systemd, which hands them over as a credential: see systemd.exec(5), `LoadCredentialEncrypted=`.
+    Credential,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { provider: Provider::File, file: None, credential: "cofferdam-secrets".to_owned() }
+    }
 }
 
 /// The table `[egress]`.
@@ -53,13 +84,14 @@ impl Default for Config {
             mode: Mode::Indie,
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
+            secrets: Secrets::default(),
         }
     }
 }
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -68,13 +100,23 @@ impl Checked for Config {
                 faults.push(Fault { key: key.to_owned(), detail: detail.to_owned() });
             }
         };
-        let plain =
-            self.data.is_absolute() && !self.data.components().any(|part| part == Component::ParentDir);
-        check(plain, "data", "must be an absolute path without `..`");
+        let plain = |path: &PathBuf| {
+            path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+        };
+        check(plain(&self.data), "data", "must be an absolute path without `..`");
         let bare = |host: &String| !host.is_empty() && !host.contains(['/', '@', ' ']);
         check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
         let bounded = (60..=MAX_KEEP).contains(&self.egress.keep.0);
         check(bounded, "egress.keep", "must be between 1m and 3650d");
+        let Secrets { provider, file, credential } = &self.secrets;
+        check(file.iter().all(plain), "secrets.file", "must be an absolute path without `..`");
+        let ours = file.is_none() || *provider == Provider::File;
+        check(ours, "secrets.file", "means nothing with the provider `credential`");
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let named = (1..=128).contains(&credential.len())
+            && credential.bytes().all(usual)
+            && !credential.starts_with('.');
+        check(named, "secrets.credential", "must be the name of a credential, without a dot in front");
         faults
     }
 }
@@ -87,6 +129,10 @@ impl Config {
     pub(crate) fn signing_key(&self) -> PathBuf {
         self.data.join("signing.pem")
     }
+
+    pub(crate) fn secrets_key(&self) -> PathBuf {
+        self.secrets.file.clone().unwrap_or_else(|| self.data.join("secrets.key"))
+    }
 }
 
 #[cfg(test)]
@@ -96,11 +142,27 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let said = |text| Config::read(text, Default::default()).unwrap_err().to_string();
-        let types = said("listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1");
-        let bounds = said("data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0");
+        let types = said(
+            "listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1\n[secrets]\nprovider = \"vault\"\nkey = 1",
+        );
+        let bounds = said(
+            "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
+             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
+        );
         for (said, keys) in [
-            (types, &["listen: ", "data: ", "host: ", "egress.keep: ", "egress.kept: "][..]),
-            (bounds, &["data: ", "hosts: ", "egress.keep: "]),
+            (
+                types,
+                &[
+                    "listen: ",
+                    "data: ",
+                    "host: ",
+                    "egress.keep: ",
+                    "egress.kept: ",
+                    "secrets.provider: ",
+                    "secrets.key: ",
+                ][..],
+            ),
+            (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
         ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");
         }

@@ -16,13 +16,27 @@ use std::fmt::Display;
 pub(crate) struct Fault {
     /// The path, innermost first.
     path: Vec<String>,
+    /// Whether its end is a name that the client made up.
+    unknown: bool,
     /// In one sentence.
     pub(crate) detail: String,
 }
 
 impl Fault {
+    fn new(detail: impl Into<String>) -> Self {
+        Self { path: Vec::new(), unknown: false, detail: detail.into() }
+    }
+
     fn under(mut self, segment: impl Display) -> Self {
         self.path.push(segment.to_string());
+        self
+    }
+
+    /// The same without the name of a field that there is not: it may be anything.
+    pub(crate) fn without_unknown(mut self) -> Self {
+        if std::mem::take(&mut self.unknown) {
+            self.path.remove(0);
+        }
         self
     }
 
@@ -68,23 +82,23 @@ impl serde::de::Error for Fault {
         let message = message.to_string();
         let ours = !message.contains("untagged") && !message.contains("variant");
         let detail = if ours { message } else { "this has the wrong form".to_owned() };
-        Self { path: Vec::new(), detail }
+        Self::new(detail)
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, _: &dyn Expected) -> Self {
-        Self { path: Vec::new(), detail: format!("{} does not belong here", kind(&unexpected)) }
+        Self::new(format!("{} does not belong here", kind(&unexpected)))
     }
 
     fn invalid_value(_: Unexpected<'_>, _: &dyn Expected) -> Self {
-        Self { path: Vec::new(), detail: "the value is out of bounds".to_owned() }
+        Self::new("the value is out of bounds")
     }
 
     fn invalid_length(_: usize, _: &dyn Expected) -> Self {
-        Self { path: Vec::new(), detail: "this has the wrong number of elements".to_owned() }
+        Self::new("this has the wrong number of elements")
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self { path: Vec::new(), detail: format!("expected one of {}", expected.join(", ")) }
+        Self::new(format!("expected one of {}", expected.join(", ")))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -92,15 +106,15 @@ impl serde::de::Error for Fault {
             [] => "there is no such field".to_owned(),
             known => format!("there is no such field; there are {}", known.join(", ")),
         };
-        Self { path: vec![field.to_owned()], detail }
+        Self { unknown: true, ..Self::new(detail).under(field) }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { path: vec![field.to_owned()], detail: "this field is required".to_owned() }
+        Self::new("this field is required").under(field)
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self { path: vec![field.to_owned()], detail: "this field is given twice".to_owned() }
+        Self::new("this field is given twice").under(field)
     }
 }
 

@@ -14,12 +14,15 @@ mod server;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod vault;
 
 pub use auth::secret::NoRandomness;
 pub use auth::signing::SigningError;
 pub use config::Config;
+pub use vault::KeyError;
 
 use app::App;
+use auth::pace::Pace;
 use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
@@ -33,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Actor, NewAccount, OnCommit, Store};
 use tokio_util::sync::CancellationToken;
+use vault::Vault;
 
 const BOOTSTRAP_LIFE: time::Duration = time::Duration::minutes(15);
 
@@ -76,6 +80,9 @@ pub enum Error {
     /// There is no signing key.
     #[error(transparent)]
     Signing(#[from] SigningError),
+    /// There are no keys that wrap those of secrets, or not the right ones.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// No secrets can be made.
     #[error(transparent)]
     Random(#[from] NoRandomness),
@@ -132,6 +139,7 @@ fn name(text: &str) -> Name {
 pub async fn initialise(config: &Config) -> Result<Option<FirstStart>, Error> {
     let store = open_alone(config).await?;
     SigningKey::open(&config.signing_key())?;
+    Vault::open(config, &store.wrapped_by().await?)?;
     let api_key = secret::generate(secret::API_KEY)?;
     let founding = NewAccount { name: name("default"), key: name("first"), hash: secret::hash(&api_key) };
     let account = store.found(&founding).await?;
@@ -176,6 +184,7 @@ async fn assemble(
     let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
+    let vault = Vault::open(config, &store.wrapped_by().await?)?;
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;
     let keys = store.verifying_keys().await?;
@@ -186,6 +195,8 @@ async fn assemble(
         notify,
         signer,
         keys,
+        vault,
+        pace: Pace::default(),
         seats,
         installation,
         database: config.database(),
@@ -206,8 +217,11 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
     let own = doors.tcp.local_addr()?;
     let clock = Arc::new(SystemClock);
     let app = assemble(&config, clock, own, ending.clone()).await?;
-    let tasks =
-        [tokio::spawn(tasks::deadlines::run(app.clone())), tokio::spawn(tasks::cleanup::run(app.clone()))];
+    let tasks = [
+        tokio::spawn(tasks::deadlines::run(app.clone())),
+        tokio::spawn(tasks::cleanup::run(app.clone())),
+        tokio::spawn(tasks::keys::run(app.clone())),
+    ];
     server::notify_ready()?;
     tracing::info!(listen = %own, installation = app.installation.id, "control is ready");
     server::serve(doors, api::router(app.clone()), ending).await;

@@ -57,6 +57,11 @@ impl From<store::Error> for Fault {
             }
             E::TooManyRemembered { .. } => say(Code::WrongState)
                 .remedy("DELETE some of GET /v1/egress/remembered, or decide `agent`"),
+            E::Secret { field, remedy, .. } => {
+                Problem::invalid(field.clone(), sentence(&error)).remedy(remedy.clone())
+            }
+            E::TooManySecrets { .. } => say(Code::WrongState).remedy("DELETE some of GET /v1/secrets"),
+            E::Overtaken => say(Code::WrongState).remedy("ask again"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")

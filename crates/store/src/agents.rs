@@ -46,6 +46,9 @@ pub struct Agent {
     /// Raised with every change of `policy`.
     #[serde(default)]
     pub policy_revision: u64,
+    /// Raised whenever its secrets change; 0 as long as it never had any.
+    #[serde(default)]
+    pub secrets_revision: u64,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
     /// What was last seen of its boundary; it stays when that is gone.
@@ -124,6 +127,7 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
         token_epoch: row.number("token_epoch")?,
         policy: row.json_opt("policy")?,
         policy_revision: row.number("policy_revision")?,
+        secrets_revision: row.number("secrets_revision")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
         observation: row.json_opt("observation")?,
@@ -221,8 +225,13 @@ impl Change {
             .bind(agent.to_string());
     }
 
-    pub(crate) fn insert(&mut self, new: &NewAgent, node: &Candidate) -> Result<Agent, Error> {
-        let NewAgent { spec, image_name, labels, policy, token: _ } = new;
+    pub(crate) fn insert(
+        &mut self,
+        new: &NewAgent,
+        node: &Candidate,
+        secrets_revision: u64,
+    ) -> Result<Agent, Error> {
+        let NewAgent { spec, image_name, labels, policy, placeholders: _, token: _ } = new;
         let now = self.now;
         let at = crate::rows::instant(now).ok_or(Error::Corrupt { column: "created_at" })?;
         let span = |span: model::Span| i64::try_from(span.0).unwrap_or(i64::MAX).saturating_mul(1000);
@@ -238,6 +247,7 @@ impl Change {
             token_epoch: FIRST_EPOCH,
             policy: policy.clone(),
             policy_revision: if policy.is_some() { FIRST_REVISION } else { 0 },
+            secrets_revision,
             reason: None,
             evidence: Vec::new(),
             observation: None,
@@ -251,8 +261,8 @@ impl Change {
             .add(
                 "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
                     generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since,
-                    workspace_url, policy, policy_revision)
-                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17
+                    workspace_url, policy, policy_revision, secrets_revision)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17, $18
                  FROM nodes n WHERE n.id = $14",
             )
             .bind(spec.id.to_string())
@@ -272,6 +282,7 @@ impl Change {
             .bind(made.workspace_url.clone())
             .bind(policy.as_ref().map(to_json))
             .bind(made.policy_revision as i64)
+            .bind(secrets_revision as i64)
             .or(Error::NoCapacity);
         for (key, value) in labels {
             self.deferred

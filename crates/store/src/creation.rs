@@ -5,7 +5,8 @@ use crate::batch::Batch;
 use crate::change::{Actor, Changed};
 use crate::idempotency::replayed;
 use crate::rows::Columns;
-use crate::{Error, Fresh, Idempotency, Store};
+use crate::secrets::{ask_known, known, wishes};
+use crate::{Error, Fresh, Idempotency, Placeholders, Store};
 use model::agent::{AgentSpec, Level};
 use model::api::Image;
 use model::policy::Policy;
@@ -28,6 +29,8 @@ pub struct NewAgent {
     pub labels: BTreeMap<String, String>,
     /// What it may do at first.
     pub policy: Option<Policy>,
+    /// For the secrets that its policy puts into requests.
+    pub placeholders: Placeholders,
     /// What the ledger says of a workspace token that is handed out with it.
     pub token: Option<Value>,
 }
@@ -41,6 +44,8 @@ pub struct Asked<'a> {
     pub name: &'a Name,
     /// What image this is, if there is such: an id, or a name.
     pub image: &'a str,
+    /// The secrets that it is to have, one way or the other.
+    pub secrets: &'a [Name],
 }
 
 /// What was found before an agent is made.
@@ -94,7 +99,7 @@ impl Store {
     pub async fn create_agent<E: From<Error>>(
         &self,
         actor: Actor,
-        Asked { account, name, image }: Asked<'_>,
+        Asked { account, name, image, secrets }: Asked<'_>,
         make: impl FnOnce(Found<'_>) -> Result<(NewAgent, NodeId), E>,
         idempotency: Option<&Idempotency>,
     ) -> Result<(Agent, Fresh), E> {
@@ -119,9 +124,10 @@ impl Store {
             .bind(account.to_string())
             .add("SELECT host, port FROM egress_remembered WHERE account = $1 ORDER BY id DESC")
             .bind(account.to_string());
+        ask_known(&mut asked, account, secrets);
         change.ask_replay(&mut asked, idempotency);
         let answers = change.run(asked).await?;
-        let [taken, images, candidates, remembered, replay] = &*answers else {
+        let [taken, images, candidates, remembered, secrets, replay] = &*answers else {
             return Err(Error::Unaudited.into());
         };
         if let Some(before) = replayed(replay, idempotency)? {
@@ -137,12 +143,15 @@ impl Store {
         let (new, node) = make(found)?;
         let spec = &new.spec;
         let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
-        let agent = change.insert(&new, placed)?;
+        let secrets = known(secrets)?;
+        let wishes = wishes(&spec.secrets, new.policy.as_ref(), &secrets, &new.placeholders, "policy.")?;
+        let agent = change.insert(&new, placed, u64::from(!wishes.is_empty()))?;
+        change.bind_new(spec.account, spec.id, &wishes);
         let now = change.now;
         change.open_period(&agent, now);
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
-            "run_as": spec.run_as, "resources": spec.resources});
+            "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
             change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());

@@ -70,6 +70,25 @@ pub enum Error {
         /// The limit.
         most: u64,
     },
+    /// An agent cannot have a secret, or not for this.
+    #[error("{message}")]
+    Secret {
+        /// Of the request.
+        field: String,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// No more secrets can be kept.
+    #[error("the account has {most} secrets already, which is as many as there may be")]
+    TooManySecrets {
+        /// The limit.
+        most: u64,
+    },
+    /// What this began from is not so any more.
+    #[error("something else changed this at the same time")]
+    Overtaken,
     /// The idempotency key came with another request before.
     #[error("this idempotency key was used with another request")]
     IdempotencyMismatch,

@@ -2,7 +2,7 @@
 //!
 //! Every change is one transaction that also appends its audit event, closes and opens the state period, and
 //! raises the revision of the node it concerns; `change.rs` refuses to commit anything else. This crate decides
-//! nothing about who may do what, and never sees a secret: keys and tokens arrive hashed.
+//! nothing about who may do what, and never sees a secret: keys and tokens arrive hashed, values encrypted.
 
 mod accounts;
 mod agents;
@@ -23,6 +23,7 @@ mod nodes;
 mod observe;
 mod policies;
 mod rows;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -39,6 +40,10 @@ pub use installation::Installation;
 pub use keys::{Bearer, Fresh};
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
+pub use secrets::{
+    BoundSecret, DataKey, Delivery, Encrypted, NewSecret, NewValue, Placeholders, StoredValue,
+    named as secrets_named,
+};
 
 use bearers::Bearers;
 use model::clock::Clock;
@@ -80,6 +85,7 @@ fn migrations() -> Migrator {
         ("observation", include_str!("../migrations/sqlite/0005_observation.sql")),
         ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
         ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
+        ("secrets", include_str!("../migrations/sqlite/0008_secrets.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

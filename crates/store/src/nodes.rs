@@ -206,8 +206,9 @@ impl Store {
                 // A node without any agents to tell of.
                 break;
             }
-            let Agent { spec, desired, generation, token_epoch, state, policy, policy_revision, .. } =
-                agent(row)?;
+            let agent = agent(row)?;
+            let (policy_revision, secrets_revision) = (agent.policy_revision, agent.secrets_revision);
+            let Agent { spec, desired, generation, token_epoch, state, policy, .. } = agent;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
                 _ => found.agents.push(DesiredAgent {
@@ -217,7 +218,7 @@ impl Store {
                     token_epoch,
                     policy,
                     policy_revision,
-                    secrets_revision: 0,
+                    secrets_revision,
                 }),
             }
         }

@@ -3,7 +3,7 @@
 use crate::agents::Agent;
 use crate::change::{Actor, Change, Changed};
 use crate::rows::to_json;
-use crate::{Error, Idempotency, Store};
+use crate::{Error, Idempotency, Placeholders, Store};
 use model::AgentId;
 use model::agent::Desired;
 use model::policy::Policy;
@@ -11,15 +11,20 @@ use serde_json::json;
 use std::sync::Arc;
 
 impl Change {
-    /// Gives an agent another policy than it has.
-    pub(crate) fn put_policy(&mut self, before: &Agent, policy: &Policy) -> Agent {
+    /// Gives an agent another policy than it has, by which its secrets are at that revision.
+    pub(crate) fn put_policy(&mut self, before: &Agent, policy: &Policy, secrets_revision: u64) -> Agent {
         let id = before.spec.id;
         let policy_revision = before.policy_revision + 1;
-        let after = Agent { policy: Some(policy.clone()), policy_revision, ..before.clone() };
+        let policy_now = Some(policy.clone());
+        let after = Agent { policy: policy_now, policy_revision, secrets_revision, ..before.clone() };
         self.deferred
-            .add("UPDATE agents SET policy = $1, policy_revision = $2 WHERE id = $3 AND policy_revision = $4")
+            .add(
+                "UPDATE agents SET policy = $1, policy_revision = $2, secrets_revision = $3
+                 WHERE id = $4 AND policy_revision = $5",
+            )
             .bind(to_json(policy))
             .bind(policy_revision as i64)
+            .bind(secrets_revision as i64)
             .bind(id.to_string())
             .bind(before.policy_revision as i64)
             .or(Error::StalePolicy { revision: before.policy_revision });
@@ -33,12 +38,14 @@ impl Change {
 
 impl Store {
     /// Gives an agent another policy. Its node hears of it at once, and of no new generation: nothing about the agent is to be made
-    /// anew. The policy that it has already changes nothing.
+    /// anew. The policy that it has already changes nothing. Secrets that it puts into requests get `placeholders`, unless the agent
+    /// has one in place of them already.
     pub async fn set_policy(
         &self,
         actor: Actor,
         id: AgentId,
         policy: &Policy,
+        placeholders: &Placeholders,
         if_match: Option<u64>,
         idempotency: Option<&Idempotency>,
     ) -> Result<Agent, Error> {
@@ -58,7 +65,8 @@ impl Store {
             change.commit_bookkeeping().await?;
             return Ok(before);
         }
-        let after = change.put_policy(&before, policy);
+        let secrets_revision = change.bind(&before, policy, placeholders).await?;
+        let after = change.put_policy(&before, policy, secrets_revision);
         change.remember(idempotency, &after);
         change.commit().await?;
         Ok(after)

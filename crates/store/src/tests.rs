@@ -1,18 +1,19 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
 mod egress;
+mod secrets;
 
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
 use crate::creation::{Asked, Candidate, Found, NewAgent};
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
-use crate::{Error, Fresh, NewAccount, Store};
+use crate::{Error, Fresh, NewAccount, Placeholders, Store};
 use model::agent::{AgentSpec, AgentState, ExitReason, Level, Observed, RunAs, Verb};
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
 use model::policy::Policy;
-use model::{AccountId, AgentId, ImageId, NodeId, Resources, Span, VolumeId};
+use model::{AccountId, AgentId, ImageId, Name, NodeId, Resources, Span, VolumeId};
 use proptest::prelude::*;
 use serde_json::json;
 use sqlx::{Connection, Row};
@@ -30,6 +31,9 @@ impl Clock for HeldClock {
         crate::rows::instant(START + self.0.load(Ordering::SeqCst)).unwrap()
     }
 }
+
+/// For policies that put nothing into requests.
+const NONE: Placeholders = Placeholders::new();
 
 struct World {
     store: Store,
@@ -88,6 +92,7 @@ impl World {
             image_name: Some("debian".parse().unwrap()),
             labels: Default::default(),
             policy: None,
+            placeholders: Default::default(),
             token: None,
         }
     }
@@ -98,11 +103,13 @@ impl World {
 
     async fn create(&self, new: NewAgent, place: Place) -> Result<(Agent, Fresh), Error> {
         let (name, image) = (new.spec.name.clone(), self.image.to_string());
+        let named = crate::secrets_named(&new.spec.secrets, new.policy.as_ref());
+        let secrets: Vec<Name> = named.cloned().collect();
         let make = |found: Found<'_>| {
             assert_eq!(found.image.map(|image| image.id), Some(self.image));
             place(found.candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
         };
-        let asked = Asked { account: self.account, name: &name, image: &image };
+        let asked = Asked { account: self.account, name: &name, image: &image, secrets: &secrets };
         self.store.create_agent(Actor::System, asked, make, None).await
     }
 
@@ -443,7 +450,7 @@ async fn a_policy_changes_with_its_event_and_alone() {
     let rev = world.store.rev(world.node).await.unwrap();
     world.changed.lock().unwrap().clear();
     let set = async |policy: &str, if_match| {
-        world.store.set_policy(Actor::System, id, &open_to(policy), if_match, None).await
+        world.store.set_policy(Actor::System, id, &open_to(policy), &NONE, if_match, None).await
     };
     let after = set("two.example", Some(1)).await.unwrap();
     let expected = Agent { policy: Some(open_to("two.example")), policy_revision: 2, ..agent.clone() };

@@ -1,7 +1,7 @@
 //! Callback tokens of nodes, hashed. Several of a node are valid at once, so that a renewal whose answer is
 //! lost leaves no healthy node dead.
 
-use crate::change::Actor;
+use crate::change::{Actor, Change};
 use crate::rows::{Columns, millis};
 use crate::{Error, Store};
 use model::NodeId;
@@ -11,6 +11,22 @@ use time::Duration;
 
 /// `last_seen` is written at most this often, so that reading costs no commit.
 const SEEN_EVERY: Duration = Duration::seconds(5);
+
+impl Change {
+    /// Uses up an assertion of a node that is valid until `expires`, in seconds since 1970; `false` if it was used before.
+    pub(crate) async fn first_use(&mut self, node: NodeId, jti: &str, expires: i64) -> Result<bool, Error> {
+        let used = sqlx::query(
+            "INSERT INTO assertions (node, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (node, jti) DO NOTHING",
+        )
+        .bind(node.to_string())
+        .bind(jti)
+        // Remembered for longer than it is valid, so that no rounding or leeway opens a second chance.
+        .bind(expires.saturating_mul(1000).saturating_add(600_000))
+        .execute(self.db().await?)
+        .await?;
+        Ok(used.rows_affected() > 0)
+    }
+}
 
 impl Store {
     /// Trades a verified assertion, once, for the callback token with this hash.
@@ -23,16 +39,7 @@ impl Store {
         let node = assertion.iss;
         let mut change = self.change(Actor::Node(node)).await?;
         let now = change.now;
-        let traded = sqlx::query(
-            "INSERT INTO assertions (node, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (node, jti) DO NOTHING",
-        )
-        .bind(node.to_string())
-        .bind(&assertion.jti)
-        // Remembered for longer than it is valid, so that no rounding or leeway opens a second chance.
-        .bind(assertion.exp.saturating_mul(1000).saturating_add(600_000))
-        .execute(change.db().await?)
-        .await?;
-        if traded.rows_affected() == 0 {
+        if !change.first_use(node, &assertion.jti, assertion.exp).await? {
             return Err(Error::Replayed);
         }
         sqlx::query("INSERT INTO callback_tokens (hash, node, expires_at) VALUES ($1, $2, $3)")

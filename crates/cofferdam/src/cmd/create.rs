@@ -49,6 +49,12 @@ pub struct Spec {
     /// Environment of everything in it; KEY alone takes the value from here; may be repeated
     #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = resolve::env_setting)]
     pub env: Vec<(String, String)>,
+    /// Secret to have as a variable in the environment of everything in it; may be repeated
+    #[arg(long = "secret", value_name = "ENV=SECRET", value_parser = resolve::secret)]
+    pub secrets: Vec<(String, Name)>,
+    /// Secret to have as a file in /run/secrets, which is in memory; may be repeated
+    #[arg(long = "secret-file", value_name = "FILE=SECRET", value_parser = resolve::secret)]
+    pub secret_files: Vec<(String, Name)>,
     /// Processor cores [default: 1]
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub cpus: Option<f64>,
@@ -87,7 +93,7 @@ pub struct Spec {
     usual: Option<Policy>,
     /// What it is given by a recipe.
     #[arg(skip)]
-    secrets: Vec<SecretUse>,
+    given: Vec<SecretUse>,
 }
 
 impl Spec {
@@ -104,7 +110,7 @@ impl Spec {
         let env = recipe.env.iter().map(|(name, value)| (name.clone(), value.clone()));
         // What was said comes last, and so it counts.
         self.env.splice(..0, env);
-        self.secrets.extend(recipe.secrets.iter().cloned());
+        self.given.extend(recipe.secrets.iter().cloned());
         self.usual = Some(recipe.policy.clone());
     }
 
@@ -123,12 +129,20 @@ impl Spec {
     /// The request. `argv` is the main process where there is to be one; empty means the image's own command.
     pub fn request(self, argv: Option<Vec<String>>) -> anyhow::Result<CreateAgent> {
         let (policy, usual) = (self.policy()?, Resources::default());
+        let variables =
+            self.secrets.into_iter().map(|(env, secret)| SecretUse { secret, env: Some(env), file: None });
+        let files = self.secret_files.into_iter().map(|(file, secret)| SecretUse {
+            secret,
+            env: None,
+            file: Some(file),
+        });
+        let secrets = self.given.into_iter().chain(variables).chain(files).collect();
         let main =
             argv.map(|argv| Command { argv, env: Default::default(), cwd: self.workdir.clone(), user: None });
         let entrypoint =
             self.entrypoint.map(|program| [program].into_iter().filter(|p| !p.is_empty()).collect());
         Ok(CreateAgent {
-            secrets: self.secrets,
+            secrets,
             name: self.name,
             image: self.image,
             level: self.level,
@@ -176,6 +190,7 @@ its arguments.
 Examples:
   cofferdam create --name worker
   cofferdam create --name builder --policy builder.toml --allow git.example.com:22
+  cofferdam create --name deployer --secret DEPLOY_KEY=deploy-key --secret-file tls.pem=tls-key
   cofferdam create --name web --memory 256MiB --ttl 1h -- python3 -m http.server 8000";
 
 /// Make an agent, and print its id

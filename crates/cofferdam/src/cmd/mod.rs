@@ -22,6 +22,7 @@ pub mod policy;
 pub mod processes;
 pub mod recipe;
 pub mod run;
+pub mod secret;
 pub mod service;
 pub mod setup;
 pub mod show;
@@ -64,6 +65,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Image(command) => command.run(global).await,
         Command::Policy(command) => command.run(global).await,
         Command::Egress(command) => command.run(global).await,
+        Command::Secret(command) => command.run(global).await,
         Command::Bundle(command) => command.run(global),
         Command::Recipe(command) => command.run(global),
         Command::Ls(args) => args.run(global).await,

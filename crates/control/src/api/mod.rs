@@ -12,6 +12,7 @@ mod nodes;
 mod openapi;
 mod policies;
 mod query;
+mod secrets;
 mod shield;
 
 use crate::app::App;
@@ -50,6 +51,12 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(egress::answer))
         .routes(routes!(egress::remembered))
         .routes(routes!(egress::forget))
+        .routes(routes!(secrets::create, secrets::list))
+        .routes(routes!(secrets::get, secrets::delete))
+        .routes(routes!(secrets::rotate))
+        .routes(routes!(secrets::set_hosts))
+        .routes(routes!(secrets::rotate_data_key))
+        .routes(routes!(secrets::rotate_wrapping_key))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::openapi))
@@ -64,7 +71,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/node/v1/desired", get(node::desired))
         .route("/node/v1/observed", post(node::observed))
         .route("/node/v1/egress", post(node::egress))
-        .route("/node/v1/images", get(node::images));
+        .route("/node/v1/images", get(node::images))
+        .route("/node/v1/agents/{id}/secrets", post(node::secrets));
     public
         .merge(nodes)
         .fallback(no_such_path)

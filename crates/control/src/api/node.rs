@@ -1,16 +1,18 @@
 //! `/node/v1`: what nodes call. Not in the OpenAPI document: it belongs to this version of the two of them.
 
-use super::extract::{Json, Whole};
+use super::extract::{Id, Json, Whole};
 use super::query::Query;
 use crate::app::App;
 use crate::app::node_calls as app;
+use crate::app::secrets::deliver;
 use crate::auth::{Bearer, NodeCaller};
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
 use model::egress::EgressReport;
 use model::node_api::{
-    CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, TokenRequest,
+    CallbackToken, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState, SealedSecrets, SecretsRequest,
+    TokenRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +62,15 @@ pub(super) async fn egress(
 ) -> Result<StatusCode, Fault> {
     app::egress(&state, caller.node, report).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn secrets(
+    State(state): State<Arc<App>>,
+    caller: NodeCaller,
+    Id(id): Id,
+    Json(request): Json<SecretsRequest>,
+) -> Result<axum::Json<SealedSecrets>, Fault> {
+    Ok(axum::Json(deliver::deliver(&state, caller.node, &id, &request).await?))
 }
 
 pub(super) async fn images(

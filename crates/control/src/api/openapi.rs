@@ -70,6 +70,10 @@ fn own(operation: &str) -> &'static [Code] {
         }
         "set_agent_policy" => &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch],
         "answer_egress_question" => &[C::WrongState, C::IdempotencyMismatch],
+        "create_secret" => &[C::NameTaken, C::WrongState, C::IdempotencyMismatch],
+        "rotate_secret" => &[C::WrongState, C::IdempotencyMismatch],
+        "set_secret_hosts" | "delete_secret" => &[C::InUse],
+        "rotate_wrapping_key" => &[C::Forbidden, C::WrongState],
         "list_egress_log" | "list_egress_questions" => &[C::NotFound],
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],

@@ -1,7 +1,7 @@
 //! Agents. A caller sees and moves those of its own account; of others it learns not even that they exist.
 
 use crate::app::placement::NoPlace;
-use crate::app::{App, names, placement, policies, validate};
+use crate::app::{App, names, placement, policies, secrets, validate};
 use crate::auth::Caller;
 use crate::notify::Subscription;
 use crate::problems::Fault;
@@ -35,6 +35,7 @@ pub(crate) async fn create(
         let problem = Problem::invalid("token", "a token comes with an answer that waits for the agent");
         return Err(problem.remedy("add ?wait=running, or ask for the token later").into());
     }
+    let needed = secrets::named(&request);
     let deadline = until.map(|(until, timeout)| (until, tokio::time::Instant::now() + timeout));
     let wanted = request.image.as_deref().unwrap_or(app.image.as_str());
     let mut tries = if request.name.is_some() { 1 } else { NAME_TRIES };
@@ -58,9 +59,12 @@ pub(crate) async fn create(
             let token = issued.as_ref().map(|issued| issued.detail.clone());
             begun = Some((app.notify.agent(spec.id), issued));
             let image_name = image.map(|image| image.name);
-            Ok((NewAgent { spec, image_name, labels: request.labels.clone(), policy, token }, node))
+            let placeholders =
+                secrets::placeholders(policy.as_ref()).map_err(|error| Fault::internal(&error))?;
+            let labels = request.labels.clone();
+            Ok((NewAgent { spec, image_name, labels, policy, placeholders, token }, node))
         };
-        let asked = Asked { account: caller.account, name: &name, image: wanted };
+        let asked = Asked { account: caller.account, name: &name, image: wanted, secrets: &needed };
         let made = app.store.create_agent(caller.actor(), asked, make, idempotency.as_ref()).await;
         let (mut agent, fresh) = match made {
             Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
@@ -197,7 +201,7 @@ fn spec(
     let wants_root = config.user.as_ref().is_some_and(|user| user.uid == 0);
     let run_as = request.run_as.unwrap_or(if wants_root { RunAs::Root } else { RunAs::Agent });
     Ok(AgentSpec {
-        secrets: Vec::new(),
+        secrets: request.secrets.clone(),
         id: AgentId::new(),
         name,
         account: caller.account,

@@ -8,11 +8,14 @@ mod names;
 pub(crate) mod node_calls;
 pub(crate) mod placement;
 pub(crate) mod policies;
+pub(crate) mod secrets;
 pub(crate) mod validate;
 
+use crate::auth::pace::Pace;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::notify::Notify;
+use crate::vault::Vault;
 use model::Name;
 use model::mode::Mode;
 use model::token::VerifyingKey;
@@ -26,6 +29,10 @@ pub(crate) struct App {
     pub(crate) signer: Signer,
     /// What verifies its tokens: of one key, the one that this process signs with.
     pub(crate) keys: Vec<VerifyingKey>,
+    /// The keys of secrets.
+    pub(crate) vault: Vault,
+    /// How often nodes ask for secrets.
+    pub(crate) pace: Pace,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.

@@ -1,11 +1,13 @@
 //! Policies: what an agent may do at first, and from now on.
 
-use crate::app::{App, agents};
+use crate::app::{App, agents, secrets};
 use crate::auth::Caller;
 use crate::problems::Fault;
 use model::Problem;
 use model::agent::Level;
 use model::policy::Policy;
+use model::secret::SecretUse;
+use std::collections::BTreeMap;
 use store::{Agent, Idempotency};
 
 /// Refuses a policy that is not valid, with the field at fault beneath `under`.
@@ -14,6 +16,24 @@ pub(crate) fn check(policy: &Policy, unrestricted: bool, under: &str) -> Result<
         let field = format!("{under}{}", error.field);
         Problem::invalid(field.clone(), format!("{field} {}", error.message)).remedy(error.remedy)
     })
+}
+
+/// Refuses a policy that has a placeholder in a variable which the agent has for something else.
+pub(crate) fn check_variables(
+    policy: &Policy,
+    given: &[SecretUse],
+    env: &BTreeMap<String, String>,
+    under: &str,
+) -> Result<(), Problem> {
+    for (index, inject) in policy.egress.inject.iter().enumerate() {
+        let Some(variable) = &inject.env else { continue };
+        if env.contains_key(variable) || given.iter().any(|given| given.env.as_ref() == Some(variable)) {
+            let field = format!("{under}egress.inject[{index}].env");
+            let detail = format!("the agent has {variable} for something else");
+            return Err(Problem::invalid(field, detail).remedy("name another variable"));
+        }
+    }
+    Ok(())
 }
 
 /// A level without a network of its own has nothing that a policy could hold.
@@ -62,5 +82,8 @@ pub(crate) async fn set(
     let agent = agents::find(app, caller, key).await?;
     check_level(agent.spec.level, None)?;
     check(policy, agent.spec.unrestricted, "")?;
-    Ok(app.store.set_policy(caller.actor(), agent.spec.id, policy, if_match, idempotency).await?)
+    check_variables(policy, &agent.spec.secrets, &BTreeMap::new(), "")?;
+    let placeholders = secrets::placeholders(Some(policy)).map_err(|error| Fault::internal(&error))?;
+    let (actor, id) = (caller.actor(), agent.spec.id);
+    Ok(app.store.set_policy(actor, id, policy, &placeholders, if_match, idempotency).await?)
 }

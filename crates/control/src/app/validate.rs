@@ -5,8 +5,9 @@ use model::agent::Command;
 use model::api::{CreateAgent, RegisterImage};
 use model::egress::{EgressReport, MAX_QUESTIONS, MAX_RECORDS, MAX_TEXT, Question, Record};
 use model::node_api::{Enroll, ObservedAgent};
+use model::secret::{self, SecretUse, SecretValue};
 use model::{AgentId, ExitReason, Problem, Span, policy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use time::OffsetDateTime;
 
@@ -121,10 +122,59 @@ pub(crate) fn create_agent(request: &CreateAgent) -> Checked {
     words("entrypoint", request.entrypoint.as_deref().unwrap_or_default())?;
     span("ttl", request.ttl)?;
     span("idle_timeout", request.idle_timeout)?;
+    let main = request.main.as_ref().map(|main| &main.env);
+    secret_uses(&request.secrets, &request.env, main)?;
     if let Some(policy) = &request.policy {
         policies::check(policy, request.unrestricted, "policy.")?;
+        policies::check_variables(policy, &request.secrets, &request.env, "policy.")?;
     }
     request.main.as_ref().map_or(Ok(()), command)
+}
+
+/// Secrets that an agent is given itself. Each has a place of its own.
+fn secret_uses(
+    uses: &[SecretUse],
+    env: &BTreeMap<String, String>,
+    main: Option<&BTreeMap<String, String>>,
+) -> Checked {
+    check(uses.len() <= secret::MAX_USES, "secrets", "an agent is given at most 64 secrets")?;
+    let mut places = BTreeSet::new();
+    for (index, given) in uses.iter().enumerate() {
+        let field = |key: &str| format!("secrets[{index}].{key}");
+        if let Some((key, message, remedy)) = given.fault() {
+            let problem = Problem::invalid(field(key), format!("`{key}` {message}"));
+            return Err(problem.remedy(remedy));
+        }
+        let key = if given.env.is_some() { "env" } else { "file" };
+        let taken = given.env.as_ref().is_some_and(|variable| {
+            env.contains_key(variable) || main.is_some_and(|main| main.contains_key(variable))
+        });
+        check(!taken, field(key), "the agent has this variable for something else")?;
+        let own = places.insert((&given.env, &given.file));
+        check(own, field(key), "another secret has this place already")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn secret_value(value: &SecretValue) -> Checked {
+    match value.fault() {
+        None => Ok(()),
+        Some((message, remedy)) => {
+            Err(Problem::invalid("value", format!("the value {message}")).remedy(remedy))
+        }
+    }
+}
+
+pub(crate) fn secret_hosts(hosts: &[String]) -> Checked {
+    check(hosts.len() <= secret::MAX_HOSTS, "hosts", "a secret is for at most 64 hosts")?;
+    for (index, host) in hosts.iter().enumerate() {
+        if host.len() > MAX_HOST + 2 || !policy::is_host_of_secret(host) {
+            let detail = "expected the name of a host";
+            let remedy = "write a name such as `api.example.com`, or `*.example.com` for all below it";
+            return Err(Problem::invalid(format!("hosts[{index}]"), detail).remedy(remedy));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn register_image(request: &RegisterImage) -> Checked {

@@ -1,6 +1,8 @@
 //! Who is asking: holders of API keys, and nodes.
 
 pub(crate) mod assertion;
+pub(crate) mod pace;
+pub(crate) mod seal;
 pub(crate) mod seats;
 pub(crate) mod secret;
 pub(crate) mod signing;

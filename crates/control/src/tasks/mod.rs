@@ -2,3 +2,4 @@
 
 pub(crate) mod cleanup;
 pub(crate) mod deadlines;
+pub(crate) mod keys;

@@ -27,6 +27,7 @@ struct Mine<'a> {
     key: &'a str,
     question: &'a str,
     remembered: &'a str,
+    secret: &'a str,
 }
 
 fn cases(mine: &Mine<'_>) -> BTreeMap<(&'static str, &'static str), Case> {
@@ -63,11 +64,21 @@ fn cases(mine: &Mine<'_>) -> BTreeMap<(&'static str, &'static str), Case> {
         ("post", "/v1/egress/questions/{id}/answer", Some(json!({"decision": "once"})), NotFound),
         ("get", "/v1/egress/remembered", None, Own(200)),
         ("delete", "/v1/egress/remembered/{id}", None, NotFound),
+        ("post", "/v1/secrets", Some(json!({"name": "second", "value": "hunter2"})), Own(201)),
+        ("get", "/v1/secrets", None, Own(200)),
+        ("get", "/v1/secrets/{id}", None, NotFound),
+        ("post", "/v1/secrets/{id}/rotate", Some(json!({"value": "hunter3"})), NotFound),
+        ("put", "/v1/secrets/{id}/hosts", Some(json!({"hosts": ["a.example"]})), NotFound),
+        ("delete", "/v1/secrets/{id}", None, NotFound),
+        ("post", "/v1/data-key/rotate", None, Own(204)),
+        // Its account operates nothing.
+        ("post", "/v1/wrapping-key/rotate", None, Own(403)),
         ("get", "/v1/whoami", None, Own(200)),
     ];
     let id = |path: &str| match path.split('/').nth(2) {
         Some("images") => mine.image.to_owned(),
         Some("keys") => mine.key.to_owned(),
+        Some("secrets") => mine.secret.to_owned(),
         Some("egress") if path.contains("remembered") => mine.remembered.to_owned(),
         Some("egress") => mine.question.to_owned(),
         _ => mine.agent.to_owned(),
@@ -97,7 +108,9 @@ async fn every_endpoint_by_every_caller() {
     let key = world.post("/v1/keys", json!({"name": "spare"})).await.expect(201)["id"].clone();
     let key = key.as_str().unwrap();
     let remembered = remembered.as_str().unwrap();
-    let mine = Mine { agent: &agent, image: &image, key, question: &question, remembered };
+    let secret = world.post("/v1/secrets", json!({"name": "mine", "value": "hunter2"})).await.expect(201);
+    let id = secret["id"].as_str().unwrap();
+    let mine = Mine { agent: &agent, image: &image, key, question: &question, remembered, secret: id };
     let cases = cases(&mine);
     let paths = world.document()["paths"].as_object().unwrap();
     let mut seen = 0;
@@ -129,7 +142,7 @@ async fn every_endpoint_by_every_caller() {
                 }
                 Stranger::Own(status) => {
                     let json = answer.expect(status).to_string();
-                    for mine in [&agent, &image, key, &question, remembered] {
+                    for mine in [&agent, &image, key, &question, remembered, id] {
                         assert!(!json.contains(mine), "{method} {path} shows {mine} to a stranger");
                     }
                 }
@@ -144,6 +157,7 @@ async fn every_endpoint_by_every_caller() {
     let waits = world.get("/v1/egress/questions").await.expect(200);
     assert_eq!(waits["items"][0]["id"], question);
     assert_eq!(world.get("/v1/egress/remembered").await.expect(200)["items"][0]["id"], remembered);
+    assert_eq!(world.get("/v1/secrets/mine").await.expect(200), secret);
 }
 
 #[tokio::test]
@@ -159,6 +173,7 @@ async fn node_endpoints_want_node_credentials() {
         ("GET", "/node/v1/desired", Value::Null),
         ("GET", "/node/v1/images", Value::Null),
         ("POST", "/node/v1/egress", json!({})),
+        ("POST", "/node/v1/agents/agt_01h455vb4pex5vsknk084sn02q/secrets", json!({"assertion": "x"})),
         ("POST", "/node/v1/observed", json!({"agents": [], "orphans": []})),
     ] {
         // Neither a stranger nor a holder of an API key is a node.

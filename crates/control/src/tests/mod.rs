@@ -10,6 +10,8 @@ mod levels;
 mod nodes;
 mod placement;
 mod policies;
+mod rekey;
+mod secrets;
 mod serving;
 mod time_passes;
 mod world;

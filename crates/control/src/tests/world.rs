@@ -80,7 +80,7 @@ impl Answer {
 pub(super) fn template(path: &str) -> String {
     let path = path.split('?').next().unwrap();
     let mut segments: Vec<&str> = path.split('/').collect();
-    if segments.len() > 3 && matches!(segments[2], "agents" | "images" | "keys") {
+    if segments.len() > 3 && matches!(segments[2], "agents" | "images" | "keys" | "secrets") {
         segments[3] = "{id}";
     }
     if segments.len() > 4 && segments[2] == "egress" {
@@ -167,6 +167,10 @@ impl World {
     /// Restarts control as an installation of another kind.
     pub(super) async fn switch(&mut self, mode: Mode) {
         self.config.mode = mode;
+        self.restart().await;
+    }
+
+    pub(super) async fn restart(&mut self) {
         let own: SocketAddr = HOST.parse().unwrap();
         let ending = CancellationToken::new();
         self.app = assemble(&self.config, self.clock.clone(), own, ending).await.unwrap();

@@ -51,7 +51,8 @@ impl Change {
         policy
             .validate(agent.spec.unrestricted)
             .map_err(|fault| Error::NoRule { agent: agent.spec.name.clone(), fault })?;
-        Ok(self.put_policy(agent, policy).spec.id)
+        // It has the same secrets as before: another rule puts none into requests.
+        Ok(self.put_policy(agent, policy, agent.secrets_revision).spec.id)
     }
 
     /// One agent may from now on.

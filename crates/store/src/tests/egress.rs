@@ -105,7 +105,7 @@ async fn an_answer_opens_no_policy_that_asks_nobody() {
     world.store.record_egress(world.node, &asks(&world, &agent, &["one.example"])).await.unwrap();
     let id = world.store.questions(world.account, None).await.unwrap()[0].id;
     let shut = Policy::nothing();
-    world.store.set_policy(Actor::System, agent.spec.id, &shut, None, None).await.unwrap();
+    world.store.set_policy(Actor::System, agent.spec.id, &shut, &NONE, None, None).await.unwrap();
     for decision in [Decision::Agent, Decision::Always] {
         let answered = world.store.answer_question(Actor::System, world.account, id, decision, None).await;
         assert!(matches!(answered, Err(Error::NotFound { what: "question" })), "{answered:?}");
@@ -202,7 +202,8 @@ async fn decisions_and_new_agents_at_once() {
             policy.allow_asked(&hosts);
             Ok::<_, Error>((NewAgent { policy: Some(policy), ..new }, world.node))
         };
-        let asked = Asked { account: world.account, name: &name, image: &world.image.to_string() };
+        let image = world.image.to_string();
+        let asked = Asked { account: world.account, name: &name, image: &image, secrets: &[] };
         world.store.create_agent(Actor::System, asked, make, None).await.unwrap().0
     };
     let (first, made, second) = tokio::join!(decide(), make, decide());
