@@ -104,7 +104,7 @@ fn are_the_agents_alone(world: &World, sandbox: &Sandbox, spec: AgentSpec) {
     assert_eq!(run(refused, None), "refused\n", "nobody writes to it by accident");
     if level.has_image() {
         let other = run(
-            "busybox su -s /bin/sh other -c 'cat /run/secrets/key.pem; ls /run/secrets'",
+            "busybox su -s /bin/sh other -c 'cat /run/secrets/key.pem; busybox ls /run/secrets'",
             Some(User::Root),
         );
         assert!(other.contains("denied") && !other.contains(&planted), "{other}");
@@ -248,9 +248,14 @@ fn an_agent_of_an_image_trusts_its_gate_everywhere() {
     assert_eq!(run(&format!("cat /{BUNDLE}"), None), expected("c2Vjb25k"));
     assert_eq!(run("cat /usr/local/share/ca-certificates/*", None), block("c2Vjb25k"));
     // What its own root put there leads nowhere, holds up nothing, and tells nothing.
-    for hostile in
-        ["ln -s /proc/1/maps", "ln -s /proc/kmsg", "ln -s /dev/zero", "busybox mkfifo", "mkdir", "touch"]
-    {
+    for hostile in [
+        "busybox ln -s /proc/1/maps",
+        "busybox ln -s /proc/kmsg",
+        "busybox ln -s /dev/zero",
+        "busybox mkfifo",
+        "mkdir",
+        "touch",
+    ] {
         run(&format!("rm -rf /{BUNDLE}; {hostile} /{BUNDLE}"), Some(User::Root));
         let again = {
             end(&boundary_of(&sandbox, &spec));
@@ -268,7 +273,7 @@ fn an_agent_of_an_image_trusts_its_gate_everywhere() {
     let boundary = launch(&world, &sandbox, &plain, &Given::default());
     let seen = exec(
         &world.channel(&plain),
-        "echo [$SSL_CERT_FILE]; ls /run/cofferdam /run/secrets; cat /etc/ssl/cert.pem",
+        "echo [$SSL_CERT_FILE]; busybox ls /run/cofferdam /run/secrets; cat /etc/ssl/cert.pem",
         None,
         None,
     );
