@@ -50,8 +50,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tls::Tls;
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -153,7 +153,9 @@ impl State {
         }
         if entry.authority != agent.authority {
             entry.authority.clone_from(&agent.authority);
-            entry.agent.trusts(agent.authority.as_ref().and_then(|authority| authority_of(agent.id, authority)));
+            entry
+                .agent
+                .trusts(agent.authority.as_ref().and_then(|authority| authority_of(agent.id, authority)));
         }
         if !always && entry.policy == agent.policy {
             return;
@@ -194,7 +196,9 @@ impl State {
 fn authority_of(agent: AgentId, authority: &Authority) -> Option<Arc<tls::Authority>> {
     let made = tls::Authority::new(authority);
     // Where it is needed, nothing passes without.
-    made.inspect_err(|error| tracing::warn!(%error, %agent, "an agent's authority cannot be used")).ok().map(Arc::new)
+    made.inspect_err(|error| tracing::warn!(%error, %agent, "an agent's authority cannot be used"))
+        .ok()
+        .map(Arc::new)
 }
 
 impl Egress {

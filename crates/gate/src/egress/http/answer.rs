@@ -114,7 +114,8 @@ pub fn scrubbed(answer: Response<Incoming>, scrubber: Scrubber) -> Result<Respon
 fn is_encoded(headers: &HeaderMap) -> bool {
     let other = |name, plain: &'static str| {
         let values = headers.get_all(name).iter();
-        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        let mut words =
+            values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
         words.any(|word| !word.is_empty() && !word.eq_ignore_ascii_case(plain.as_bytes()))
     };
     other(header::CONTENT_ENCODING, "identity") || other(header::TRANSFER_ENCODING, "chunked")

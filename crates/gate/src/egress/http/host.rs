@@ -14,12 +14,7 @@ pub enum HostError {
 
 /// Whether a request that came to `name` at `port` is for it: its Host header says so (RFC 9112, section 3.2), and so does its
 /// target, where that has a name. Without a name there is nothing to compare: who decides goes by the address.
-pub fn agrees<B>(
-    request: &Request<B>,
-    scheme: &str,
-    name: Option<&str>,
-    port: u16,
-) -> Result<(), HostError> {
+pub fn agrees<B>(request: &Request<B>, scheme: &str, name: Option<&str>, port: u16) -> Result<(), HostError> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(HostError::Malformed("The request has no Host header, or more than one."));

@@ -282,8 +282,9 @@ impl Proxy {
             Refused::Stray => stray(),
             Refused::Unfit { secret, why } => {
                 let detail = format!("The credential {secret} cannot be put into the request: {why}.");
-                Problem::new(Code::Unavailable, detail)
-                    .remedy("Whoever runs the agent can give the secret another value, or the policy another place.")
+                Problem::new(Code::Unavailable, detail).remedy(
+                    "Whoever runs the agent can give the secret another value, or the policy another place.",
+                )
             }
             Refused::Malformed(_) => {
                 let detail = "The body is not what its content type says, and a credential is a field of it.";

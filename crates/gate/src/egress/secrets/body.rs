@@ -205,7 +205,8 @@ mod tests {
             ),
         );
         let deep = "[".repeat(5000);
-        for body in ["", "[]", "{", "{}x", "{\"a\":}", "nonsense", "\"api key\"", &format!("{{\"a\":{deep}")] {
+        for body in ["", "[]", "{", "{}x", "{\"a\":}", "nonsense", "\"api key\"", &format!("{{\"a\":{deep}")]
+        {
             check(Format::Json, body, Err(Malformed));
         }
     }

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn nothing_else_is_found() {
-        for text in ["", "cofferdam-placeholder", "cofferdam", "%63%6f%66", "COFFERDAM-PLACEHOLDER-X", "100%"] {
+        for text in ["", "cofferdam-placeholder", "cofferdam", "%63%6f%66", "COFFERDAM-PLACEHOLDER-X", "100%"]
+        {
             let mut scanner = Scanner::default();
             assert!(!is_in(text.as_bytes()) && !scanner.finds(text.as_bytes()), "{text}");
             assert!(!scanner.finds(b" and more"), "{text}");

@@ -7,10 +7,12 @@ use super::scrub::Scrubber;
 use super::{Credential, Credentials, Unfit};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use hyper::header::{self, ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TE};
+use hyper::Uri;
+use hyper::header::{
+    self, ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TE,
+};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
-use hyper::Uri;
 use model::Name;
 use model::policy::{Inject, Place};
 use std::sync::Arc;
@@ -69,8 +71,7 @@ pub fn put(parts: &mut Parts, injects: &[&Inject], known: &Credentials) -> Resul
     let mut put = Put::default();
     let mut headers = Vec::new();
     let query = parts.uri.query().unwrap_or_default();
-    let (mut query, mut query_rest) =
-        (Zeroizing::new(query.as_bytes().to_vec()), query.as_bytes().to_vec());
+    let (mut query, mut query_rest) = (Zeroizing::new(query.as_bytes().to_vec()), query.as_bytes().to_vec());
     let mut queried = false;
     for (spot, entries) in spots(injects) {
         match spot {

@@ -63,7 +63,12 @@ impl Authority {
     }
 
     /// How this name is shown to a client with which this version was agreed on.
-    pub fn config(&self, tls: &Tls, name: &str, version: Version) -> Result<Arc<ServerConfig>, AuthorityError> {
+    pub fn config(
+        &self,
+        tls: &Tls,
+        name: &str,
+        version: Version,
+    ) -> Result<Arc<ServerConfig>, AuthorityError> {
         let now = OffsetDateTime::now_utc();
         let known = |leaf: &Leaf| {
             let config = leaf.configs.iter().find(|(own, _)| *own == version);

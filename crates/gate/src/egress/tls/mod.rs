@@ -80,7 +80,9 @@ pub async fn serve(
     prefix: Vec<u8>,
     upstream: Option<TcpStream>,
 ) -> Result<(), End> {
-    let Some(name) = flow.name() else { return Err(End::Mismatch("only what goes to a name is looked into")) };
+    let Some(name) = flow.name() else {
+        return Err(End::Mismatch("only what goes to a name is looked into"));
+    };
     let Some(authority) = flow.agent.authority() else {
         return Err(End::Alert("no authority to look into TLS under".to_owned()));
     };

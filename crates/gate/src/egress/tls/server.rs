@@ -33,8 +33,11 @@ impl Verifying {
             tracing::warn!(good, bad, "some authorities that servers are verified by cannot be read");
         }
         let config = ClientConfig::builder_with_provider(provider.clone());
-        let mut config =
-            config.with_safe_default_protocol_versions().ok()?.with_root_certificates(roots).with_no_client_auth();
+        let mut config = config
+            .with_safe_default_protocol_versions()
+            .ok()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         // Agents have nothing in common that a server could tell by, and nothing of their conversations is kept.
         config.resumption = Resumption::disabled();
         (good > 0).then(|| Self(TlsConnector::from(Arc::new(config))))
@@ -75,7 +78,8 @@ pub async fn connect(
         flow.failed(format!("the server {why}"));
         unverified(name, why)
     };
-    let host = ServerName::try_from(name.to_owned()).map_err(|_| fail("has a name that no certificate is for"))?;
+    let host =
+        ServerName::try_from(name.to_owned()).map_err(|_| fail("has a name that no certificate is for"))?;
     let wire = Wire::upstream(Arc::new(stream), flow.clone());
     let alpn = offered.iter().map(|version| version.alpn().to_vec()).collect();
     let shaking = verifying.0.with_alpn(alpn).connect(host, wire);
@@ -107,7 +111,9 @@ fn words(error: &io::Error) -> &'static str {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "has a certificate for another name"
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has a certificate that expired",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has a certificate that expired"
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "has a certificate that is not valid yet"
         }
