@@ -40,6 +40,8 @@ pub struct Flow {
     credentials: Mutex<BTreeSet<Name>>,
     /// Whether something of it was written down that says what became of it.
     told: AtomicBool,
+    /// Whether the other side turned out to be none that anything is sent to.
+    failed: AtomicBool,
     connected: OnceLock<SocketAddr>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -98,6 +100,7 @@ impl Flow {
             looked_into: AtomicBool::new(false),
             credentials: Mutex::default(),
             told: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             connected: OnceLock::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -326,7 +329,8 @@ impl Flow {
 
     /// Writes down that it is over, if nothing was written down that says so.
     pub fn over(&self, outcome: Outcome, by: String, end: Option<String>) {
-        if outcome == Outcome::Passed || !self.told.load(Ordering::Relaxed) {
+        let passed = outcome == Outcome::Passed && !self.failed.load(Ordering::Relaxed);
+        if passed || !self.told.load(Ordering::Relaxed) {
             self.write(self.at, self.began.elapsed(), outcome, by, end);
         }
     }
@@ -340,6 +344,7 @@ impl Flow {
     /// Writes down that there is no connection for what was allowed.
     pub fn failed(&self, end: String) {
         self.told.store(true, Ordering::Relaxed);
+        self.failed.store(true, Ordering::Relaxed);
         self.write(self.at, self.began.elapsed(), Outcome::Failed, self.by(), Some(end));
     }
 
