@@ -61,8 +61,8 @@ struct Entry {
     revision: Option<u64>,
     /// Somebody has use of them.
     needed: bool,
-    /// What came, asked for under this revision.
-    held: Option<(u64, Values)>,
+    /// What came.
+    held: Option<Held>,
     /// It is being asked for.
     asking: bool,
     /// What came of the last question under this revision, if not they.
@@ -72,6 +72,14 @@ struct Entry {
     backoff: Backoff,
     /// Told of every change.
     changes: watch::Sender<()>,
+}
+
+struct Held {
+    /// The revision that control had named when it was asked.
+    asked: u64,
+    /// That of the answer. It may be a newer one, which control names next.
+    of: u64,
+    values: Values,
 }
 
 #[derive(Clone)]
@@ -101,7 +109,7 @@ impl Entry {
         match self.revision? {
             0 => Some(Ok(Arc::default())),
             revision => match (&self.held, &self.failed) {
-                (Some((of, values)), _) if *of == revision => Some(Ok(values.clone())),
+                (Some(held), _) if held.of == revision => Some(Ok(held.values.clone())),
                 (_, Some((of, failure))) if *of == revision && failure.is_refusal => {
                     Some(Err(Unready::Refused(failure.detail.clone())))
                 }
@@ -113,7 +121,7 @@ impl Entry {
     /// The revision to ask for, if one is.
     fn due(&self) -> Option<u64> {
         let revision = self.revision.filter(|revision| *revision != 0 && self.needed && !self.asking)?;
-        let has = self.held.as_ref().is_some_and(|(of, _)| *of == revision);
+        let has = self.held.as_ref().is_some_and(|held| held.of == revision || held.asked == revision);
         (!has).then_some(revision)
     }
 }
@@ -179,9 +187,15 @@ impl Secrets {
             };
             if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
                 let inner = self.lock();
-                let failed = inner.get(&agent).and_then(|entry| entry.failed.clone());
-                let unheard = || "control was not heard since this node started".to_owned();
-                let detail = failed.map_or_else(unheard, |(_, failure)| failure.detail);
+                let entry = inner.get(&agent);
+                let failed = entry.and_then(|entry| Some(entry.failed.as_ref()?.1.detail.clone()));
+                let heard = entry.is_some_and(|entry| entry.revision.is_some());
+                let open = if heard {
+                    "control did not answer"
+                } else {
+                    "control was not heard since this node started"
+                };
+                let detail = failed.unwrap_or_else(|| open.to_owned());
                 return Err(Unready::Away { patience: patience.as_secs(), detail });
             }
         }
@@ -249,11 +263,11 @@ impl Secrets {
         };
         let failure = match answer {
             Ok((of, _)) if of < revision => stale(of),
-            Ok((_, values)) => {
+            Ok((of, values)) => {
                 // Nobody has use of them any more.
                 if entry.needed {
                     gates.set_credentials(agent, credentials(&values));
-                    entry.held = Some((revision, values.into()));
+                    entry.held = Some(Held { asked: revision, of, values: values.into() });
                 }
                 (entry.failed, entry.next) = (None, None);
                 entry.backoff.reset();

@@ -326,6 +326,22 @@ async fn a_new_value_reaches_the_gate_while_the_agent_runs() {
     assert!(node.credentials().await.is_empty());
 }
 
+/// What an agent is to have and its secrets come by two ways: a start takes none of a time that it was not told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_ahead_of_the_wish_waits_for_it() {
+    let mut node = Node::with_agent(ECHO).await;
+    node.rotate("planted-2");
+    node.secrets.need(node.agent);
+    node.heard(1);
+    // The gate may have them at once.
+    assert_eq!(node.credentials().await, ["planted-2"]);
+    let error = node.secrets.of(node.agent, Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, Unready::Away { .. }), "{error}");
+    node.heard(2);
+    node.secrets.of(node.agent, LONG).await.unwrap();
+    assert_eq!(node.asked(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_starts_again_gets_them_again() {
     // It ends after each two lines.

@@ -45,11 +45,13 @@ fn holding(directory: &Path, planted: &str) -> Vec<PathBuf> {
 }
 
 fn holds(path: &Path, planted: &str) -> bool {
-    let bytes = fs::read(path).unwrap_or_default();
+    let (bytes, planted) = (fs::read(path).unwrap_or_default(), planted.as_bytes());
     // Nearly all of a disk is zeroes.
-    bytes
-        .split(|byte| *byte == 0)
-        .any(|part| part.windows(planted.len()).any(|part| part == planted.as_bytes()))
+    let pages = bytes.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+    pages.map(|(number, _)| number * 4096).any(|start| {
+        let end = bytes.len().min(start + 4096 + planted.len());
+        bytes[start..end].windows(planted.len()).any(|part| part == planted)
+    })
 }
 
 /// Processes that show it to whoever may see how they were started, apart from those of the agent.
