@@ -20,6 +20,8 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("opencode", include_str!("../recipes/opencode.toml")),
     ("python", include_str!("../recipes/python.toml")),
 ];
+/// Where those come from.
+const BUILT_IN_WORDS: &str = "built in";
 /// The longest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -109,6 +111,21 @@ pub struct Named {
 }
 
 impl Named {
+    /// What a recipe asks for that came from somewhere else than this program or the person's own folder, if it asks for secrets.
+    pub fn asks_for(&self) -> Option<String> {
+        let own = folder().ok().map(|folder| folder.display().to_string());
+        if self.from == BUILT_IN_WORDS || own.is_some_and(|own| self.from.starts_with(&own)) {
+            return None;
+        }
+        let given =
+            self.recipe.secrets.iter().map(|given| format!("{}: given to the agent itself", given.secret));
+        let put = self.recipe.policy.egress.inject.iter();
+        let put = put.map(|inject| format!("{}: put into requests to {}", inject.secret, inject.host));
+        let asked: Vec<String> = given.chain(put).collect();
+        (!asked.is_empty())
+            .then(|| format!("The recipe {} asks for secrets of yours.\n  {}", self.from, asked.join("\n  ")))
+    }
+
     fn parse(name: &str, from: &str, text: &str) -> anyhow::Result<Self> {
         let recipe: Recipe = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -162,7 +179,7 @@ pub fn find(word: &str) -> anyhow::Result<Named> {
         return Named::read(word, &file);
     }
     match BUILT_IN.iter().find(|(name, _)| *name == word) {
-        Some((name, text)) => Named::parse(name, "built in", text),
+        Some((name, text)) => Named::parse(name, BUILT_IN_WORDS, text),
         None => Err(fail_with(
             Code::NotFound,
             format!("There is no recipe {}.", crate::clean::text(word)),
@@ -252,7 +269,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("recipe.toml"), BUILT_IN[3].1).unwrap();
         let found = find(folder.path().to_str().unwrap()).unwrap();
-        assert_eq!(found.recipe.command, ["python3"]);
+        assert_eq!((found.recipe.command.as_slice(), found.asks_for()), (&["python3".to_owned()][..], None));
+        let asking = Named::parse("x", "./x.toml", BUILT_IN[0].1).unwrap();
+        let asks = asking.asks_for().unwrap();
+        assert!(asks.contains("anthropic: put into requests to api.anthropic.com"), "{asks}");
+        assert_eq!(super::find("claude").unwrap().asks_for(), None);
         let file = folder.path().join("recipe.toml").display().to_string();
         assert_eq!((find(&file).unwrap().name.as_str(), found.from), ("recipe", file));
         assert!(find("./nowhere/x.toml").is_err());

@@ -8,7 +8,7 @@ use crate::cli::Global;
 use crate::output;
 use crate::progress::Progress;
 use crate::session::{End, Signals};
-use crate::{context, failure, recipes, resolve};
+use crate::{confirm, context, failure, recipes, resolve};
 use anyhow::Context as _;
 use client::Control;
 use model::agent::RunAs;
@@ -60,6 +60,9 @@ pub struct Args {
     /// Folder that is copied into its home, where the command starts
     #[arg(long, value_name = "DIR", conflicts_with_all = ["detach", "workdir"])]
     folder: Option<PathBuf>,
+    /// Give a recipe of somebody else's the secrets that it asks for
+    #[arg(long, requires = "recipe")]
+    trust: bool,
     /// Recipe: a name, a file, or a folder that holds a recipe.toml
     recipe: Option<String>,
     /// Command and its arguments; by default the image's own
@@ -74,7 +77,11 @@ impl Args {
 
     async fn start(mut self, global: &Global) -> anyhow::Result<u8> {
         if let Some(recipe) = &self.recipe {
-            let recipe = recipes::find(recipe)?.recipe;
+            let found = recipes::find(recipe)?;
+            if let Some(asked) = found.asks_for().filter(|_| !self.trust) {
+                confirm::word_or("trust", &asked, "--trust answers for scripts")?;
+            }
+            let recipe = found.recipe;
             self.spec.adopt(&recipe);
             let here = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
             if recipe.tty && here && !self.detach {

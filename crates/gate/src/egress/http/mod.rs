@@ -198,18 +198,20 @@ impl Proxy {
         let table = self.flow.agent.table();
         let method = parts.method.clone();
         let asked = policy::Request { method: method.as_str(), path };
-        let injects: Vec<&Inject> = match self.flow.name() {
-            Some(name) if self.protocol == Protocol::Tls => {
-                table.injections(name, self.flow.port, &asked).collect()
-            }
+        let of_host: Vec<&Inject> = match self.flow.name() {
+            Some(name) if self.protocol == Protocol::Tls => table.inject_at(name, self.flow.port).collect(),
             _ => Vec::new(),
         };
+        let injects: Vec<&Inject> = of_host.iter().copied().filter(|inject| inject.covers(&asked)).collect();
+        let credentials = self.flow.agent.credentials();
         if injects.is_empty() {
             put::check(parts).map_err(|refused| self.refused(&refused))?;
             let body = stream(body);
-            return Ok((Put::default(), body, watched));
+            let mut put = Put::default();
+            put.keep_from_answers(&of_host, credentials.as_deref(), &mut parts.headers);
+            return Ok((put, body, watched));
         }
-        let Some(credentials) = self.flow.agent.credentials() else {
+        let Some(credentials) = credentials else {
             self.flow.request_refused("credentials that are not there yet".to_owned());
             let detail = "The credentials of the agent's policy are not there yet.";
             let problem = Problem::new(Code::Unavailable, detail);
@@ -227,8 +229,8 @@ impl Proxy {
             }
             None => stream(body),
         };
+        put.keep_from_answers(&of_host, Some(&credentials), &mut parts.headers);
         if !put.credentials.is_empty() {
-            put::ask_for_identity(&mut parts.headers);
             self.flow.has_put(put.credentials.iter().map(|credential| &credential.secret));
         }
         Ok((put, body, watched))

@@ -31,7 +31,11 @@ pub fn all(text: &[u8]) -> Vec<Form> {
                 other => other,
             };
         }
-        forms.extend([standard, for_urls]);
+        // Its `+` and `/` once more, as they are written in addresses and in strings of JSON.
+        for digits in [b"0123456789ABCDEF", b"0123456789abcdef"] {
+            forms.push(percent(&standard, b"", false, digits));
+        }
+        forms.extend([json(&standard, true), standard, for_urls]);
     }
     // Besides letters, digits, `-`, `_` and `.`: RFC 3986, that without `/`, browsers, and forms.
     for kept in [&b"~"[..], b"~/", b"~!*'()", b"*"] {
@@ -40,6 +44,34 @@ pub fn all(text: &[u8]) -> Vec<Form> {
         }
     }
     forms.extend([json(text, false), json(text, true)]);
+    // JSON as Go writes it, and as .NET does; HTML as people write it, and as Go does.
+    forms.push(replaced(
+        text,
+        &[("\"", "\\\""), ("\\", "\\\\"), ("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")],
+    ));
+    let by_net = [
+        ("\"", "\\u0022"),
+        ("\\", "\\\\"),
+        ("&", "\\u0026"),
+        ("'", "\\u0027"),
+        ("+", "\\u002B"),
+        ("<", "\\u003C"),
+        (">", "\\u003E"),
+        ("`", "\\u0060"),
+    ];
+    forms.push(replaced(text, &by_net));
+    forms.push(replaced(
+        text,
+        &[("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#39;")],
+    ));
+    forms.push(replaced(
+        text,
+        &[("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#x27;")],
+    ));
+    forms.push(replaced(
+        text,
+        &[("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&#34;"), ("'", "&#39;"), ("+", "&#43;")],
+    ));
     forms.retain(|form| !form.is_empty());
     let mut once: Vec<Form> = Vec::new();
     for form in forms {
@@ -58,6 +90,18 @@ fn percent(text: &[u8], kept: &[u8], plus: bool, digits: &[u8; 16]) -> Form {
             b'-' | b'_' | b'.' => form.push(byte),
             _ if byte.is_ascii_alphanumeric() || kept.contains(&byte) => form.push(byte),
             _ => form.extend([b'%', digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]),
+        }
+    }
+    form
+}
+
+/// With single characters written otherwise.
+fn replaced(text: &[u8], by: &[(&str, &str)]) -> Form {
+    let mut form = Zeroizing::new(Vec::with_capacity(6 * text.len()));
+    for byte in text {
+        match by.iter().find(|(from, _)| from.as_bytes() == [*byte]) {
+            Some((_, to)) => form.extend(to.as_bytes()),
+            None => form.push(*byte),
         }
     }
     form
@@ -136,6 +180,9 @@ mod tests {
             "a+b%2Fc%2Bd%22e*%7E",
             "a b/c+d\\\"e*~",
             "a b\\/c+d\\\"e*~",
+            "a b/c\\u002Bd\\u0022e*~",
+            "a b/c&#43;d&#34;e*~",
+            "a b/c+d&quot;e*~",
         ] {
             assert!(forms.iter().any(|known| ***known == *form.as_bytes()), "{form}");
         }

@@ -3,18 +3,19 @@
 
 use super::body::{self, Format};
 use super::placeholder;
-use super::scrub::Scrubber;
+use super::scrub::{Needles, Scrubber};
 use super::{Credential, Credentials, Unfit};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use hyper::Uri;
 use hyper::header::{
-    self, ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, TE,
+    self, ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use model::Name;
 use model::policy::{Inject, Place};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -25,6 +26,8 @@ pub struct Put {
     pub credentials: Vec<Arc<Credential>>,
     /// What is yet to be put into the body, by field.
     pub fields: Vec<Field>,
+    /// What may not be in the answer: also what was put into other requests to the host, which may show it to this one.
+    kept: Vec<Arc<Needles>>,
 }
 
 /// A place in the body.
@@ -110,8 +113,10 @@ pub fn put(parts: &mut Parts, injects: &[&Inject], known: &Credentials) -> Resul
     Ok(put)
 }
 
-/// What was put in has to be understood when it comes back.
-pub fn ask_for_identity(headers: &mut HeaderMap) {
+/// What was put in has to be understood when it comes back, and to come back whole.
+fn ask_for_identity(headers: &mut HeaderMap) {
+    headers.remove(RANGE);
+    headers.remove(IF_RANGE);
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if headers.get_all(TE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         headers.remove(TE);
@@ -120,10 +125,24 @@ pub fn ask_for_identity(headers: &mut HeaderMap) {
 }
 
 impl Put {
-    /// What takes it out of the answer, if anything was put in.
+    /// Has the credentials of a host kept from the answer to this request.
+    pub fn keep_from_answers(
+        &mut self,
+        of_host: &[&Inject],
+        known: Option<&Credentials>,
+        headers: &mut HeaderMap,
+    ) {
+        let names: BTreeSet<&Name> = of_host.iter().map(|inject| &inject.secret).collect();
+        let credentials = names.into_iter().filter_map(|secret| known?.get(secret).ok());
+        self.kept = credentials.map(|credential| credential.needles.clone()).collect();
+        if !self.kept.is_empty() {
+            ask_for_identity(headers);
+        }
+    }
+
+    /// What takes them out of the answer, if there are any.
     pub fn scrubber(&self) -> Option<Scrubber> {
-        let needles = self.credentials.iter().map(|credential| credential.needles.clone());
-        (!self.credentials.is_empty()).then(|| Scrubber::new(needles.collect()))
+        (!self.kept.is_empty()).then(|| Scrubber::new(self.kept.clone()))
     }
 
     /// A body with what is to be put into it, if it is one that has fields.
@@ -228,6 +247,10 @@ fn written(inject: &Inject, credential: &Arc<Credential>) -> Result<HeaderValue,
         Some(Place::Basic { user }) => {
             let pair = Zeroizing::new(format!("{user}:{value}"));
             format!("Basic {}", *Zeroizing::new(STANDARD.encode(pair.as_bytes())))
+        }
+        // Servers take blanks off, and what they then show would not be recognised.
+        Some(Place::Header { .. }) if value.trim_matches([' ', '\t']) != value => {
+            return Err(unfit(Some(credential), Unfit::Characters));
         }
         Some(Place::Header { prefix, .. }) => format!("{prefix}{value}"),
         _ => String::new(),
