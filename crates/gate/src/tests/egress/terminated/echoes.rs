@@ -94,14 +94,35 @@ async fn what_cannot_be_read_does_not_pass() {
         assert_eq!(status, 502, "{coding}");
         assert!(problem.detail.contains("encoded"), "{problem:?}");
     }
-    // Where nothing was put in, it is as the server likes.
+}
+
+#[tokio::test]
+async fn a_value_is_covered_in_answers_to_other_requests_too() {
+    // The server may show to one what another said.
     let policy = injecting(json!([{"secret": "one", "host": NAME, "bearer": true, "methods": ["POST"]}]));
+    let terminated = Terminated::new(policy).await;
+    let body = format!("the last one said {VALUE}");
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (asked, answered) = terminated.exchange(&get("/", "Accept-Encoding: br\r\n"), &answer).await;
+    assert!(!asked.contains(VALUE) && asked.contains("Accept-Encoding: identity\r\n"), "{asked}");
+    assert!(answered.ends_with(&format!("said {}", stars(VALUE.len()))), "{answered}");
+    // At a host of the same policy without a credential, it is as the server likes.
+    let elsewhere = injecting(json!([{"secret": "one", "host": "other.example.com", "bearer": true}]));
+    let rules = json!([{"action": "allow", "host": NAME, "methods": ["GET"]}]);
+    let policy = with_rules(rules, serde_json::to_value(elsewhere.egress.inject).unwrap());
     let terminated = Terminated::new(policy).await;
     let answer =
         format!("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: {}\r\n\r\n{VALUE}", VALUE.len());
-    let sent = get("/", "Accept-Encoding: br\r\n");
-    let (asked, answered) = terminated.exchange(&sent, &answer).await;
-    assert_eq!((asked, answered), (sent, answer));
+    let sent = get("/", "Accept-Encoding: br\r\nRange: bytes=0-9\r\n");
+    assert_eq!(terminated.exchange(&sent, &answer).await, (sent, answer));
+}
+
+#[tokio::test]
+async fn parts_of_an_answer_are_not_asked_for() {
+    let terminated = Terminated::new(bearer()).await;
+    let sent = get("/", "Range: bytes=0-20\r\nIf-Range: x\r\n");
+    let (asked, _) = terminated.exchange(&sent, OK).await;
+    assert!(!asked.to_lowercase().contains("range"), "{asked}");
 }
 
 #[tokio::test]
