@@ -2,7 +2,7 @@
 
 use crate::cmd::{
     agent, bundle, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
-    processes, run, secret, service, setup, up, verify, whoami,
+    processes, recipe, run, secret, service, setup, up, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -28,6 +28,7 @@ Environment:
 Examples:
   cofferdam up --detach
   cofferdam run -it --image debian -- bash
+  cofferdam run claude --folder ./project
   cofferdam create --name worker --memory 512MiB --ttl 2h
   cofferdam egress allow worker api.example.com
   cofferdam secret set anthropic --host api.anthropic.com
@@ -67,7 +68,7 @@ pub enum Command {
     /// Which servers are known here, and which one is used
     #[command(subcommand)]
     Context(context::Command),
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Make, use and remove agents
     #[command(subcommand)]
     Agent(agent::Command),
@@ -86,6 +87,9 @@ pub enum Command {
     /// Show lists of hosts that policies name
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Show what `run` knows how to start
+    #[command(subcommand)]
+    Recipe(recipe::Command),
     #[command(visible_alias = "ps")]
     Ls(list::Args),
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! A policy that allows what an agent did, made of its egress log.
 //!
 //! Pure, and the same for the same log whatever its order. It never allows more than what passed: a bundle is named only where all that it
-//! allows did.
+//! allows did. What the agent's own policy denies, which requests alone it lets pass to a host, and where it puts credentials, stays so.
 
 use crate::{clean, output, policies};
 use model::egress::{Connection, Outcome};
@@ -193,25 +193,28 @@ impl Seen {
             .collect()
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self, own: &Policy) -> Policy {
         let bundles = self.bundles();
+        let carried = |rule: &&Rule| rule.action == Action::Deny || rule.looks_at_requests();
         let mut policy = Policy {
             version: 1,
             egress: Egress {
-                inject: Vec::new(),
                 preset: Preset::Allowlist,
                 bundles: bundles.iter().map(|bundle| (*bundle).to_owned()).collect(),
                 unknown: Unknown::Deny,
-                rules: Vec::new(),
+                ..Egress::default()
             },
         };
         let named = policy.clone();
+        policy.egress.rules = own.egress.rules.iter().filter(carried).cloned().collect();
+        policy.egress.inject = own.egress.inject.clone();
         for (place, protocols) in &self.passed {
             for (protocol, ports) in protocols {
                 let left: Vec<u16> = ports
                     .iter()
                     .copied()
                     .filter(|port| bundles.is_empty() || !self.is_of(&named, place, *port, *protocol))
+                    .filter(|port| !allows_some(own, place, *port, *protocol))
                     .collect();
                 for some in left.chunks(MAX_OF_RULE) {
                     // Both of them are what a rule without ports is for.
@@ -243,6 +246,16 @@ impl Seen {
     }
 }
 
+/// Whether what passes there passes by a rule for some requests alone.
+fn allows_some(own: &Policy, place: &Place, port: u16, named: Option<Spoken>) -> bool {
+    let protocol = named.map(Protocol::from);
+    let target = Target { host: place.host(), port, protocol, request: None };
+    match explain(Some(own), &BTreeMap::new(), &target).verdict.by() {
+        By::Rule(number) => own.egress.rules.get(number as usize - 1).is_some_and(Rule::looks_at_requests),
+        _ => false,
+    }
+}
+
 fn note(
     refusals: &mut BTreeMap<(Place, Option<u16>), Refusals>,
     to: (Place, Option<u16>),
@@ -263,10 +276,10 @@ pub struct Learned {
     pub text: String,
 }
 
-/// Learns from the log of the agent that is called so.
-pub fn learn<'a>(agent: &str, log: impl IntoIterator<Item = &'a Connection>) -> Learned {
+/// Learns from the log of the agent that is called so, and has this policy.
+pub fn learn<'a>(agent: &str, own: &Policy, log: impl IntoIterator<Item = &'a Connection>) -> Learned {
     let seen = Seen::of(log);
-    let policy = seen.policy();
+    let policy = seen.policy(own);
     let mut text = String::new();
     let mut comment = |words: String| text.push_str(&format!("# {}\n", clean::text(&words)));
     match (seen.first, seen.last) {

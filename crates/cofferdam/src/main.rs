@@ -17,6 +17,7 @@ mod output;
 mod paths;
 mod policies;
 mod progress;
+mod recipes;
 mod resolve;
 mod session;
 mod telemetry;

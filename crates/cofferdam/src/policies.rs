@@ -165,10 +165,17 @@ pub fn words(policy: &Policy) -> String {
         Preset::Https => "every public host by HTTPS".to_owned(),
         Preset::Open => "every public host".to_owned(),
     };
-    match egress.rules.len() {
+    let rules = match egress.rules.len() {
         0 => preset,
         1 => format!("{preset}; 1 rule of its own"),
         count => format!("{preset}; {count} rules of its own"),
+    };
+    let mut secrets: Vec<&str> = egress.inject.iter().map(|inject| inject.secret.as_str()).collect();
+    secrets.sort_unstable();
+    secrets.dedup();
+    match secrets.is_empty() {
+        true => rules,
+        false => format!("{rules}; with the secrets {}", secrets.join(", ")),
     }
 }
 

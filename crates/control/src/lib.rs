@@ -29,6 +29,7 @@ use auth::signing::SigningKey;
 use model::clock::{Clock, SystemClock};
 use model::{AccountId, Name};
 use notify::Notify;
+use rustix::process::DumpableBehavior;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -66,6 +67,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Its memory could not be kept out of cores.
+    #[error("cannot keep its memory to itself: {0}")]
+    Memory(std::io::Error),
     /// The database refused.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -211,6 +215,9 @@ async fn assemble(
 /// Serves the API until SIGTERM or SIGINT, at the address of the configuration and at a socket that somebody listens on
 /// already.
 pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), Error> {
+    // Its memory holds secrets: it goes into no core.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| Error::Memory(error.into()))?;
     let ending = CancellationToken::new();
     server::end_on_signals(ending.clone())?;
     let doors = server::Doors::new(server::listen(config.listen).await?, socket)?;

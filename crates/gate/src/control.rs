@@ -44,7 +44,8 @@ pub async fn listen(
                 shared.update(set, gone);
             }
             ToGate::Attention { agents } => egress.attend(agents),
-            ToGate::Roots { .. } | ToGate::Credentials { .. } => {}
+            ToGate::Roots { pem } => egress.trust(&pem),
+            ToGate::Credentials { agent, credentials } => egress.credentials(agent, credentials),
             ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
             ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),
         }

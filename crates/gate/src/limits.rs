@@ -249,6 +249,36 @@ pub const HTTP_BUFFER: usize = 64 << 10;
 /// Headers of a request or an answer that passes through.
 pub const HTTP_HEADERS: usize = 128;
 
+/// Connections of one agent whose TLS is looked into: each takes memory for two sides of TLS.
+pub const LOOKED_INTO_PER_AGENT: usize = 256;
+
+/// How long each side of TLS may take to begin.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Names that an agent was shown certificates for and that are remembered.
+pub const LEAVES: usize = 64;
+
+/// How long such a certificate is valid; half of it, it is shown.
+pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The longest credential that is put into a request: no head of one holds much more.
+pub const CREDENTIAL: usize = 16 << 10;
+
+/// The longest body that a credential is put into.
+pub const PUT_BODY: usize = 1 << 20;
+
+/// How long it may take to come.
+pub const PUT_BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Such bodies at a time, of all agents.
+pub const PUT_BODIES: usize = 64;
+
+/// Those of one agent.
+pub const PUT_BODIES_PER_AGENT: usize = 8;
+
+/// What is read at once from a connection inside of TLS that agreed on another protocol.
+pub const RELAY_BUFFER: usize = 16 << 10;
+
 /// How long the resolver may take.
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 

@@ -52,8 +52,18 @@ pub const READY_FD: i32 = 11;
 /// A gid inside that no process of the agent has, as init's saved one.
 pub const SAVED_GID: u32 = 65_534;
 
+/// Where an agent finds secrets that it was given as files: in memory, for its user alone.
+pub const SECRETS: &str = "/run/secrets";
+
+/// Where an agent finds what the platform has for it to read: in memory.
+pub const PLATFORM: &str = "/run/cofferdam";
+
+/// Both, as names in `/run`, with their modes: made for an agent without an image, whose init may make nothing there.
+pub const OWN_RUN: [(&CStr, u32); 2] = [(c"secrets", 0o700), (c"cofferdam", 0o755)];
+
 /// What an agent behind a rail may change things beneath: [`HOME`], and what is made for it alone.
-pub const WRITABLE: [&CStr; 4] = [c"/home/agent", c"/tmp", c"/var/tmp", c"/dev"];
+pub const WRITABLE: [&CStr; 6] =
+    [c"/home/agent", c"/tmp", c"/var/tmp", c"/dev", c"/run/secrets", c"/run/cofferdam"];
 
 /// Directories of the machine that an agent without an image sees. What is not listed is other people's.
 pub const SYSTEM: [&str; 11] =

@@ -10,6 +10,7 @@ use crate::laps::Lap;
 use crate::layout::{AGENT_ID, HOME};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// From node to the zygote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,8 +222,8 @@ pub enum Reply {
     },
 }
 
-/// What init needs to know; node writes it, nobody inside can change it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What init needs to know; node writes it, nobody inside can change it. It may hold secrets, which `Debug` does not show.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitConfig {
     /// Host name, already set; for `HOSTNAME` and `/etc`.
@@ -242,6 +243,21 @@ pub struct InitConfig {
     /// What calls for files are held to; without it nothing but the user's rights.
     #[serde(default)]
     pub files: Option<FileRules>,
+    /// What the files in [`crate::layout::SECRETS`] hold, by their names. Nothing of the agent runs before they are there.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, String>,
+    /// The certificate (PEM) of an authority that the agent is to trust besides those that its system trusts.
+    #[serde(default)]
+    pub authority: Option<String>,
+    /// Certificates (PEM) to trust with it where the agent's system has none.
+    #[serde(default)]
+    pub roots: Option<String>,
+}
+
+impl fmt::Debug for InitConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InitConfig").field("hostname", &self.hostname).finish_non_exhaustive()
+    }
 }
 
 /// Guardrails of calls for files and trees.

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 /// The longest value, in bytes.
-pub const MAX_VALUE: usize = 64 << 10;
+pub const MAX_VALUE: usize = 16 << 10;
 /// What every placeholder begins with: random characters follow. It is worth nothing, and no request passes that holds one elsewhere
 /// than where the gate puts the credential that it stands for.
 pub const PLACEHOLDER_PREFIX: &str = "cofferdam-placeholder-";
@@ -16,14 +16,14 @@ pub const PLACEHOLDER_RANDOM: usize = 32;
 /// Hosts of one secret.
 pub const MAX_HOSTS: usize = 64;
 /// Secrets that one agent is given itself.
-pub const MAX_USES: usize = 64;
+pub const MAX_USES: usize = 16;
 /// Where an agent finds those that it is given as files.
 pub const DIRECTORY: &str = "/run/secrets";
 
 /// A secret value. It is overwritten when it is dropped, and `Debug` does not show it; it is serialized as it is.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password, max_length = 65536)]
+#[schema(value_type = String, format = Password, max_length = 16384)]
 pub struct SecretValue(Zeroizing<String>);
 
 impl SecretValue {
@@ -45,7 +45,7 @@ impl SecretValue {
                 Some(("has a zero byte", "send text; encode what is not, such as in base64"))
             }
             1..=MAX_VALUE => None,
-            _ => Some(("has more than 65536 bytes", "send a shorter one")),
+            _ => Some(("has more than 16384 bytes", "send a shorter one")),
         }
     }
 
@@ -70,7 +70,7 @@ impl std::fmt::Debug for SecretValue {
 pub struct CreateSecret {
     /// Unique in the account.
     pub name: Name,
-    /// Up to 65536 bytes of text without a zero byte. It never comes back.
+    /// Up to 16384 bytes of text without a zero byte. It never comes back.
     pub value: SecretValue,
     /// The hosts that it may be put into requests to, written as in a policy; every host that a policy names, without any. Of a
     /// secret with hosts no agent is given the value itself.

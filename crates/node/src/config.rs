@@ -65,11 +65,18 @@ pub struct Egress {
     pub open: Vec<String>,
     /// Who resolves names, by DNS over TCP.
     pub resolver: SocketAddr,
+    /// A file (PEM) with the certificates of authorities by which gates verify the servers whose requests they look at: the
+    /// machine's own.
+    pub roots: PathBuf,
 }
 
 impl Default for Egress {
     fn default() -> Self {
-        Self { open: Vec::new(), resolver: SocketAddr::from(([1, 1, 1, 1], 53)) }
+        Self {
+            open: Vec::new(),
+            resolver: SocketAddr::from(([1, 1, 1, 1], 53)),
+            roots: "/etc/ssl/certs/ca-certificates.crt".into(),
+        }
     }
 }
 
@@ -287,6 +294,7 @@ impl Checked for Config {
                 "egress.resolver",
                 "must be an address and a port, such as 1.1.1.1:53",
             ),
+            (is_plain(&self.egress.roots), "egress.roots", "must be an absolute path without `..`"),
         ];
         let open = self.egress.fault().map(|detail| Fault { key: "egress.open".into(), detail });
         checks

@@ -4,10 +4,11 @@
 
 use crate::journal::JournalError;
 use crate::key::{KeyError, NodeKey};
+use crate::secrets::{Seal, SealError};
 use model::egress::{Attention, EgressReport};
 use model::node_api::{
-    CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ImagesInUse, ObservedState,
-    TokenRequest,
+    AgentSecret, CallbackToken, Capacity, DesiredAgent, DesiredState, Enroll, Enrolled, ImagesInUse,
+    ObservedState, SealedSecrets, SecretsRequest, TokenRequest,
 };
 use model::token::VerifyingKey;
 use model::{AgentId, NodeId, Problem};
@@ -255,6 +256,21 @@ impl Caller {
     pub(crate) async fn report_egress(&self, report: &EgressReport) -> Result<(), CallError> {
         let _: serde::de::IgnoredAny = self.call(Method::POST, "egress", Some(report)).await?;
         Ok(())
+    }
+
+    /// An agent's secrets, and as of which revision.
+    pub(crate) async fn secrets(&self, agent: AgentId) -> Result<(u64, Vec<AgentSecret>), CallError> {
+        let malformed = |error: SealError| CallError::Malformed {
+            what: "a question for secrets",
+            detail: error.to_string(),
+        };
+        let seal = Seal::new().map_err(malformed)?;
+        let now = OffsetDateTime::now_utc();
+        let assertion = self.key.seal_assertion(self.node, &self.installation, agent, seal.public(), now)?;
+        let path = format!("agents/{agent}/secrets");
+        let sealed: SealedSecrets =
+            self.call(Method::POST, &path, Some(&SecretsRequest { assertion })).await?;
+        Ok((sealed.revision, seal.open(agent, &sealed).map_err(malformed)?))
     }
 
     async fn call<B: Serialize, T: DeserializeOwned>(

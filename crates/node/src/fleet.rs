@@ -10,6 +10,7 @@ use crate::lease::Leases;
 use crate::local::{Local, Phase};
 use crate::recheck::AT_ONCE;
 use crate::report::Reporter;
+use crate::secrets::Secrets;
 use crate::session::ENROLLED;
 use crate::verify::{self, Signed};
 use crate::worker::{self, Seen, Wish};
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub leases: Mutex<Leases>,
     pub gates: Arc<Gates>,
     pub reporter: Arc<Reporter>,
+    pub secrets: Arc<Secrets>,
     /// How many agents are worked on at once.
     pub permits: Semaphore,
     /// How many boundaries are looked at again at once.
@@ -54,6 +56,7 @@ impl Shared {
         leases: Leases,
         gates: Arc<Gates>,
         reporter: Arc<Reporter>,
+        secrets: Arc<Secrets>,
         boot_id: String,
         strangers: BTreeSet<AgentId>,
         blanks: Blanks,
@@ -66,6 +69,7 @@ impl Shared {
             leases: Mutex::new(leases),
             gates,
             reporter,
+            secrets,
             permits: Semaphore::new((2 * cores).clamp(4, 32)),
             looks: Semaphore::new(AT_ONCE),
             working: watch::Sender::new(0),
@@ -172,6 +176,7 @@ impl Fleet {
                 tracing::error!(%agent, "control lists this agent twice; the first is acted on");
                 continue;
             }
+            self.shared.secrets.heard(agent, desired.secrets_revision, &self.shared.gates);
             let seen = Seen::Listed(Box::new(Wish { desired, database_epoch: state.database_epoch }));
             match workers.get(&agent) {
                 Some(handle) => {

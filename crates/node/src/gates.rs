@@ -6,10 +6,13 @@
 //! account was used.
 
 mod attention;
+mod credentials;
 mod doors;
 mod names;
 mod process;
 mod stale;
+
+pub(crate) use credentials::read_roots;
 
 use crate::config::{Egress, GATE_UIDS};
 use crate::egress::Network;
@@ -18,7 +21,7 @@ use crate::local::Phase;
 use crate::outbox::Outbox;
 use crate::report::Reporter;
 use model::egress::Attention;
-use model::gate_api::{GateAgent, MAX_LOGS, ToGate};
+use model::gate_api::{Credential, GateAgent, MAX_LOGS, ToGate};
 use model::token::VerifyingKey;
 use model::{AccountId, AgentId};
 use sandbox::{Boundary, Doors, Sandbox};
@@ -80,6 +83,8 @@ struct Inner {
     keys: Vec<VerifyingKey>,
     /// Who looks after agents' questions, and what they said.
     attention: BTreeMap<AgentId, Attention>,
+    /// What gates put into requests. Of agents that are not here yet as well.
+    credentials: BTreeMap<AgentId, Vec<Credential>>,
     /// Agents that went last: their gates may have yet to tell how their connections ended.
     gone: VecDeque<(AccountId, AgentId)>,
     /// The socket at the guard's address, when no gate has it.
@@ -105,6 +110,8 @@ struct Running {
     news: News,
     /// Nor of this, about agents of its own.
     attention_due: bool,
+    /// Nor of what it puts into requests of these.
+    credentials_due: BTreeSet<AgentId>,
     /// Raised with every change of what the gate should know.
     revision: watch::Sender<u64>,
 }
@@ -206,6 +213,7 @@ impl Gates {
             installation: String::new(),
             keys: Vec::new(),
             attention: BTreeMap::new(),
+            credentials: BTreeMap::new(),
             gone: VecDeque::new(),
             spare: Some(Arc::new(listener)),
             places,
@@ -249,6 +257,7 @@ impl Gates {
             agents: BTreeMap::new(),
             news: News::Everything,
             attention_due: false,
+            credentials_due: BTreeSet::new(),
             revision,
         };
         inner.running.insert(account, running);
@@ -271,7 +280,7 @@ impl Gates {
         doors: Option<Arc<Doors>>,
     ) {
         let mut inner = self.lock();
-        let Inner { attention, running, .. } = &mut *inner;
+        let Inner { attention, credentials, running, .. } = &mut *inner;
         let Some(running) = running.get_mut(&account) else { return };
         let id = agent.id;
         let before = running.agents.remove(&id);
@@ -281,7 +290,10 @@ impl Gates {
             before => (Vec::new(), before.is_none() && doors.is_none()),
         };
         let names_bytes = names.iter().map(String::len).sum();
-        running.agents.insert(id, Known { agent, boundary, doors, names, names_bytes });
+        let known = Known { agent, boundary, doors, names, names_bytes };
+        if running.agents.insert(id, known).is_none() && credentials.contains_key(&id) {
+            running.credentials_due.insert(id);
+        }
         if !same {
             running.changed(id);
             running.attention_due |= attention.contains_key(&id);
@@ -298,8 +310,10 @@ impl Gates {
             return;
         }
         self.outbox.ask(account, agent, Vec::new());
+        running.credentials_due.remove(&agent);
         running.changed(agent);
         let revision = running.agents.is_empty().then(|| *running.revision.borrow());
+        inner.credentials.remove(&agent);
         inner.gone.push_back((account, agent));
         if inner.gone.len() > GONE {
             inner.gone.pop_front();
@@ -357,8 +371,10 @@ impl Gates {
     /// All that the account's gate should know now; for one that knows nothing.
     fn state(&self, account: AccountId) -> ToGate {
         let mut inner = self.lock();
-        let Inner { attention, running, .. } = &mut *inner;
+        let Inner { attention, credentials, running, .. } = &mut *inner;
         if let Some(running) = running.get_mut(&account) {
+            let has = |agent: &&AgentId| credentials.contains_key(agent);
+            running.credentials_due = running.agents.keys().filter(has).copied().collect();
             running.news = News::Everything;
             running.attention_due = running.agents.keys().any(|agent| attention.contains_key(agent));
         }
@@ -398,46 +414,6 @@ impl Gates {
     /// The agent's boundary, if it is this account's and has one. The outer `None`: it is not this account's.
     fn boundary(&self, account: AccountId, agent: AgentId) -> Option<Option<Arc<Boundary>>> {
         self.lock().running.get(&account)?.agents.get(&agent).map(|known| known.boundary.clone())
-    }
-
-    /// Whether anything may leave the agent by this account's gate.
-    fn has_doors(&self, account: AccountId, agent: AgentId) -> bool {
-        let inner = self.lock();
-        let known = inner.running.get(&account).and_then(|running| running.agents.get(&agent));
-        known.is_some_and(|known| known.doors.is_some())
-    }
-
-    /// What differs from the doors that the gate has: those that it lacks, and whose are gone.
-    fn news_of_doors(
-        &self,
-        account: AccountId,
-        handed: &doors::Handed,
-    ) -> Vec<(AgentId, Option<Arc<Doors>>)> {
-        let inner = self.lock();
-        let agents = inner.running.get(&account).map(|running| &running.agents);
-        let of = |agent: &AgentId| agents.and_then(|agents| agents.get(agent)?.doors.as_ref());
-        let gone = handed.keys().filter(|agent| of(agent).is_none()).map(|agent| (*agent, None));
-        let has = |agent: &AgentId, doors: &Arc<Doors>| {
-            handed.get(agent).is_some_and(|handed| handed.ptr_eq(&Arc::downgrade(doors)))
-        };
-        let lacking = agents
-            .into_iter()
-            .flatten()
-            .filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?)))
-            .filter(|(agent, doors)| !has(agent, doors))
-            .map(|(agent, doors)| (*agent, Some(doors.clone())));
-        gone.chain(lacking).collect()
-    }
-
-    /// Nobody serves the account's agents: their connections are refused at once, rather than left to hang.
-    fn shut_doors(&self, account: AccountId) {
-        let inner = self.lock();
-        let agents = inner.running.get(&account).into_iter().flat_map(|running| &running.agents);
-        for (agent, doors) in agents.filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?))) {
-            if let Err(error) = doors.shut() {
-                tracing::error!(%agent, %error, "its door cannot be shut");
-            }
-        }
     }
 
     /// What the main process of an agent that does not run wrote last.

@@ -6,8 +6,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use model::token::{ImageVoucher, NodeAssertion};
-use model::{AccountId, NodeId};
+use model::token::{ImageVoucher, NodeAssertion, SealAssertion};
+use model::{AccountId, AgentId, NodeId};
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -93,13 +93,33 @@ impl NodeKey {
         installation: &str,
         now: OffsetDateTime,
     ) -> Result<String, KeyError> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| KeyError::Make)?;
         let issued = now.unix_timestamp();
         let claims = NodeAssertion {
             iss: node,
             aud: installation.to_owned(),
-            jti: URL_SAFE_NO_PAD.encode(random),
+            jti: nonce()?,
+            iat: issued,
+            exp: issued + ASSERTION_LIFE,
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.signing).map_err(KeyError::Sign)
+    }
+
+    /// A signed question for an agent's secrets, which are to be sealed to this public key.
+    pub(crate) fn seal_assertion(
+        &self,
+        node: NodeId,
+        installation: &str,
+        agent: AgentId,
+        seal: &str,
+        now: OffsetDateTime,
+    ) -> Result<String, KeyError> {
+        let issued = now.unix_timestamp();
+        let claims = SealAssertion {
+            iss: node,
+            aud: SealAssertion::audience(installation),
+            sub: agent,
+            seal: seal.to_owned(),
+            jti: nonce()?,
             iat: issued,
             exp: issued + ASSERTION_LIFE,
         };
@@ -135,6 +155,13 @@ impl NodeKey {
         };
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.signing).map_err(KeyError::Sign)
     }
+}
+
+/// What makes an assertion good for one answer.
+fn nonce() -> Result<String, KeyError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| KeyError::Make)?;
+    Ok(URL_SAFE_NO_PAD.encode(random))
 }
 
 fn encode(der: &[u8]) -> Zeroizing<String> {

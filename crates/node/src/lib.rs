@@ -5,6 +5,7 @@
 //! that control named, and never takes an agent's absence from a list for an order. Agents outlive it.
 
 mod admin;
+mod authority;
 mod backoff;
 mod blanks;
 mod config;
@@ -22,6 +23,7 @@ mod outbox;
 mod plan;
 mod recheck;
 mod report;
+mod secrets;
 mod session;
 mod terminate;
 mod tools;
@@ -51,6 +53,7 @@ use crate::session::{ENROLLED, Session};
 use model::Driver;
 use model::agent::Level;
 use model::config::{Checked, ConfigError};
+use rustix::process::DumpableBehavior;
 use sandbox::Sandbox;
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -119,6 +122,9 @@ pub enum Ended {
 /// ends them until a node runs again.
 pub async fn run(mut config: Config) -> Result<Ended, RunError> {
     config.validate()?;
+    // Its memory holds secrets: it goes into no core.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| machine("keep its memory to itself")(error.into()))?;
     let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
     let journal = Arc::new(Journal::open(&config.data.join("node"))?);
@@ -174,6 +180,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
     for line in blocking("sweep", move || sweeper.sweep(&kept)).await? {
         tracing::info!(line, "swept");
     }
+    let secrets = Arc::new(secrets::Secrets::default());
     let shared = Shared::new(
         config.clone(),
         sandbox.clone(),
@@ -181,6 +188,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         leases,
         gates.clone(),
         reporter.clone(),
+        secrets.clone(),
         boot_id,
         strangers,
         blanks::Blanks::new(config.blanks, machine::capacity(config.slots).memory, shapes),
@@ -195,6 +203,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         gates,
         reporter,
         outbox,
+        secrets,
         apply: Box::new({
             let fleet = fleet.clone();
             move |state| fleet.apply(state)

@@ -3,6 +3,7 @@
 //! Pure data. Nothing here does IO; `plan` reads it, `execute` moves it.
 
 use model::agent::Observed;
+use model::gate_api::Authority;
 use model::node_api::DesiredAgent;
 use model::{Desired, ExitReason};
 use sandbox::{BoundaryRecord, UidRange};
@@ -27,6 +28,9 @@ pub(crate) struct Local {
     pub boundary: Option<BoundaryRecord>,
     /// Why there is no boundary.
     pub reason: Option<ExitReason>,
+    /// Under what its gate shows itself as other servers, since its last start. What runs in it trusts that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
     /// When its workspace API was last used, or it was started.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_activity: Option<OffsetDateTime>,
@@ -107,6 +111,7 @@ impl Local {
             phase: Phase::Idle,
             boundary: None,
             reason: None,
+            authority: None,
             last_activity: None,
         }
     }
@@ -131,6 +136,7 @@ impl Local {
         self.desired.desired = offered.desired;
         self.desired.generation = offered.generation;
         self.desired.token_epoch = self.desired.token_epoch.max(offered.token_epoch);
+        self.desired.secrets_revision = offered.secrets_revision;
         if offered.policy_revision > self.desired.policy_revision {
             self.take_policy(offered);
         }
@@ -152,6 +158,7 @@ impl Local {
         }
         self.database_epoch = database_epoch;
         self.desired.token_epoch = offered.token_epoch;
+        self.desired.secrets_revision = offered.secrets_revision;
         self.take_policy(offered);
         if offered.generation > self.desired.generation {
             return;
@@ -178,8 +185,9 @@ impl Local {
             }
     }
 
-    /// A boundary is about to be made: this uses the generation up.
-    pub(crate) fn launching(&mut self) {
+    /// A boundary is about to be made, for an agent that trusts this authority: this uses the generation up.
+    pub(crate) fn launching(&mut self, authority: Option<Authority>) {
+        self.authority = authority;
         self.phase = Phase::Launching;
         self.served = Some(self.desired.generation);
         self.boundary = None;
@@ -211,7 +219,7 @@ impl Local {
             Phase::Ending(After::Parked) | Phase::Launching => Phase::Parked,
             phase => phase,
         };
-        self.boundary = None;
+        (self.boundary, self.authority) = (None, None);
         if !self.keeps_ids() {
             self.lease = None;
         }

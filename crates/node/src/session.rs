@@ -7,6 +7,7 @@ use crate::journal::Journal;
 use crate::key::NodeKey;
 use crate::outbox::Outbox;
 use crate::report::Reporter;
+use crate::secrets::Secrets;
 use model::AgentId;
 use model::node_api::{Capacity, DesiredState};
 use std::fs;
@@ -33,6 +34,7 @@ pub(crate) struct Session {
     pub gates: Arc<Gates>,
     pub reporter: Arc<Reporter>,
     pub outbox: Arc<Outbox>,
+    pub secrets: Arc<Secrets>,
     /// Acts on a desired state; returns the agents that a whole one leaves out.
     pub apply: Box<dyn Fn(DesiredState) -> Option<Vec<AgentId>> + Send + Sync>,
     pub http: reqwest::Client,
@@ -57,9 +59,15 @@ impl Session {
             None => self.enroll(&key).await?,
         };
         self.gates.set_keys(&standing.installation, &standing.keys);
-        let caller = Caller::new(self.http.clone(), &self.origin, key, &standing);
+        let caller = Arc::new(Caller::new(self.http.clone(), &self.origin, key, &standing));
         let (reporter, outbox) = (self.reporter.clone(), self.outbox.clone());
-        tokio::join!(self.pull(&caller, standing), reporter.run(&caller), outbox.run(&caller));
+        let (secrets, gates) = (self.secrets.clone(), self.gates.clone());
+        tokio::join!(
+            self.pull(&caller, standing),
+            reporter.run(&caller),
+            outbox.run(&caller),
+            secrets.run(&caller, &gates)
+        );
         Ok(())
     }
 

@@ -9,13 +9,14 @@ mod lease;
 mod plan;
 mod recheck;
 mod report;
+mod secrets;
 mod validate;
 
 use model::agent::{Level, RunAs};
 use model::node_api::DesiredAgent;
 use model::{AccountId, AgentId, AgentSpec, Desired, ImageId, Resources, VolumeId};
 
-fn spec() -> AgentSpec {
+pub(crate) fn spec() -> AgentSpec {
     AgentSpec {
         secrets: Vec::new(),
         id: AgentId::new(),

@@ -1,5 +1,6 @@
 //! One agent's worker: brings what is to what should be, one step at a time, and watches its boundary.
 
+mod given;
 mod steps;
 
 use crate::backoff::Backoff;
@@ -299,7 +300,7 @@ impl Worker {
                         _ => Condition::Stopped,
                     };
                     let agent = GateAgent {
-                        authority: None,
+                        authority: local.authority.clone(),
                         id: self.agent,
                         channel: channel(&address.directory, self.agent).display().to_string(),
                         token_epoch: local.desired.token_epoch,
@@ -387,6 +388,7 @@ impl Worker {
         // Freed by the tombstone, unless the disk was full then.
         crate::fleet::lock(&self.shared.leases).free(self.agent);
         self.shared.reporter.forget(self.agent);
+        self.shared.secrets.forget(self.agent);
         self.shared.disclaim(self.agent);
         Ok(())
     }

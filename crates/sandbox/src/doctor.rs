@@ -50,6 +50,23 @@ pub fn passes(checks: &[Check], level: u8) -> bool {
     checks.iter().all(|check| check.ok || check.level > level || check.need == Need::Optional)
 }
 
+/// Whether there is something to verify servers by: the certificates of authorities, in a file.
+pub fn certificates(path: &Path) -> Check {
+    let seen = fs::read_to_string(path).map(|text| text.matches("-----BEGIN CERTIFICATE-----").count());
+    let (detail, remedy) = match seen {
+        Ok(count @ 1..) => (format!("{count} in {}", path.display()), None),
+        Ok(_) => (format!("none in {}", path.display()), Some("set egress.roots in node.toml")),
+        Err(error) => (
+            format!("{}: {error}", path.display()),
+            Some(
+                "for policies that look into TLS or put credentials into requests: apt install ca-certificates",
+            ),
+        ),
+    };
+    let (control, need) = ("certificates of authorities".to_owned(), Need::Optional);
+    Check { level: 1, control, need, ok: remedy.is_none(), detail, remedy: remedy.map(str::to_owned) }
+}
+
 /// The levels of which boundaries can be made here.
 pub fn levels(config: &Config) -> Vec<Level> {
     let mut checks = checks(config);

@@ -14,6 +14,7 @@ mod container;
 pub mod doctor;
 mod error;
 mod files;
+mod given;
 mod host;
 mod image;
 mod inspect;
@@ -33,6 +34,7 @@ mod tests;
 pub use cgroup::{CgroupError, is_cgroup_path};
 pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
+pub use given::{Given, wiped_json};
 pub use image::ImageError;
 pub use network::{Doors, SteerError};
 pub use oci::{DIRECTORIES, RuntimeError};
@@ -156,16 +158,17 @@ impl Sandbox {
     /// Makes the boundary of an agent and starts its init. The volume must have been created.
     ///
     /// `channel` is where the agent's channel listens: its directory must exist; the socket is made 0660
-    /// `root:channel_owner_gid`. On failure nothing is left behind.
+    /// `root:channel_owner_gid`. On failure nothing is left behind, and what the agent is given beside its spec is left nowhere.
     pub fn launch(
         &self,
         spec: &model::AgentSpec,
+        given: &Given,
         lease: UidRange,
         channel_owner_gid: u32,
         channel: &Path,
         blank: Option<Blank>,
     ) -> Result<Boundary, LaunchError> {
-        container::launch(&self.shared, spec, lease, channel_owner_gid, channel, blank)
+        container::launch(&self.shared, spec, given, lease, channel_owner_gid, channel, blank)
     }
 
     /// Makes a boundary that waits for an agent. Dropping it ends it.

@@ -15,6 +15,8 @@ mod oci;
 mod probe;
 #[path = "boundary/sabotage.rs"]
 mod sabotage;
+#[path = "boundary/secrets.rs"]
+mod secrets;
 #[path = "boundary/system.rs"]
 mod system;
 #[path = "boundary/systemd.rs"]
@@ -25,7 +27,7 @@ mod talk;
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Claim, Control, claim};
 use model::{AccountId, AgentId, AgentSpec, ByteSize, ExitReason, ImageId, Resources, VolumeId};
-use sandbox::{Boundary, Config, Sandbox, UidRange};
+use sandbox::{Boundary, Config, Given, Sandbox, UidRange};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -141,7 +143,9 @@ impl World {
     /// The same where it may fail.
     fn attempt(&self, sandbox: &Sandbox, spec: &AgentSpec) -> Result<Boundary, String> {
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-        sandbox.launch(spec, lease(), 0, &self.channel(spec), None).map_err(|error| chain(&error))
+        sandbox
+            .launch(spec, &Given::default(), lease(), 0, &self.channel(spec), None)
+            .map_err(|error| chain(&error))
     }
 
     /// Directories of agents in all hierarchies.
@@ -314,7 +318,7 @@ fn every_control_is_observed_at(world: &World, level: Level) {
     eprintln!("ended in {:?}", began.elapsed());
 
     // Alive, it is launched no second time and not cleared away.
-    let again = sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None);
+    let again = sandbox.launch(&spec, &Given::default(), lease(), 0, &world.channel(&spec), None);
     assert!(matches!(again, Err(sandbox::LaunchError::AlreadyRunning { .. })), "{again:?}");
     assert!(boundary.cleanup().is_err());
     assert!(sandbox.remains(boundary.record()).cleanup().is_err());
@@ -438,7 +442,7 @@ fn failed_launches_leave_nothing() {
     let Some(world) = World::new("failed_launches_leave_nothing") else { return };
     let sandbox = world.sandbox();
     let check = |spec: &AgentSpec, lease: UidRange, channel: &Path, expected: &str| {
-        let error = chain(&sandbox.launch(spec, lease, 0, channel, None).unwrap_err());
+        let error = chain(&sandbox.launch(spec, &Given::default(), lease, 0, channel, None).unwrap_err());
         assert!(error.contains(expected), "{error}");
         world.assert_clean();
     };
@@ -511,7 +515,9 @@ fn a_zygote_may_die_at_any_time() {
                 .iter()
                 .map(|spec| {
                     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-                    scope.spawn(|| sandbox.launch(spec, lease(), 0, &world.channel(spec), None))
+                    scope.spawn(|| {
+                        sandbox.launch(spec, &Given::default(), lease(), 0, &world.channel(spec), None)
+                    })
                 })
                 .collect();
             // At another instant each time.

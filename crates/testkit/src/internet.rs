@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Where names are resolved: for node.toml's `[egress] resolver`.
-pub const RESOLVER: &str = "9.9.9.9:53";
+pub(crate) const RESOLVER: &str = "9.9.9.9:53";
 
 /// All addresses that its machines have.
 const ADDRESSES: &[&str] = &[
@@ -46,6 +46,7 @@ pub struct Internet {
     zone: Arc<Mutex<HashMap<String, Answer>>>,
     asked: Arc<Mutex<Vec<String>>>,
     reached: Arc<Mutex<Vec<Reached>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -67,12 +68,31 @@ pub struct Reached {
     pub said: String,
 }
 
+/// A request that came to a server, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Which.
+    pub at: SocketAddr,
+    /// Its first line and headers.
+    pub head: Vec<String>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Heard {
+    /// What it says in this header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let pairs = self.head.iter().filter_map(|line| line.split_once(": "));
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
 /// What a server speaks.
 #[derive(Debug, Clone)]
 pub enum Speaks {
     /// It says this first, and then sends back what comes.
     First(&'static str),
-    /// HTTP/1.1.
+    /// HTTP/1.1. Below `/echo` it answers with all that it heard, in a header and in the body.
     Http,
     /// The same in TLS, with a certificate for these names.
     Tls(Vec<&'static str>),
@@ -104,8 +124,8 @@ impl Internet {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let authority = CertifiedIssuer::self_signed(parameters, key).expect("a certificate");
-        let (zone, asked, reached) = Default::default();
-        let internet = Self { namespace, zone, asked, reached, authority };
+        let (zone, asked, reached, heard) = Default::default();
+        let internet = Self { namespace, zone, asked, reached, heard, authority };
         internet.resolve(RESOLVER.parse().expect("an address"));
         internet
     }
@@ -136,6 +156,11 @@ impl Internet {
         lock(&self.reached).clone()
     }
 
+    /// The requests that came so far.
+    pub fn heard(&self) -> Vec<Heard> {
+        lock(&self.heard).clone()
+    }
+
     /// Starts a server.
     pub fn serve(&self, at: &str, speaks: Speaks) {
         let at: SocketAddr = at.parse().expect("an address and a port");
@@ -144,9 +169,10 @@ impl Internet {
             Speaks::Tls(names) => Some(self.tls(names)),
             Speaks::First(_) | Speaks::Http => None,
         };
-        let reached = self.reached.clone();
+        let (reached, heard) = (self.reached.clone(), self.heard.clone());
         each(listener, move |mut stream| {
             let note = |said: String| lock(&reached).push(Reached { at, said });
+            let hear = |request: Heard| lock(&heard).push(request);
             // Also when nothing more comes of it.
             note(String::new());
             match (&speaks, &tls) {
@@ -157,9 +183,9 @@ impl Internet {
                 }
                 (_, Some(config)) => {
                     let server = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-                    answer_http(StreamOwned::new(server, stream), at, note)
+                    answer_http(StreamOwned::new(server, stream), at, note, hear)
                 }
-                (_, None) => answer_http(stream, at, note),
+                (_, None) => answer_http(stream, at, note, hear),
             }
         });
     }
@@ -333,7 +359,12 @@ fn each(listener: TcpListener, serve: impl Fn(TcpStream) -> io::Result<()> + Clo
 }
 
 /// Answers each request with who it is that answers, and what was asked.
-fn answer_http(stream: impl Read + Write, at: SocketAddr, note: impl Fn(String)) -> io::Result<()> {
+fn answer_http(
+    stream: impl Read + Write,
+    at: SocketAddr,
+    note: impl Fn(String),
+    hear: impl Fn(Heard),
+) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut head, mut length) = (Vec::new(), 0);
@@ -357,8 +388,15 @@ fn answer_http(stream: impl Read + Write, at: SocketAddr, note: impl Fn(String))
         let host =
             head.iter().find(|line| line.to_lowercase().starts_with("host:")).cloned().unwrap_or_default();
         note(format!("{} {host}", head.first().map_or("", String::as_str)));
-        let text = format!("this is {at}, asked {}\n", head.first().map_or("", String::as_str));
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let first = head.first().map_or("", String::as_str);
+        let (mut text, mut echo) = (format!("this is {at}, asked {first}\n"), String::new());
+        if first.contains(" /echo") {
+            (text, echo) =
+                (format!("{}\n{body}\n", head.join("\n")), format!("X-Echo: {}\r\n", head.join(" | ")));
+        }
+        hear(Heard { at, head: head.clone(), body });
+        let answer = format!("HTTP/1.1 200 OK\r\n{echo}Content-Length: {}\r\n\r\n{text}", text.len());
         stream.get_mut().write_all(answer.as_bytes())?;
         stream.get_mut().flush()?;
         if head.iter().any(|line| line.eq_ignore_ascii_case("connection: close")) {

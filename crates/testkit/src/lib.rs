@@ -11,7 +11,7 @@ mod world;
 
 use std::time::Duration;
 
-pub use internet::{Answer, Internet, RESOLVER, Reached, Speaks};
+pub use internet::{Answer, Heard, Internet, Reached, Speaks};
 pub use leftovers::Leftovers;
 pub use registry::Registry;
 pub use world::{Blanks, Ran, World, ensure_image, remove_stale_worlds};

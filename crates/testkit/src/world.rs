@@ -1,5 +1,6 @@
 //! One installation, started by the command that users type.
 
+use crate::internet::{Internet, RESOLVER};
 use crate::leftovers::Leftovers;
 use crate::stale::{self, PREFIX, unmount_beneath};
 use std::fs;
@@ -127,6 +128,20 @@ impl World {
         let path = world.dir.join("etc/node.toml");
         let text = fs::read_to_string(&path).expect("node.toml");
         fs::write(&path, format!("{node}\n{text}")).expect("node.toml");
+        world.up();
+        world.provide_image();
+        world
+    }
+
+    /// Starts an installation whose agents leave into a small internet. What they have to trust for its servers is the file `ca.pem`.
+    pub fn start_in(net: &Internet) -> Self {
+        let world = Self::prepare();
+        let roots = world.dir.join("ca.pem");
+        fs::write(&roots, net.authority()).expect("ca.pem");
+        let path = world.dir.join("etc/node.toml");
+        let mut text = fs::read_to_string(&path).expect("node.toml");
+        text.push_str(&format!("[egress]\nresolver = {RESOLVER:?}\nroots = {roots:?}\n"));
+        fs::write(&path, text).expect("node.toml");
         world.up();
         world.provide_image();
         world

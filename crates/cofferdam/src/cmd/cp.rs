@@ -17,7 +17,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-const HOME: &str = "/home/agent";
+/// Where relative paths inside begin.
+pub const HOME: &str = "/home/agent";
 
 const AFTER: &str = "\
 One of the two is AGENT:PATH; a relative PATH is beneath the home directory. As with cp(1), a destination that \
@@ -165,6 +166,20 @@ async fn directory_inside(
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Copies a folder, whose content is `path` afterwards.
+pub async fn folder_in(
+    workspace: &Workspace,
+    folder: &Path,
+    path: &str,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let report = copy_in(workspace, folder.join("."), path, None, progress).await?;
+    for (path, why) in &report.skipped {
+        eprintln!("cofferdam: left out {}: {why}", clean::path(path));
+    }
+    Ok(())
 }
 
 async fn copy_in(

@@ -4,6 +4,7 @@ use crate::cli::Global;
 use crate::output::{self, Format};
 use crate::policies::{self, Destination};
 use crate::progress::Progress;
+use crate::recipes::{Limits, Recipe};
 use crate::{confirm, context, resolve};
 use model::agent::{Command, Level, RunAs};
 use model::api::{Agent, CreateAgent};
@@ -54,18 +55,18 @@ pub struct Spec {
     /// Secret to have as a file in /run/secrets, which is in memory; may be repeated
     #[arg(long = "secret-file", value_name = "FILE=SECRET", value_parser = resolve::secret)]
     pub secret_files: Vec<(String, Name)>,
-    /// Processor cores
-    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().cpus, value_name = "N")]
-    pub cpus: f64,
-    /// Memory, everything counted
-    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().memory, value_name = "SIZE")]
-    pub memory: ByteSize,
-    /// Disk: home and scratch together
-    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().disk, value_name = "SIZE")]
-    pub disk: ByteSize,
-    /// Processes and threads
-    #[arg(long, allow_negative_numbers = true, default_value_t = Resources::default().pids, value_name = "N")]
-    pub pids: u32,
+    /// Processor cores [default: 1]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    pub cpus: Option<f64>,
+    /// Memory, everything counted [default: 1GiB]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Disk: home and scratch together [default: 5GiB]
+    #[arg(long, allow_negative_numbers = true, value_name = "SIZE")]
+    pub disk: Option<ByteSize>,
+    /// Processes and threads [default: 512]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    pub pids: Option<u32>,
     /// Destroy it this long after its creation (90s, 30m, 2h, 7d)
     #[arg(long, value_name = "TIME")]
     pub ttl: Option<Span>,
@@ -87,9 +88,32 @@ pub struct Spec {
     /// Working directory of the command
     #[arg(short = 'w', long = "workdir", value_name = "DIR")]
     pub workdir: Option<String>,
+    /// What may leave it by a recipe.
+    #[arg(skip)]
+    usual: Option<Policy>,
+    /// What it is given by a recipe.
+    #[arg(skip)]
+    given: Vec<SecretUse>,
 }
 
 impl Spec {
+    /// Takes from a recipe what was not said otherwise.
+    pub fn adopt(&mut self, recipe: &Recipe) {
+        let Limits { cpus, memory, pids, disk } = recipe.resources;
+        self.cpus = self.cpus.or(cpus);
+        self.memory = self.memory.or(memory);
+        self.pids = self.pids.or(pids);
+        self.disk = self.disk.or(disk);
+        self.level = self.level.or(recipe.level);
+        self.image = self.image.take().or_else(|| recipe.image.clone());
+        self.user = self.user.or(recipe.user);
+        let env = recipe.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+        // What was said comes last, and so it counts.
+        self.env.splice(..0, env);
+        self.given.extend(recipe.secrets.iter().cloned());
+        self.usual = Some(recipe.policy.clone());
+    }
+
     /// Asks whoever wants an agent without limits to say so in full.
     pub fn confirm(&self) -> anyhow::Result<()> {
         if !self.unrestricted || self.yes {
@@ -104,7 +128,7 @@ impl Spec {
 
     /// The request. `argv` is the main process where there is to be one; empty means the image's own command.
     pub fn request(self, argv: Option<Vec<String>>) -> anyhow::Result<CreateAgent> {
-        let policy = self.policy()?;
+        let (policy, usual) = (self.policy()?, Resources::default());
         let variables =
             self.secrets.into_iter().map(|(env, secret)| SecretUse { secret, env: Some(env), file: None });
         let files = self.secret_files.into_iter().map(|(file, secret)| SecretUse {
@@ -112,7 +136,7 @@ impl Spec {
             env: None,
             file: Some(file),
         });
-        let secrets = variables.chain(files).collect();
+        let secrets = self.given.into_iter().chain(variables).chain(files).collect();
         let main =
             argv.map(|argv| Command { argv, env: Default::default(), cwd: self.workdir.clone(), user: None });
         let entrypoint =
@@ -130,7 +154,12 @@ impl Spec {
             env: resolve::map(self.env),
             labels: resolve::map(self.labels),
             run_as: if self.root { Some(RunAs::Root) } else { self.user },
-            resources: Resources { cpus: self.cpus, memory: self.memory, pids: self.pids, disk: self.disk },
+            resources: Resources {
+                cpus: self.cpus.unwrap_or(usual.cpus),
+                memory: self.memory.unwrap_or(usual.memory),
+                pids: self.pids.unwrap_or(usual.pids),
+                disk: self.disk.unwrap_or(usual.disk),
+            },
             keep_scratch: self.keep_scratch,
             ttl: self.ttl,
             idle_timeout: self.idle_timeout,
@@ -140,11 +169,12 @@ impl Spec {
 
     /// What may leave it; `None` leaves it to control.
     fn policy(&self) -> anyhow::Result<Option<Policy>> {
-        let mut policy = match &self.policy {
-            Some(file) => policies::read(file)?,
-            None if self.no_network => Policy::nothing(),
-            None if self.allow.is_empty() => return Ok(None),
-            None => Policy::default_of(self.unrestricted),
+        let mut policy = match (&self.policy, &self.usual) {
+            (Some(file), _) => policies::read(file)?,
+            (None, _) if self.no_network => Policy::nothing(),
+            (None, Some(usual)) => usual.clone(),
+            (None, None) if self.allow.is_empty() => return Ok(None),
+            (None, None) => Policy::default_of(self.unrestricted),
         };
         policy.egress.rules.extend(self.allow.iter().map(|host| host.rule(Action::Allow)));
         policies::check(&policy, self.unrestricted)?;

@@ -7,7 +7,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::up::setup;
 use crate::{context, failure};
-use sandbox::doctor::{Check, Need, checks, passes};
+use sandbox::doctor::{Check, Need, certificates, checks, passes};
 use serde::Serialize;
 
 /// Say what this machine can enforce, level by level, with the remedy for each gap
@@ -43,8 +43,10 @@ impl Args {
             _ => setup::control_url(&paths)?,
         };
         let progress = Progress::brief("trying what this machine can do");
-        let config = service::sandbox_config(&service::node_config(&paths)?)?;
-        let checks = tokio::task::spawn_blocking(move || checks(&config)).await?;
+        let node = service::node_config(&paths)?;
+        let config = service::sandbox_config(&node)?;
+        let mut checks = tokio::task::spawn_blocking(move || checks(&config)).await?;
+        checks.push(certificates(&node.egress.roots));
         progress.done();
         let available = passes(&checks, 2);
         let level = |level: model::agent::Level| {

@@ -20,6 +20,7 @@ pub mod login;
 pub mod logs;
 pub mod policy;
 pub mod processes;
+pub mod recipe;
 pub mod run;
 pub mod secret;
 pub mod service;
@@ -66,6 +67,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Egress(command) => command.run(global).await,
         Command::Secret(command) => command.run(global).await,
         Command::Bundle(command) => command.run(global),
+        Command::Recipe(command) => command.run(global),
         Command::Ls(args) => args.run(global).await,
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,

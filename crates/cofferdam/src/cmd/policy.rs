@@ -8,7 +8,7 @@ use crate::{context, resolve};
 use clap::Subcommand;
 use model::Code;
 use model::address::refused;
-use model::policy::{By, COMMON, Host, Policy, Protocol, Request, TOOLS, Target, Verdict};
+use model::policy::{By, COMMON, Host, Policy, Protocol, Request, TOOLS, Table, Target, Verdict};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -218,12 +218,28 @@ fn explain(policy: &Policy, asked: &Explain) -> anyhow::Result<Explained> {
         (Verdict::Hold, _) => notes.push("it is refused while nobody looks after questions".to_owned()),
         _ => {}
     }
+    if let (Verdict::Allow { .. } | Verdict::Hold, Some(name)) = (found.verdict, &name) {
+        notes.extend(looked_into(policy, name, &target));
+    }
     let reasons = found.reasons.into_iter().map(|reason| Reason {
         by: reason.by.to_string(),
         does: reason.text,
         applies: reason.applies,
     });
     Ok(Explained { verdict, by: by.to_string(), reasons: reasons.collect(), notes })
+}
+
+/// What the gate does with TLS to this name.
+fn looked_into(policy: &Policy, name: &str, target: &Target<'_>) -> Vec<String> {
+    let table = Table::new(Some(policy), &BTreeMap::new());
+    if !table.terminates(name, target.port) || !matches!(target.protocol, None | Some(Protocol::Tls)) {
+        return Vec::new();
+    }
+    let mut notes = vec!["gate looks at each request inside of TLS there".to_owned()];
+    let Some(request) = &target.request else { return notes };
+    let put = table.injections(name, target.port, request);
+    notes.extend(put.map(|inject| format!("the secret {} is put into this request by TLS", inject.secret)));
+    notes
 }
 
 #[cfg(test)]

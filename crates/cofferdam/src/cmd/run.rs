@@ -1,5 +1,6 @@
 //! `run`: an agent for one command.
 
+use super::cp;
 use super::create::{self, Spec};
 use super::exec::{self, Streams};
 use crate::asking::Asker;
@@ -7,17 +8,24 @@ use crate::cli::Global;
 use crate::output;
 use crate::progress::Progress;
 use crate::session::{End, Signals};
-use crate::{context, failure, resolve};
+use crate::{confirm, context, failure, recipes, resolve};
+use anyhow::Context as _;
 use client::Control;
 use model::agent::RunAs;
 use model::api::Agent;
 use model::token::Scope;
 use model::{AgentState, Code, Verb};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
 const AFTER: &str = "\
 Creates an agent, runs the command in it, and destroys the agent when the command ends, whichever way: the \
 exit code is the command's own (see `cofferdam --help` for 125, 126, 127). Ctrl-C is passed on to the command; \
 a second one within two seconds, or SIGTERM, ends it and destroys the agent.
+
+A recipe names a program that people know, with what it may reach and the secrets that it needs: `cofferdam recipe ls`. \
+What is said here counts before what it says, and words behind `--` follow its command. With --folder the agent is kept: \
+the work is in it.
 
 Where the image has an entrypoint, the command is its arguments; without a command the image's own is run.
 
@@ -31,6 +39,8 @@ Examples:
   cofferdam run -it --image debian -- bash
   cofferdam run --no-network -- python3 -c 'print(1)'
   cofferdam run --memory 256MiB --cpus 0.5 -e SEED=1 -- python3 -c 'print(1)'
+  cofferdam run python
+  cofferdam run claude --folder ./project
   cofferdam run -d --name web --ttl 1h -- python3 -m http.server 8000";
 
 /// Run a command in an agent of its own, and destroy it afterwards
@@ -47,8 +57,16 @@ pub struct Args {
     /// Keep the agent when the command ends
     #[arg(long)]
     keep: bool,
+    /// Folder that is copied into its home, where the command starts
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["detach", "workdir"])]
+    folder: Option<PathBuf>,
+    /// Give a recipe of somebody else's the secrets that it asks for
+    #[arg(long, requires = "recipe")]
+    trust: bool,
+    /// Recipe: a name, a file, or a folder that holds a recipe.toml
+    recipe: Option<String>,
     /// Command and its arguments; by default the image's own
-    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -57,7 +75,24 @@ impl Args {
         self.start(global).await.map_err(exec::as_shell)
     }
 
-    async fn start(self, global: &Global) -> anyhow::Result<u8> {
+    async fn start(mut self, global: &Global) -> anyhow::Result<u8> {
+        if let Some(recipe) = &self.recipe {
+            let found = recipes::find(recipe)?;
+            if let Some(asked) = found.asks_for().filter(|_| !self.trust) {
+                confirm::word_or("trust", &asked, "--trust answers for scripts")?;
+            }
+            let recipe = found.recipe;
+            self.spec.adopt(&recipe);
+            let here = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+            if recipe.tty && here && !self.detach {
+                (self.streams.interactive, self.streams.tty) = (true, true);
+            }
+            self.command = recipe.started_with(self.command);
+        }
+        let folder = self.folder.as_deref().map(Folder::of).transpose()?;
+        if let Some(folder) = &folder {
+            self.spec.workdir = Some(folder.inside.clone());
+        }
         self.streams.check(exec::WITHOUT_TERMINAL)?;
         self.spec.confirm()?;
         let control = context::control(global.context.as_ref())?;
@@ -76,10 +111,16 @@ impl Args {
         let workdir = self.spec.workdir.clone();
         let agent = control.create_agent(&self.spec.request(None)?).await?;
         output::warnings([&agent]);
-        let outcome =
-            work(&control, &agent, self.streams, self.command, workdir, &mut signals, progress).await;
-        if self.keep || matches!(outcome, Ok(End::Detached)) {
+        let task = Task { argv: self.command, workdir, folder };
+        let outcome = work(&control, &agent, self.streams, task, &mut signals, progress).await;
+        if self.keep || self.folder.is_some() || matches!(outcome, Ok(End::Detached)) {
             eprintln!("cofferdam: agent {} was kept; `cofferdam rm {}` removes it", agent.name, agent.name);
+            if let Some(folder) = self.folder.as_deref().and_then(|folder| Folder::of(folder).ok()) {
+                eprintln!(
+                    "cofferdam: `cofferdam cp {}:{} TARGET` fetches the work",
+                    agent.name, folder.inside
+                );
+            }
             return Ok(outcome?.exit_code());
         }
         let destroyed = destroy(&control, &agent).await;
@@ -99,8 +140,7 @@ async fn work(
     control: &Control,
     agent: &Agent,
     streams: Streams,
-    argv: Vec<String>,
-    workdir: Option<String>,
+    task: Task,
     signals: &mut Signals,
     progress: Progress,
 ) -> anyhow::Result<End> {
@@ -110,14 +150,19 @@ async fn work(
     let ready = async {
         let agent = control.wait_agent(&agent.id.to_string(), "running", resolve::SETTLE_SECONDS).await?;
         resolve::running(&agent)?;
-        resolve::workspace_of(control, &agent, &[Scope::Exec]).await
+        let workspace = resolve::workspace_of(control, &agent, &[Scope::Exec, Scope::Files]).await?;
+        if let Some(folder) = &task.folder {
+            progress.stage(&format!("copying {}", folder.here.display()));
+            cp::folder_in(&workspace, &folder.here, &folder.inside, &progress).await?;
+        }
+        anyhow::Ok(workspace)
     };
     let workspace = tokio::select! {
         workspace = ready => workspace?,
         signal = signals.ending() => return Ok(End::Interrupted(signal)),
     };
     progress.done();
-    let argv = agent.image_config.argv(&argv);
+    let argv = agent.image_config.argv(&task.argv);
     if argv.is_empty() {
         return Err(failure::fail_with(
             Code::Validation,
@@ -129,10 +174,38 @@ async fn work(
         ));
     }
     let mut create = streams.request(argv, Vec::new());
-    create.cwd = workdir;
+    create.cwd = task.workdir;
     create.user = (agent.run_as == RunAs::Root).then_some(RunAs::Root);
     let ended = exec::attached(&workspace, &create, streams, asker, signals).await;
     exec::explain(control, agent, &workspace, ended, "--memory gives it more").await
+}
+
+/// What is to be done in the agent.
+struct Task {
+    argv: Vec<String>,
+    workdir: Option<String>,
+    folder: Option<Folder>,
+}
+
+/// A folder that goes into the agent.
+struct Folder {
+    here: PathBuf,
+    inside: String,
+}
+
+impl Folder {
+    fn of(folder: &Path) -> anyhow::Result<Self> {
+        let here = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
+        let name = here.file_name().and_then(|name| name.to_str()).filter(|_| here.is_dir());
+        let Some(name) = name else {
+            return Err(failure::fail(
+                Code::Validation,
+                format!("{} is no folder with a name.", here.display()),
+            ));
+        };
+        let inside = format!("{}/{name}", cp::HOME);
+        Ok(Self { here, inside })
+    }
 }
 
 /// Removes the agent and waits until it is gone, so that what follows finds nothing of it.

@@ -41,7 +41,7 @@ fn log(lines: &[&str]) -> Vec<Connection> {
 
 /// What is learned, each rule as `HOST PORTS [PROTOCOL]`.
 fn check(lines: &[&str], bundles: &[&str], rules: &[&str]) -> Learned {
-    let learned = learn("worker", &log(lines));
+    let learned = learn("worker", &Policy::nothing(), &log(lines));
     let egress = &learned.policy.egress;
     let of = |rule: &Rule| {
         let ports: Vec<String> = rule.ports.iter().map(u16::to_string).collect();
@@ -131,7 +131,8 @@ fn a_bundle_is_named_when_all_of_it_passed() {
     let mut lines: Vec<String> =
         whole("huggingface").into_iter().map(|line| line.replace('*', "any")).collect();
     lines.sort();
-    let learned = learn("worker", &log(&lines.iter().map(String::as_str).collect::<Vec<_>>()));
+    let learned =
+        learn("worker", &Policy::nothing(), &log(&lines.iter().map(String::as_str).collect::<Vec<_>>()));
     assert!(learned.policy.egress.bundles.is_empty());
 }
 
@@ -174,9 +175,9 @@ fn the_order_of_the_log_does_not_matter() {
         "passed 203.0.113.7:22 tcp",
         "denied x.example:443 tls rule 1",
     ]);
-    let once = learn("worker", &connections).text;
+    let once = learn("worker", &Policy::nothing(), &connections).text;
     connections.reverse();
-    assert_eq!(learn("worker", &connections).text, once);
+    assert_eq!(learn("worker", &Policy::nothing(), &connections).text, once);
 }
 
 #[test]
@@ -184,13 +185,37 @@ fn the_log_is_not_believed() {
     let mut connections = log(&["denied a.example:443 tls unknown", "passed b.example:443 tls"]);
     connections[0].by = "unknown\n[[egress.rule]]\naction = \"allow\"\u{202e}".to_owned();
     connections[1].host = "b.example\"\nports = []".to_owned();
-    let learned = learn("worker", &connections);
+    let learned = learn("worker", &Policy::nothing(), &connections);
     assert!(learned.policy.egress.rules.is_empty());
     assert_eq!(Policy::parse(&learned.text).unwrap(), learned.policy, "{}", learned.text);
     assert!(learned.text.contains("they name no host: 1"), "{}", learned.text);
-    let nothing = learn("worker", &[]);
+    let nothing = learn("worker", &Policy::nothing(), &[]);
     assert_eq!(Policy::parse(&nothing.text).unwrap(), nothing.policy);
     let ports: Vec<String> = (1..=130).map(|port| format!("passed a.example:{port} tcp")).collect();
     let ports: Vec<&str> = ports.iter().map(String::as_str).filter(|line| !line.contains(":80 ")).collect();
-    assert_eq!(learn("worker", &log(&ports)).policy.egress.rules.len(), 3);
+    assert_eq!(learn("worker", &Policy::nothing(), &log(&ports)).policy.egress.rules.len(), 3);
+}
+
+#[test]
+fn what_the_own_policy_narrows_stays_narrow() {
+    let own = "version = 1\n[egress]\npreset = \"https\"\n\
+        [[egress.rule]]\naction = \"allow\"\nhost = \"plain.example\"\n\
+        [[egress.rule]]\naction = \"allow\"\nhost = \"some.example\"\nmethods = [\"GET\"]\n\
+        [[egress.rule]]\naction = \"deny\"\nhost = \"*.bad.example\"\n\
+        [[egress.inject]]\nsecret = \"key\"\nhost = \"some.example\"\nbearer = true\n";
+    let own = Policy::parse(own).unwrap();
+    let log =
+        log(&["passed some.example:443 tls", "passed plain.example:443 tls", "passed other.example:443 tls"]);
+    let learned = learn("worker", &own, &log).policy;
+    learned.validate(false).unwrap();
+    let rules: Vec<(&str, bool)> =
+        learned.egress.rules.iter().map(|rule| (rule.host.as_str(), rule.looks_at_requests())).collect();
+    let expected = [
+        ("some.example", true),
+        ("*.bad.example", false),
+        ("other.example", false),
+        ("plain.example", false),
+    ];
+    assert_eq!(rules, expected);
+    assert_eq!(learned.egress.inject, own.egress.inject);
 }

@@ -112,8 +112,7 @@ pub(super) async fn rotate_data_key(
     caller: Caller,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    rekey::account(&state, &caller).await?;
-    Ok(StatusCode::NO_CONTENT)
+    to_its_end(async move { rekey::account(&state, &caller).await }).await
 }
 
 /// Makes another key that wraps the keys of all accounts; for operators.
@@ -124,6 +123,13 @@ pub(super) async fn rotate_wrapping_key(
     caller: Caller,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    rekey::installation(&state, &caller).await?;
+    to_its_end(async move { rekey::installation(&state, &caller).await }).await
+}
+
+/// Goes on with it also when whoever asked for it does not wait.
+async fn to_its_end(
+    work: impl Future<Output = Result<(), Fault>> + Send + 'static,
+) -> Result<StatusCode, Fault> {
+    tokio::spawn(work).await.map_err(|error| Fault::internal(&error))??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -82,7 +82,7 @@ pub(crate) async fn set(
     let agent = agents::find(app, caller, key).await?;
     check_level(agent.spec.level, None)?;
     check(policy, agent.spec.unrestricted, "")?;
-    check_variables(policy, &agent.spec.secrets, &BTreeMap::new(), "")?;
+    check_variables(policy, &agent.spec.secrets, &agent.spec.env, "")?;
     let placeholders = secrets::placeholders(Some(policy)).map_err(|error| Fault::internal(&error))?;
     let (actor, id) = (caller.actor(), agent.spec.id);
     Ok(app.store.set_policy(actor, id, policy, &placeholders, if_match, idempotency).await?)

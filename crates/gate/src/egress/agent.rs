@@ -3,15 +3,17 @@
 use super::hold::Holds;
 use super::log::Ledger;
 use super::names::{Names, Synthetic};
+use super::secrets::Credentials;
 use super::share::{Bucket, Place, Places};
+use super::tls::Authority;
 use crate::limits;
 use model::AgentId;
 use model::policy::{By, Host, Table, Target, Verdict};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// One agent, for as long as node knows it or it has doors.
 pub struct Agent {
@@ -31,6 +33,14 @@ pub struct Agent {
     pub ledger: Arc<Ledger>,
     /// What waits for a decision.
     pub holds: Arc<Holds>,
+    /// Connections that may be looked into.
+    looked_into: Arc<Semaphore>,
+    /// Bodies of requests that may be held as a whole.
+    pub bodies: Semaphore,
+    /// Under what it is shown servers.
+    authority: Mutex<Option<Arc<Authority>>>,
+    /// What is put into its requests, once node told.
+    credentials: Mutex<Option<Arc<Credentials>>>,
 }
 
 /// What agents need to be heard by node.
@@ -54,6 +64,9 @@ pub enum Denied {
     /// Nobody did: it waited, and the client went away.
     #[error("the client, which gave up")]
     GaveUp,
+    /// It would have to be looked into, and was not from its beginning on.
+    #[error("a policy that looks into it")]
+    NotLookedInto,
 }
 
 /// What becomes of a question for a name.
@@ -87,6 +100,10 @@ impl Agent {
             dials: Arc::new(Semaphore::new(limits::DIALS_PER_AGENT)),
             ledger: Ledger::new(id, voices.records.clone(), voices.fold),
             holds: Holds::new(id, voices.questions.clone(), voices.hold),
+            looked_into: Arc::new(Semaphore::new(limits::LOOKED_INTO_PER_AGENT)),
+            bodies: Semaphore::new(limits::PUT_BODIES_PER_AGENT),
+            authority: Mutex::default(),
+            credentials: Mutex::default(),
         })
     }
 
@@ -138,6 +155,31 @@ impl Agent {
         *self.names() = Names::restore(names);
     }
 
+    /// From now on it is shown servers under this authority.
+    pub fn trusts(&self, authority: Option<Arc<Authority>>) {
+        *lock(&self.authority) = authority;
+    }
+
+    /// Under what it is shown servers.
+    pub fn authority(&self) -> Option<Arc<Authority>> {
+        lock(&self.authority).clone()
+    }
+
+    /// From now on this is put into its requests.
+    pub fn uses(&self, credentials: Option<Credentials>) {
+        *lock(&self.credentials) = credentials.map(Arc::new);
+    }
+
+    /// What is put into its requests, once that is known.
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        lock(&self.credentials).clone()
+    }
+
+    /// A place for one more connection that is looked into.
+    pub fn look_into(&self) -> Option<OwnedSemaphorePermit> {
+        self.looked_into.clone().try_acquire_owned().ok()
+    }
+
     /// Forgets all names.
     pub fn forget(&self) {
         *self.names() = Names::default();
@@ -148,7 +190,11 @@ impl Agent {
         places.take(&self.open)
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self) -> MutexGuard<'_, Names> {
+        lock(&self.names)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ use super::first::{First, Opening};
 use super::flow::{Destination, Flow, Way};
 use super::names;
 use super::upstream::{self, UpstreamError};
-use super::{Context, copy, http, questions};
+use super::{Context, copy, http, questions, tls};
 use crate::limits;
 use model::egress::Outcome;
 use model::policy::Protocol;
@@ -174,6 +174,11 @@ async fn pass(context: &Arc<Context>, flow: &Arc<Flow>, client: &Arc<TcpStream>)
         return Box::pin(http::serve(context, flow, client, prefix, upstream)).await;
     }
     fits(flow, &opening).await?;
+    if is_looked_into(flow, &opening) {
+        flow.look_into();
+        let prefix = first.into_bytes();
+        return Box::pin(tls::serve(context, flow, client, prefix, upstream)).await;
+    }
     let upstream = match upstream {
         Some(upstream) => upstream,
         None => upstream::connect(context, flow).await?,
@@ -196,6 +201,9 @@ async fn server_spoke(
             return Err(End::Mismatch("a server that speaks first is not asked by HTTP"));
         }
         fits(flow, &opening).await?;
+        if is_looked_into(flow, &opening) {
+            return Err(End::Mismatch("a server that speaks first is not asked by TLS that is looked into"));
+        }
         pass_on(flow, server, first).await?;
         Ok(copy::one_way(client, server, flow, Way::Out).await?)
     };
@@ -223,6 +231,11 @@ async fn fits(flow: &Flow, opening: &Opening) -> Result<(), End> {
         Opening::Silent => Err(End::Mismatch("it said nothing for too long")),
         Opening::Bad => Err(End::Mismatch("what it said first is not whole, or makes no sense")),
     }
+}
+
+/// Whether what is said is inside of TLS, and the policy wants to know.
+fn is_looked_into(flow: &Flow, opening: &Opening) -> bool {
+    matches!(opening, Opening::Tls { .. }) && flow.wants_a_look()
 }
 
 /// Passes on what was looked at.

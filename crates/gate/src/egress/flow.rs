@@ -1,14 +1,15 @@
 //! One connection out of an agent, as everybody who works on it knows it.
 
 use super::agent::{Agent, Denied};
+use model::Name;
 use model::egress::{Connection, Outcome};
 use model::policy::{Action, By, Egress, Host, Policy, Protocol, Request, Rule, Table, Target, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -31,10 +32,16 @@ pub struct Flow {
     now: Mutex<Now>,
     /// What a person let pass.
     granted: OnceLock<Table>,
-    /// Whether it waits for a person.
-    held: AtomicBool,
+    /// How much of it waits for a person.
+    held: AtomicUsize,
+    /// Whether it is TLS that is looked into.
+    looked_into: AtomicBool,
+    /// Secrets that were put into its requests.
+    credentials: Mutex<BTreeSet<Name>>,
     /// Whether something of it was written down that says what became of it.
     told: AtomicBool,
+    /// Whether the other side turned out to be none that anything is sent to.
+    failed: AtomicBool,
     connected: OnceLock<SocketAddr>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -89,8 +96,11 @@ impl Flow {
             began: Instant::now(),
             now: Mutex::default(),
             granted: OnceLock::new(),
-            held: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+            looked_into: AtomicBool::new(false),
+            credentials: Mutex::default(),
             told: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             connected: OnceLock::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -114,9 +124,9 @@ impl Flow {
         self.note(protocol, None, decided)
     }
 
-    /// Decides on a request of HTTP, in the same way.
-    pub async fn decide_request(&self, method: &str, path: &str) -> Result<(), Denied> {
-        let (protocol, request) = (Some(Protocol::Http), Some(Request { method, path }));
+    /// Decides on a request of HTTP, in the clear or inside of TLS, in the same way.
+    pub async fn decide_request(&self, protocol: Protocol, method: &str, path: &str) -> Result<(), Denied> {
+        let (protocol, request) = (Some(protocol), Some(Request { method, path }));
         let target = Target { host: self.host(), port: self.port, protocol, request };
         let decided = self.decided(&target).await;
         self.note(protocol, Some((method.to_owned(), path.to_owned())), decided)
@@ -134,10 +144,36 @@ impl Flow {
         let request = now.request.as_ref().map(|(method, path)| Request { method, path });
         let target = Target { host: self.host(), port: self.port, protocol: now.protocol, request };
         match self.verdict(&target) {
+            Verdict::Allow { .. } if self.has_to_be_looked_into(now.protocol) => Err(Denied::NotLookedInto),
             Verdict::Allow { .. } => Ok(()),
             Verdict::Deny { by } => Err(Denied::By(by)),
-            Verdict::Hold if self.held.load(Ordering::Relaxed) => Ok(()),
+            Verdict::Hold if self.held.load(Ordering::Relaxed) > 0 => Ok(()),
             Verdict::Hold => Err(Denied::By(By::Unknown)),
+        }
+    }
+
+    /// Whether it is TLS that the policy wants to be looked into, and is not.
+    fn has_to_be_looked_into(&self, protocol: Option<Protocol>) -> bool {
+        protocol == Some(Protocol::Tls) && !self.looked_into.load(Ordering::Relaxed) && self.wants_a_look()
+    }
+
+    /// Whether the policy wants TLS to be looked into here.
+    pub fn wants_a_look(&self) -> bool {
+        self.name().is_some_and(|name| self.agent.table().terminates(name, self.port))
+    }
+
+    /// It is looked into from now on.
+    pub fn look_into(&self) {
+        self.looked_into.store(true, Ordering::Relaxed);
+    }
+
+    /// These were put into a request.
+    pub fn has_put<'a>(&self, secrets: impl Iterator<Item = &'a Name>) {
+        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        for secret in secrets {
+            if !credentials.contains(secret) {
+                credentials.insert(secret.clone());
+            }
         }
     }
 
@@ -151,9 +187,10 @@ impl Flow {
             Verdict::Deny { by } => Err(Denied::By(by)),
             Verdict::Hold if self.is_for_others(target) => Err(Denied::By(By::Unknown)),
             Verdict::Hold => {
-                self.held.store(true, Ordering::Relaxed);
+                self.held.fetch_add(1, Ordering::Relaxed);
+                let held = Counted(&self.held);
                 let decided = Box::pin(self.hold(target)).await;
-                self.held.store(false, Ordering::Relaxed);
+                drop(held);
                 self.alive();
                 decided
             }
@@ -292,7 +329,8 @@ impl Flow {
 
     /// Writes down that it is over, if nothing was written down that says so.
     pub fn over(&self, outcome: Outcome, by: String, end: Option<String>) {
-        if outcome == Outcome::Passed || !self.told.load(Ordering::Relaxed) {
+        let passed = outcome == Outcome::Passed && !self.failed.load(Ordering::Relaxed);
+        if passed || !self.told.load(Ordering::Relaxed) {
             self.write(self.at, self.began.elapsed(), outcome, by, end);
         }
     }
@@ -306,6 +344,7 @@ impl Flow {
     /// Writes down that there is no connection for what was allowed.
     pub fn failed(&self, end: String) {
         self.told.store(true, Ordering::Relaxed);
+        self.failed.store(true, Ordering::Relaxed);
         self.write(self.at, self.began.elapsed(), Outcome::Failed, self.by(), Some(end));
     }
 
@@ -325,8 +364,10 @@ impl Flow {
         let passed = outcome == Outcome::Passed;
         let moved = |counter: &AtomicU64| if passed { counter.load(Ordering::Relaxed) } else { 0 };
         let (sent, received) = (moved(&self.sent), moved(&self.received));
+        let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        let credentials = credentials.iter().filter(|_| passed).cloned().collect();
         self.agent.ledger.write(Connection {
-            credentials: Vec::new(),
+            credentials,
             at,
             host: self.to.to_string(),
             port: Some(self.port),
@@ -340,6 +381,15 @@ impl Flow {
             end,
             count: 1,
         });
+    }
+}
+
+/// Something of a flow that waits.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

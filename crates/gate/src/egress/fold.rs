@@ -2,6 +2,7 @@
 //! too many to tell of each.
 
 use crate::limits;
+use model::Name;
 use model::egress::{Connection, Outcome};
 use model::policy::Protocol;
 use std::collections::HashMap;
@@ -23,13 +24,15 @@ struct Key {
     outcome: Outcome,
     /// Refusals are equal whatever was spoken.
     protocol: Option<Protocol>,
+    credentials: Vec<Name>,
 }
 
 impl Key {
     fn of(record: &Connection) -> Self {
-        let Connection { host, port, by, outcome, protocol, .. } = record;
+        let Connection { host, port, by, outcome, protocol, credentials, .. } = record;
         let protocol = protocol.filter(|_| *outcome != Outcome::Denied);
-        Self { host: host.clone(), port: *port, by: by.clone(), outcome: *outcome, protocol }
+        let (host, by, credentials) = (host.clone(), by.clone(), credentials.clone());
+        Self { host, port: *port, by, outcome: *outcome, protocol, credentials }
     }
 }
 

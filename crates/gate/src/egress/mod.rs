@@ -3,7 +3,7 @@
 //! All TCP that leaves an agent comes to a listener in its network that node made and handed over ([`sockets`], [`listen`]),
 //! and so do its questions of DNS ([`questions`]), which get an address that stands for the name ([`names`]). A connection to
 //! it is decided on ([`connection`], [`flow`]), what it says first is compared with the name ([`first`], [`hello`], [`http`],
-//! [`host`]), and then node connects it to one of the name's addresses ([`upstream`], [`resolve`]), and bytes are passed on
+//! [`tls`]), and then node connects it to one of the name's addresses ([`upstream`], [`resolve`]), and bytes are passed on
 //! ([`copy`]). Where a person is to decide, it waits ([`hold`]).
 //!
 //! What agents and servers say is hostile. Nothing is asked of anybody else before a connection was decided on, and no content
@@ -18,27 +18,30 @@ mod flow;
 mod fold;
 pub mod hello;
 mod hold;
-mod host;
 mod http;
 mod listen;
 mod log;
 pub mod names;
 mod questions;
 mod resolve;
+pub mod secrets;
 mod share;
 mod sockets;
+mod tls;
 mod upstream;
 mod wire;
 mod workers;
 
 pub use sockets::{SocketsError, follow};
 
+use crate::limits;
 use agent::{Agent, Voices};
 use model::AgentId;
 use model::egress::Attention;
-use model::gate_api::{FromGate, GateAgent};
+use model::gate_api::{Authority, Credential, FromGate, GateAgent};
 use model::policy::{Policy, Table};
 use resolve::Resolver;
+use secrets::Credentials;
 use share::Places;
 use sockets::Dialer;
 use std::collections::{BTreeMap, HashMap};
@@ -47,9 +50,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tls::Tls;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use workers::Workers;
@@ -89,6 +93,9 @@ struct Context {
     to_node: mpsc::Sender<FromGate>,
     workers: Workers,
     places: Arc<Places>,
+    tls: Tls,
+    /// Bodies of requests that may be held as a whole.
+    bodies: Semaphore,
     original: fn(&TcpStream) -> io::Result<SocketAddr>,
 }
 
@@ -124,6 +131,7 @@ struct Entry {
     /// Whether node told of it otherwise than by its doors.
     known: bool,
     policy: Option<Policy>,
+    authority: Option<Authority>,
     /// Cancelled with the boundary, and with the doors.
     doors: Option<(CancellationToken, CancellationToken)>,
 }
@@ -133,7 +141,7 @@ impl State {
         self.agents.entry(id).or_insert_with(|| {
             let agent = Agent::new(id, &self.voices);
             agent.holds.attend(self.attention.get(&id));
-            Entry { agent, known: false, policy: None, doors: None }
+            Entry { agent, known: false, policy: None, authority: None, doors: None }
         })
     }
 
@@ -142,6 +150,12 @@ impl State {
         let was_known = std::mem::replace(&mut entry.known, true);
         if !was_known && let Some(names) = names {
             entry.agent.restore(names);
+        }
+        if entry.authority != agent.authority {
+            entry.authority.clone_from(&agent.authority);
+            entry
+                .agent
+                .trusts(agent.authority.as_ref().and_then(|authority| authority_of(agent.id, authority)));
         }
         if !always && entry.policy == agent.policy {
             return;
@@ -167,12 +181,24 @@ impl State {
         let Some(entry) = self.agents.get_mut(&id) else { return };
         entry.known = false;
         entry.policy = None;
+        entry.authority = None;
+        entry.agent.trusts(None);
+        entry.agent.uses(None);
         entry.agent.rule(Arc::default());
         entry.agent.forget();
         if entry.doors.is_none() {
             self.agents.remove(&id);
         }
     }
+}
+
+/// What node made for an agent, if it can be used.
+fn authority_of(agent: AgentId, authority: &Authority) -> Option<Arc<tls::Authority>> {
+    let made = tls::Authority::new(authority);
+    // Where it is needed, nothing passes without.
+    made.inspect_err(|error| tracing::warn!(%error, %agent, "an agent's authority cannot be used"))
+        .ok()
+        .map(Arc::new)
 }
 
 impl Egress {
@@ -209,6 +235,8 @@ impl Egress {
             to_node,
             workers: Workers::new(here, more),
             places: Places::new(settings.flows, settings.flows_per_agent),
+            tls: Tls::new(),
+            bodies: Semaphore::new(limits::PUT_BODIES),
             original: settings.original,
         };
         let all = CancellationToken::new();
@@ -257,6 +285,17 @@ impl Egress {
         for id in gone {
             state.lose(*id);
         }
+    }
+
+    /// Takes over the authorities that servers are verified by.
+    pub fn trust(&self, pem: &str) {
+        self.context.tls.trust(pem);
+    }
+
+    /// Takes over what is put into an agent's requests.
+    pub fn credentials(&self, agent: AgentId, credentials: Vec<Credential>) {
+        let mut state = self.state();
+        state.entry(agent).agent.uses(Some(Credentials::new(credentials)));
     }
 
     /// Takes over who looks after agents, and what they said.

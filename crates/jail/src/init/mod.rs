@@ -19,6 +19,7 @@ mod questions;
 mod reap;
 mod record;
 mod ring;
+mod secrets;
 mod slab;
 mod spawn;
 mod streams;
@@ -26,6 +27,7 @@ pub(crate) mod sys;
 mod tar;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod worker;
 
 use crate::layout::{
@@ -60,8 +62,8 @@ const SIGTERM_GRACE: Duration = Duration::from_secs(10);
 /// When accepting failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
-/// The longest configuration.
-const MAX_CONFIG: u64 = 4 << 20;
+/// The longest configuration. In JSON a byte of a secret may take six.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +182,11 @@ fn read_config() -> io::Result<InitConfig> {
     if text.len() as u64 > MAX_CONFIG {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(serde_json::from_slice(&text)?)
+    // What the parser says in its own words may hold a part of what it read.
+    serde_json::from_slice(&text).map_err(|error| {
+        let detail = format!("{:?} error at its byte {} of {}", error.classify(), error.column(), text.len());
+        io::Error::new(io::ErrorKind::InvalidData, detail)
+    })
 }
 
 /// Writes the files in which programs look for the machine's own name. Nothing of the agent runs yet. An OS user has them
@@ -227,8 +233,14 @@ impl Init {
         child::reset_signals();
         step("protecting init", sys::protect())?;
         drop(ready);
-        let config = step("reading the configuration", read_config())?;
+        let mut config = step("reading the configuration", read_config())?;
         step("writing the machine's name", write_names(&config.hostname))?;
+        let secrets = std::mem::take(&mut config.secrets);
+        step("writing the agent's secrets", secrets::write(&secrets, config.agent.ids))?;
+        if let Some(authority) = config.authority.take() {
+            let roots = config.roots.take().unwrap_or_default();
+            step("writing whom the agent trusts", trust::establish(&authority, &roots, &mut config.env))?;
+        }
         let log = |fd| sys::inherited(fd).map(File::from);
         let logs = log(LOG_A_FD).and_then(|a| Logs::new([a, log(LOG_B_FD)?]));
         let logs = step("opening the log", logs)?;

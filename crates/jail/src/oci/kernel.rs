@@ -33,7 +33,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 /// Where the exchange is mounted inside.
-pub const EXCHANGE: &str = "/run/cofferdam";
+pub const EXCHANGE: &str = "/run/exchange";
 /// Names in it. All but the channel are there before, as empty files.
 pub const CHANNEL: &str = "channel";
 /// The exit record.
@@ -44,7 +44,7 @@ pub const LOGS: [&str; 2] = ["log.0", "log.1"];
 pub const INIT: &str = "init";
 
 /// What the kernel has to execute, as its root with [`CAPABILITIES`].
-pub const ARGUMENTS: [&str; 2] = ["/run/cofferdam/init", "guest"];
+pub const ARGUMENTS: [&str; 2] = ["/run/exchange/init", "guest"];
 
 /// `CAP_SYS_ADMIN` of the other kernel, for letting go of the exchange. Init gives it up before anything of the agent runs.
 const UNMOUNT: u8 = 21;

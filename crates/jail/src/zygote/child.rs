@@ -200,7 +200,8 @@ fn complete(
         }
         Root::System { .. } => {
             let temporary = if sabotage::leaves_out("private_tmp") { &[] } else { &TEMPORARY[..] };
-            rootfs::furnish(root.as_fd(), owner, temporary, launch.tmp_bytes)?;
+            let run = rootfs::furnish(root.as_fd(), owner, temporary, launch.tmp_bytes)?;
+            system::own_run(run.as_fd(), system::os_user(base_uid))?;
             let work = root::open(root::LOWER).step("finding room")?;
             let resolver = host_network.then_some(&*shared.resolver);
             Some(system::own_etc(root.as_fd(), work.as_fd(), system::os_user(base_uid), resolver)?)

@@ -118,13 +118,13 @@ pub fn attach_tmpfs(
     Ok(tmpfs)
 }
 
-/// Mounts home, `/run`, and what is like `/tmp`.
+/// Mounts home, `/run`, and what is like `/tmp`. Returns `/run`.
 pub fn furnish(
     root: BorrowedFd<'_>,
     owner: u32,
     temporary: &[&str],
     tmp_bytes: u64,
-) -> Result<(), StepError> {
+) -> Result<OwnedFd, StepError> {
     let home = directory(root, HOME.trim_start_matches('/'), 0o755)?;
     let attach_home = || {
         let copy = mount::copy_tree(place(VOLUME)?.as_fd(), c"home", false)?;
@@ -132,13 +132,15 @@ pub fn furnish(
     };
     attach_home().step("mounting the home")?;
 
-    let temporary = temporary.iter().map(|path| (*path, "1777", tmp_bytes));
-    for (path, mode, size) in temporary.chain([("run", "0755", 16 << 20)]) {
+    let mount = |path: &str, mode, size| {
         let target = directory(root, path, 0o755)?;
         let mounted = attach_tmpfs(target.as_fd(), owner, mode, size, PLAIN);
-        mounted.step(&format!("mounting /{path}"))?;
+        mounted.step(&format!("mounting /{path}"))
+    };
+    for path in temporary {
+        mount(path, "1777", tmp_bytes)?;
     }
-    Ok(())
+    mount("run", "0755", 16 << 20)
 }
 
 /// Writes where names are resolved, over an image's file.

@@ -5,7 +5,7 @@
 //! It is taken once, before the zygote leaves the host's mounts; what is mounted on the host later is not seen. Each
 //! boundary gets a copy, with mounts of its own in it.
 
-use crate::layout::{AGENT_ID, HIDDEN, HOME, NAMESERVER, OWN_ETC, SYSTEM};
+use crate::layout::{AGENT_ID, HIDDEN, HOME, NAMESERVER, OWN_ETC, OWN_RUN, SYSTEM};
 use crate::sabotage;
 use crate::spec::Identity;
 use crate::step::{Step, StepError};
@@ -156,6 +156,16 @@ pub fn own_etc(
         attach().step(step)?;
     }
     <[OwnedFd; 2]>::try_from(for_init).map_err(|_| StepError::new(step, "two of them are init's"))
+}
+
+/// Makes what init is to put files into: it may make nothing in `/run`.
+pub fn own_run(run: BorrowedFd<'_>, ids: Identity) -> Result<(), StepError> {
+    for (name, mode) in OWN_RUN {
+        sys::mkdir_at(run, name, mode)
+            .and_then(|()| sys::chown_at(run, name, ids.uid, ids.gid))
+            .step("making places of the agent's own in /run")?;
+    }
+    Ok(())
 }
 
 /// The OS user of a range.

@@ -83,6 +83,9 @@ impl Agent {
                 let root = dir.to_str().expect("UTF-8").to_owned();
                 FileRules { root, bytes, seconds }
             }),
+            secrets: BTreeMap::new(),
+            authority: None,
+            roots: None,
         };
         fs::write(dir.join("config"), serde_json::to_vec(&config).expect("plain"))
             .expect("the configuration");

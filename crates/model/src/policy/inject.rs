@@ -7,10 +7,12 @@ use super::{Action, Policy};
 use crate::name::Name;
 use crate::secret::is_variable;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Credentials of one policy.
 pub const MAX_INJECT: usize = 64;
+/// Secrets of one policy: gates keep them, in all forms that they are looked for in.
+const MAX_SECRETS: usize = 16;
 /// The name of a header, a parameter or a field, and a prefix, in bytes.
 const MAX_PLACE: usize = 128;
 /// Headers that say how a request is read, or where it goes.
@@ -170,6 +172,11 @@ pub(super) fn check_all(inject: &[Inject], faults: &mut Faults) {
             format!("has more than {MAX_INJECT} entries"),
             "write fewer of them",
         );
+    }
+    let secrets: BTreeSet<&Name> = inject.iter().map(|inject| &inject.secret).collect();
+    if secrets.len() > MAX_SECRETS {
+        let message = format!("names more than {MAX_SECRETS} secrets");
+        return faults.add("egress.inject", message, "name fewer of them");
     }
     let mut variables = BTreeMap::new();
     for (index, inject) in inject.iter().enumerate() {

@@ -93,7 +93,7 @@ impl Scope {
 
 impl Rule {
     /// Whether it is for some requests alone.
-    pub(super) fn looks_at_requests(&self) -> bool {
+    pub fn looks_at_requests(&self) -> bool {
         !self.methods.is_empty() || !self.paths.is_empty()
     }
 

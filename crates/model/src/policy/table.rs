@@ -231,8 +231,12 @@ pub(super) fn requests_covered(
         Covers::No => false,
         Covers::Unclear => action == Action::Deny,
     };
-    (methods.is_empty() || methods.iter().any(|method| method == request.method))
-        && (paths.is_empty() || paths.iter().any(covers))
+    // Servers differ in whether the case of a method counts.
+    let is_method = |method: &String| match action {
+        Action::Allow => method == request.method,
+        Action::Deny => method.eq_ignore_ascii_case(request.method),
+    };
+    (methods.is_empty() || methods.iter().any(is_method)) && (paths.is_empty() || paths.iter().any(covers))
 }
 
 /// A policy in the form in which it decides.
@@ -416,7 +420,8 @@ impl Table {
         self.inject_at(name, port).filter(|inject| inject.covers(request))
     }
 
-    fn inject_at(&self, name: &str, port: u16) -> impl Iterator<Item = &Inject> {
+    /// The credentials that are put into some requests by TLS there.
+    pub fn inject_at(&self, name: &str, port: u16) -> impl Iterator<Item = &Inject> {
         let at = move |(pattern, inject): &&(Pattern, Inject)| {
             inject.is_at(port) && pattern.covers(Host::Name(name))
         };

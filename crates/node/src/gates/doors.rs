@@ -30,6 +30,44 @@ const DIAL: Duration = Duration::from_secs(5);
 /// How long a gate may leave its packets where they are.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+impl Gates {
+    /// Whether anything may leave the agent by this account's gate.
+    fn has_doors(&self, account: AccountId, agent: AgentId) -> bool {
+        let inner = self.lock();
+        let known = inner.running.get(&account).and_then(|running| running.agents.get(&agent));
+        known.is_some_and(|known| known.doors.is_some())
+    }
+
+    /// What differs from the doors that the gate has: those that it lacks, and whose are gone.
+    fn news_of_doors(&self, account: AccountId, handed: &Handed) -> Vec<(AgentId, Option<Arc<Doors>>)> {
+        let inner = self.lock();
+        let agents = inner.running.get(&account).map(|running| &running.agents);
+        let of = |agent: &AgentId| agents.and_then(|agents| agents.get(agent)?.doors.as_ref());
+        let gone = handed.keys().filter(|agent| of(agent).is_none()).map(|agent| (*agent, None));
+        let has = |agent: &AgentId, doors: &Arc<Doors>| {
+            handed.get(agent).is_some_and(|handed| handed.ptr_eq(&Arc::downgrade(doors)))
+        };
+        let lacking = agents
+            .into_iter()
+            .flatten()
+            .filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?)))
+            .filter(|(agent, doors)| !has(agent, doors))
+            .map(|(agent, doors)| (*agent, Some(doors.clone())));
+        gone.chain(lacking).collect()
+    }
+
+    /// Nobody serves the account's agents: their connections are refused at once, rather than left to hang.
+    pub(super) fn shut_doors(&self, account: AccountId) {
+        let inner = self.lock();
+        let agents = inner.running.get(&account).into_iter().flat_map(|running| &running.agents);
+        for (agent, doors) in agents.filter_map(|(agent, known)| Some((agent, known.doors.as_ref()?))) {
+            if let Err(error) = doors.shut() {
+                tracing::error!(%agent, %error, "its door cannot be shut");
+            }
+        }
+    }
+}
+
 /// What came of a question, and the room that it takes until the gate is told.
 struct Answer {
     request: u64,
@@ -52,7 +90,7 @@ pub(super) async fn serve(
 }
 
 /// The doors that a gate has.
-pub(super) type Handed = BTreeMap<AgentId, Weak<Doors>>;
+type Handed = BTreeMap<AgentId, Weak<Doors>>;
 
 async fn write(
     gates: &Arc<Gates>,

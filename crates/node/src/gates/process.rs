@@ -190,13 +190,15 @@ async fn write(
 ) -> Wrote {
     // In this order: what changes in between is told again rather than not at all.
     changes.mark_unchanged();
-    let mut messages = vec![gates.state(account)];
+    let reader = gates.clone();
+    let roots = tokio::task::spawn_blocking(move || reader.roots()).await.unwrap_or_default();
+    let mut messages: Vec<ToGate> = roots.into_iter().chain([gates.state(account)]).collect();
     messages.extend(gates.news_of_attention(account));
+    messages.extend(gates.news_of_credentials(account));
     loop {
-        for message in &messages {
-            let Ok(mut line) = serde_json::to_vec(message) else { return Wrote::Broken };
-            line.push(b'\n');
-            if stream.write_all(&line).await.is_err() {
+        for message in messages.drain(..) {
+            let Ok(line) = sandbox::wiped_json(&message) else { return Wrote::Broken };
+            if stream.write_all(&line).await.is_err() || stream.write_all(b"\n").await.is_err() {
                 return Wrote::Broken;
             }
         }
@@ -215,7 +217,8 @@ fn news(gates: &Gates, account: AccountId) -> Vec<ToGate> {
     let empty =
         |news: &ToGate| matches!(news, ToGate::Agents { set, gone } if set.is_empty() && gone.is_empty());
     let agents = Some(gates.news(account)).filter(|news| !empty(news));
-    agents.into_iter().chain(gates.news_of_attention(account)).collect()
+    let attention = gates.news_of_attention(account);
+    agents.into_iter().chain(attention).chain(gates.news_of_credentials(account)).collect()
 }
 
 /// Reads what the gate says, until it says something wrong or nothing more.

@@ -218,6 +218,7 @@ impl World {
             gates,
             reporter: reporter.clone(),
             outbox,
+            secrets: Arc::default(),
             apply: Box::new(move |state| {
                 let _ = apply.send(state);
                 None

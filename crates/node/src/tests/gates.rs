@@ -23,11 +23,11 @@ use tokio::net::unix::pipe;
 
 const JAIL: &str = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n";
 
-struct World {
-    directory: tempfile::TempDir,
+pub(super) struct World {
+    pub directory: tempfile::TempDir,
     journal: Arc<Journal>,
     outbox: Arc<Outbox>,
-    gates: Arc<Gates>,
+    pub gates: Arc<Gates>,
     lines: tokio::io::Lines<BufReader<pipe::Receiver>>,
     told: Option<(AccountId, BTreeMap<AgentId, GateAgent>)>,
 }
@@ -40,11 +40,15 @@ fn script(path: &Path, text: &str) -> PathBuf {
 
 impl World {
     /// `gate` is what the gate does; what it writes to descriptor 9 is a line of the test.
-    fn new(gate: &str) -> Self {
+    pub fn new(gate: &str) -> Self {
         Self::with(gate, Egress::default())
     }
 
-    fn with(gate: &str, egress: Egress) -> Self {
+    pub fn with(gate: &str, mut egress: Egress) -> Self {
+        // Only where a test is about them.
+        if egress.roots == Egress::default().roots {
+            egress.roots = "/nowhere".into();
+        }
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("said");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -69,7 +73,7 @@ impl World {
         Self { directory, journal, outbox, gates, lines: BufReader::new(said).lines(), told: None }
     }
 
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         let line = tokio::time::timeout(Duration::from_secs(20), self.lines.next_line()).await;
         line.expect("the gate says nothing").unwrap().unwrap()
     }
@@ -92,7 +96,7 @@ impl World {
     }
 }
 
-fn agent(id: AgentId, condition: Condition) -> GateAgent {
+pub(super) fn agent(id: AgentId, condition: Condition) -> GateAgent {
     GateAgent { id, channel: "/run/x.sock".into(), token_epoch: 1, condition, policy: None, authority: None }
 }
 
@@ -317,7 +321,7 @@ async fn node_connects_for_agents_of_the_account_to_what_is_public_or_open() {
             }
         }
     });
-    let egress = Egress { open: vec!["127.0.0.1".into()], resolver: there };
+    let egress = Egress { open: vec!["127.0.0.1".into()], resolver: there, ..Egress::default() };
     let mut world = World::with(&with_sockets(&format!("dial,{there}")), egress);
     let spec = spec();
     world.gates.ensure(spec.account).unwrap();

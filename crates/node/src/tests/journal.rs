@@ -18,7 +18,9 @@ fn record(phase: Phase) -> Local {
 fn records_go_round() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
-    let kept = record(Phase::Live(Motion::Frozen));
+    let mut kept = record(Phase::Live(Motion::Frozen));
+    let agent = kept.desired.spec.id;
+    kept.authority = Some(crate::authority::make(agent, time::OffsetDateTime::now_utc()).unwrap());
     let removed = record(Phase::Destroyed);
     journal.save(&kept).unwrap();
     journal.save(&removed).unwrap();

@@ -271,7 +271,7 @@ impl World {
             Volume => self.volume = true,
             Launch => {
                 assert!(local.lease.is_some() && self.volume && !self.alive);
-                local.launching();
+                local.launching(None);
                 if torn {
                     return;
                 }

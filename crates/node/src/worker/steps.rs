@@ -151,8 +151,11 @@ impl Worker {
         });
         match fault {
             Some(detail) => self.fail(detail),
-            // Its gate comes up while the volume is made. When it does not, the launch says so.
-            None => drop(self.shared.gates.ensure(spec.account)),
+            // Its gate comes up and its secrets come while the volume is made. When they do not, the launch says so.
+            None => {
+                self.shared.secrets.need(self.agent);
+                drop(self.shared.gates.ensure(spec.account));
+            }
         }
     }
 
@@ -248,8 +251,9 @@ impl Worker {
                 return Ok(());
             }
         };
-        let before = local.clone();
-        self.change(Local::launching);
+        let Some((given, authority)) = self.given(&spec).await? else { return Ok(()) };
+        let Some(before) = self.local.clone() else { return Ok(()) };
+        self.change(|local| local.launching(authority));
         if let Err(error) = self.save() {
             // Nothing was begun.
             self.local = Some(before);
@@ -261,7 +265,7 @@ impl Worker {
             .heavy("launch", move |sandbox| {
                 let mut attempts = 1;
                 loop {
-                    match sandbox.launch(&spec, lease, address.gid, &path, blank.take()) {
+                    match sandbox.launch(&spec, &given, lease, address.gid, &path, blank.take()) {
                         Err(error) if error.is_transient() && attempts < ATTEMPTS => attempts += 1,
                         result => return result.map(proved),
                     }
@@ -332,6 +336,7 @@ impl Worker {
         {
             tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
         }
+        self.shared.secrets.need(self.agent);
         self.observation = Some(verify::observation(&record));
         self.next_look =
             Instant::now() + recheck::phase(self.agent, self.shared.config.inspect_every.duration());
@@ -420,6 +425,7 @@ impl Worker {
         self.blank = blank.filter(|_| cleaned.is_err());
         cleaned.map_err(|detail| Stuck::Step { what: "clean up after it", detail })?;
         self.evidence.clear();
+        self.shared.secrets.rest(self.agent, &self.shared.gates);
         self.observation = None;
         let before = self.local.clone();
         self.change(Local::cleaned);
@@ -508,7 +514,7 @@ impl Worker {
     }
 
     /// What the agent's owner is told, and does not change by trying again.
-    fn fail(&mut self, detail: String) {
+    pub(super) fn fail(&mut self, detail: String) {
         self.failures += 1;
         self.change(|local| local.failed(ExitReason::Boundary { detail }));
     }
@@ -520,7 +526,7 @@ impl Worker {
         }
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&Sandbox) -> T + Send + 'static,
@@ -577,6 +583,6 @@ pub(super) fn open_doors(boundary: &Boundary) -> Option<Doors> {
         .flatten()
 }
 
-fn stuck(what: &'static str, error: &dyn Error) -> Stuck {
+pub(super) fn stuck(what: &'static str, error: &dyn Error) -> Stuck {
     Stuck::Step { what, detail: crate::chain(error) }
 }

@@ -4,16 +4,20 @@ use super::blank::{self, Blank, CHANNEL, Shape};
 use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
+use crate::given::{Given, wiped_json};
 use crate::host::namespace;
 use crate::{Shared, UidRange, children, files, inspect, oci, procfs};
 use jail::spec::{self, ExecSpec, FileRules, InitConfig};
 use model::agent::{Command, Level, RunAs};
 use model::evidence::missing;
+use model::secret::SecretValue;
 use model::{AgentSpec, Driver};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use zeroize::{Zeroize, Zeroizing};
 
 /// What a pipe holds without being asked to hold more (pipe(7)).
 const PIPE_SIZE: usize = 65_536;
@@ -21,6 +25,7 @@ const PIPE_SIZE: usize = 65_536;
 pub(crate) fn launch(
     shared: &Shared,
     spec: &AgentSpec,
+    given: &Given,
     lease: UidRange,
     gid: u32,
     channel: &Path,
@@ -35,7 +40,7 @@ pub(crate) fn launch(
     }
     // Whose ids those of a blank are is the caller's business, and a mistake in it gives nobody another's.
     if let Some(blank) = ready.filter(|blank| blank.lease == lease) {
-        match claim(shared, blank, spec, gid, channel) {
+        match claim(shared, blank, spec, given, gid, channel) {
             // The blank is gone, and what it had; one that is made now may do better.
             Err(error) => tracing::warn!(agent = %spec.id, %error, "the blank could not be used"),
             claimed => return claimed,
@@ -50,7 +55,7 @@ pub(crate) fn launch(
             }
             runtime => oci::begin(shared, spec, lease, runtime)?,
         };
-        claim(shared, blank, spec, gid, channel)
+        claim(shared, blank, spec, given, gid, channel)
     };
     match attempt() {
         // It took no agent with it, and the next attempt starts another.
@@ -69,6 +74,7 @@ fn claim(
     shared: &Shared,
     mut blank: Blank,
     spec: &AgentSpec,
+    given: &Given,
     gid: u32,
     channel: &Path,
 ) -> Result<Boundary, LaunchError> {
@@ -77,8 +83,7 @@ fn claim(
         Some(landlock_abi) => landlock_abi,
         None => blank::complete(shared, &mut blank, &Shape::of(spec), &shared.volumes.path(spec.volume))?,
     };
-    let config = serde_json::to_vec(&init_config(spec, blank.lease)).map_err(io::Error::from);
-    let config = config.map_err(LaunchError::Config)?;
+    let config = configuration(spec, given, blank.lease).map_err(LaunchError::Config)?;
     if blank.resources != spec.resources {
         blank.traces.group.limit(&spec.resources)?;
     }
@@ -153,17 +158,33 @@ fn hand_over(from: &Path, gid: u32, to: &Path) -> io::Result<()> {
 fn begin(pipe: Option<File>, config: &[u8]) -> io::Result<()> {
     let mut pipe = pipe.ok_or(io::ErrorKind::BrokenPipe)?;
     if config.len() > PIPE_SIZE {
-        // So that writing never waits for init.
-        rustix::pipe::fcntl_setpipe_size(&pipe, config.len())?;
+        // So that writing does not wait for init; where a pipe may not be that large, init takes it by and by.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, config.len());
     }
     pipe.write_all(config)
 }
 
-fn init_config(spec: &AgentSpec, lease: UidRange) -> InitConfig {
+/// All that init is told. What of it is secret is in memory no longer than this.
+fn configuration(spec: &AgentSpec, given: &Given, lease: UidRange) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut config = init_config(spec, given, lease);
+    let encoded = wiped_json(&config);
+    config.env.values_mut().chain(config.secrets.values_mut()).for_each(Zeroize::zeroize);
+    encoded
+}
+
+fn init_config(spec: &AgentSpec, given: &Given, lease: UidRange) -> InitConfig {
     let files = (spec.level == Level::Workspace).then(FileRules::default);
+    let exposed = |values: &BTreeMap<String, SecretValue>| -> BTreeMap<String, String> {
+        values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+    };
+    let mut env = spec.env.clone();
+    env.extend(exposed(&given.env));
     InitConfig {
         hostname: spec.name.to_string(),
-        env: spec.env.clone(),
+        env,
+        secrets: exposed(&given.files),
+        authority: given.authority.clone(),
+        roots: given.roots.clone(),
         run_as: user(spec.run_as),
         agent: spec::Agent { ids: ids(spec, lease.base), ..agent(spec) },
         files,

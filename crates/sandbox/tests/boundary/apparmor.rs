@@ -4,8 +4,8 @@
 use crate::{World, chain, lease, until};
 use model::agent::{Command, Level, RunAs};
 use model::evidence::{Control, missing};
-use sandbox::Boundary;
 use sandbox::apparmor::{Offer, load, offer};
+use sandbox::{Boundary, Given};
 use std::fs::{self, OpenOptions};
 use std::process;
 
@@ -102,7 +102,7 @@ fn a_profile_that_is_taken_away_is_missed() {
     // There is none without it.
     let other = world.spec(None);
     sandbox.create_volume(other.volume, other.resources.disk).unwrap();
-    let refused = sandbox.launch(&other, lease(), 0, &world.channel(&other), None);
+    let refused = sandbox.launch(&other, &Given::default(), lease(), 0, &world.channel(&other), None);
     let refused = chain(&refused.unwrap_err());
     assert!(refused.contains("AppArmor"), "{refused}");
     assert_eq!(load(), Offer::Loaded);

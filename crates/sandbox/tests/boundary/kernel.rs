@@ -93,7 +93,7 @@ fn init_serves_under_another_kernel() {
         assert_eq!(read("/home/agent/file"), "kept\n");
         // What it exchanged with the host is out of reach, and nothing can be made there.
         let left =
-            run("cd /run/cofferdam && echo *; touch /run/cofferdam/x /run/cofferdam/init", Some(User::Root));
+            run("cd /run/exchange && echo *; touch /run/exchange/x /run/exchange/init", Some(User::Root));
         assert!(left.starts_with("*\n") && left.contains("No such file"), "{left}");
         // Its root may end it, which is the agent's own loss; its user may not, and neither reads its memory.
         for user in [None, Some(User::Root)] {

@@ -6,7 +6,7 @@ use model::agent::Level;
 use model::evidence::{Claim, Control, State, claim, with_probe};
 use model::probe::{Outcome, attempts_of};
 use model::{AgentSpec, ByteSize, Driver, ExitReason, Resources};
-use sandbox::{Boundary, Sandbox};
+use sandbox::{Boundary, Given, Sandbox};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -225,7 +225,8 @@ fn a_runtime_that_hangs_is_ended() {
         let spec = spec(world, driver, None);
         sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
         std::thread::scope(|scope| {
-            let launch = scope.spawn(|| sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None));
+            let launch = scope
+                .spawn(|| sandbox.launch(&spec, &Given::default(), lease(), 0, &world.channel(&spec), None));
             let frozen = |path: &PathBuf| fs::write(path.join("cgroup.freeze"), "1").is_ok();
             // The agent's and the runtime's own, both as soon as they are there.
             until("it is at work", || world.cgroups().iter().filter(|path| frozen(path)).count() == 2);
@@ -280,7 +281,7 @@ fn a_node_that_is_killed() {
     let (dir, cgroup, spec): (PathBuf, String, AgentSpec) = serde_json::from_str(&order).unwrap();
     let config = config(&dir, cgroup, jail().unwrap());
     let channel = channel(&config, &spec);
-    let launched = Sandbox::new(config).unwrap().launch(&spec, lease(), 0, &channel, None);
+    let launched = Sandbox::new(config).unwrap().launch(&spec, &Given::default(), lease(), 0, &channel, None);
     // That it was too slow is as good an end as any.
     let _boundary = launched.unwrap_or_else(|error| panic!("{}", chain(&error)));
     loop {

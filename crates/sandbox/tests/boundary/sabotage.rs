@@ -7,8 +7,8 @@
 use crate::{World, chain};
 use model::agent::Level;
 use model::evidence::{Control, Evidence, claim, missing, with_probe};
-use sandbox::LaunchError;
 use sandbox::apparmor::Offer;
+use sandbox::{Given, LaunchError};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,11 +154,12 @@ fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> 
     let sandbox = world.sandbox();
     let spec = world.spec_at(level, None);
     sandbox.create_volume(spec.volume, spec.resources.disk).map_err(|error| chain(&error))?;
-    let boundary = match sandbox.launch(&spec, crate::lease(), 0, &world.channel(&spec), None) {
-        Err(LaunchError::Unproven { lacking, .. }) if by == By::Inspect => return Ok(lacking),
-        Err(error) => return Err(chain(&error)),
-        Ok(boundary) => boundary,
-    };
+    let boundary =
+        match sandbox.launch(&spec, &Given::default(), crate::lease(), 0, &world.channel(&spec), None) {
+            Err(LaunchError::Unproven { lacking, .. }) if by == By::Inspect => return Ok(lacking),
+            Err(error) => return Err(chain(&error)),
+            Ok(boundary) => boundary,
+        };
     let looked = missing(spec.level, &boundary.inspect());
     let tried = boundary.probe(&spec, Duration::from_secs(20)).map_err(|error| chain(&error));
     boundary.kill().map_err(|error| chain(&error))?;

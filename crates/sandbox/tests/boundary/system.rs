@@ -6,7 +6,7 @@ use crate::{World, chain, until};
 use channel::{Kind, Reply, Request, User};
 use model::AgentSpec;
 use model::agent::Level;
-use sandbox::{Boundary, Sandbox};
+use sandbox::{Boundary, Given, Sandbox};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -268,7 +268,7 @@ fn a_disk_moves_between_levels_and_is_bounded() {
     let mut spec = world.spec_at(Level::Process, Some("rm /home/agent/big; exec sleep 1000"));
     spec.volume = first.volume;
     let boundary = sandbox
-        .launch(&spec, crate::lease(), 0, &world.channel(&spec), None)
+        .launch(&spec, &Given::default(), crate::lease(), 0, &world.channel(&spec), None)
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     let big = format!("/proc/{}/root/home/agent/big", boundary.record().pid);
     until("there is room again", || !fs::exists(&big).unwrap());
@@ -294,7 +294,7 @@ fn a_blank_becomes_an_os_user() {
         let lease = blank.lease();
         let began = std::time::Instant::now();
         let boundary = sandbox
-            .launch(&spec, lease, 0, &world.channel(&spec), Some(blank))
+            .launch(&spec, &Given::default(), lease, 0, &world.channel(&spec), Some(blank))
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
         eprintln!("{form:?}: {:?}", began.elapsed());
         assert_eq!(boundary.record().base_uid, lease.base, "the blank's own");
@@ -309,7 +309,8 @@ fn a_blank_becomes_an_os_user() {
     let lease = crate::lease();
     assert_ne!(blank.lease(), lease);
     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
-    let boundary = sandbox.launch(&spec, lease, 0, &world.channel(&spec), Some(blank)).unwrap();
+    let boundary =
+        sandbox.launch(&spec, &Given::default(), lease, 0, &world.channel(&spec), Some(blank)).unwrap();
     assert_eq!(boundary.record().base_uid, lease.base, "nobody gets ids that are not its own");
     end(&boundary);
     drop(sandbox);

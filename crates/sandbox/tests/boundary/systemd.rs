@@ -6,7 +6,7 @@ use model::agent::Level;
 use model::evidence::{Claim, Control, Evidence, claim};
 use model::probe::{Outcome, attempts_of};
 use model::{AgentSpec, Driver, ExitReason};
-use sandbox::{Boundary, Sandbox};
+use sandbox::{Boundary, Given, Sandbox};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -245,7 +245,7 @@ fn many_units_at_once() {
     let blank = sandbox.prepare(&form, lease()).unwrap_or_else(|error| panic!("{}", chain(&error)));
     let (lease, began) = (blank.lease(), Instant::now());
     let from_blank = sandbox
-        .launch(&whole, lease, 0, &world.channel(&whole), Some(blank))
+        .launch(&whole, &Given::default(), lease, 0, &world.channel(&whole), Some(blank))
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     eprintln!("of a blank: {:?}", began.elapsed());
     assert_eq!(from_blank.record().base_uid, lease.base, "the blank's own");
@@ -292,7 +292,9 @@ fn a_unit_that_fails_leaves_nothing() {
     sandbox.create_volume(spec.volume, spec.resources.disk).unwrap();
     let fails = |sandbox: &Sandbox, expected: &str| {
         let began = Instant::now();
-        let error = chain(&sandbox.launch(&spec, lease(), 0, &world.channel(&spec), None).unwrap_err());
+        let error = chain(
+            &sandbox.launch(&spec, &Given::default(), lease(), 0, &world.channel(&spec), None).unwrap_err(),
+        );
         assert!(error.contains(expected), "{error}");
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         world.assert_clean();

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use testkit::{Internet, RESOLVER, World};
+use testkit::{Internet, World};
 
 const POLICY: &str = r#"
 version = 1
@@ -187,8 +187,7 @@ fn programs_that_people_use_get_what_the_policy_allows() {
     // The first one's other server, for SSH.
     net.name("git.example.com", &["51.15.0.1", "51.15.0.2"]);
     net.name("deb.example.com", &["51.15.0.2"]);
-    let world = World::start_with(&format!("egress = {{ resolver = \"{RESOLVER}\" }}"));
-    fs::write(world.dir().join("ca.pem"), net.authority()).unwrap();
+    let world = World::start_in(&net);
     let servers = serve(&net, world.dir());
     make_with(&world, "one", "process", POLICY);
     world.cli(&["cp", &world.dir().join("key").display().to_string(), "one:/tmp/key"]).ok();

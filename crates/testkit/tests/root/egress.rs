@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use testkit::{Answer, Internet, RESOLVER, Reached, Speaks, World};
+use testkit::{Answer, Internet, Reached, Speaks, World};
 
 const INSIDE: &str = include_str!("inside/egress.py");
 
@@ -119,8 +119,7 @@ pub fn begin() -> (Internet, World) {
     }
     net.serve("51.15.0.1:8443", Speaks::Http);
     net.serve("51.15.0.1:80", Speaks::Http);
-    let world = World::start_with(&format!("egress = {{ resolver = \"{RESOLVER}\" }}"));
-    fs::write(world.dir().join("ca.pem"), net.authority()).unwrap();
+    let world = World::start_in(&net);
     (net, world)
 }
 

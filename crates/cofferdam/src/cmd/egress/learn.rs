@@ -8,6 +8,7 @@ use crate::{context, policies, resolve};
 use anyhow::Context as _;
 use client::EgressFilter;
 use model::Code;
+use model::policy::Policy;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,14 @@ impl Args {
         let control = context::control(global.context.as_ref())?;
         let filter = EgressFilter { agent: Some(self.agent.clone()), outcome: None };
         let log = control.egress_log(&filter, ALL).await?;
-        let learned = learn(&self.agent, log.iter().map(|entry| &entry.connection));
+        // One that is gone has none any more.
+        let agent = control.agent(&self.agent).await;
+        let own = match agent {
+            Ok(agent) => agent.policy.unwrap_or_else(Policy::nothing),
+            Err(error) if error.is_not_found() => Policy::nothing(),
+            Err(error) => return Err(error.into()),
+        };
+        let learned = learn(&self.agent, &own, log.iter().map(|entry| &entry.connection));
         policies::check(&learned.policy, false)?;
         let egress = &learned.policy.egress;
         if egress.rules.is_empty() && egress.bundles.is_empty() {

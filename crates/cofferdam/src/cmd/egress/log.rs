@@ -115,6 +115,11 @@ fn row(agent: String, connection: &Connection) -> [String; 9] {
         (_, count @ 2..) => format!("{} ({count} times)", connection.outcome),
         _ => connection.outcome.to_string(),
     };
+    let secrets: Vec<&str> = connection.credentials.iter().map(|secret| secret.as_str()).collect();
+    let by = match secrets.is_empty() {
+        true => connection.by.clone(),
+        false => format!("{}, with {}", connection.by, secrets.join(", ")),
+    };
     let (sent, received, duration) = match connection.outcome {
         Outcome::Passed => (
             output::size(connection.sent),
@@ -129,7 +134,7 @@ fn row(agent: String, connection: &Connection) -> [String; 9] {
         policies::with_port(&connection.host, connection.port),
         connection.protocol.map(|protocol| protocol.to_string()).unwrap_or_default(),
         outcome,
-        connection.by.clone(),
+        by,
         sent,
         received,
         duration,

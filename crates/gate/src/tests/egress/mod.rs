@@ -9,5 +9,6 @@ mod node;
 mod reload;
 mod shares;
 mod tcp;
+mod terminated;
 mod tls;
 pub mod world;

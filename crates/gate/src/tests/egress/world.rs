@@ -6,7 +6,7 @@
 pub use super::node::*;
 use crate::egress::Settings;
 use model::egress::{Answer, Attention, Connection, Outcome, Question};
-use model::gate_api::{Condition, FromGate, FromGateSockets, GateAgent, ToGate};
+use model::gate_api::{Authority, Condition, FromGate, FromGateSockets, GateAgent, ToGate};
 use model::policy::Policy;
 use model::{AccountId, AgentId};
 use serde_json::{Value, json};
@@ -54,6 +54,8 @@ pub struct World {
     /// What was heard while something else was waited for.
     pub records: VecDeque<(AgentId, Connection)>,
     others: VecDeque<FromGate>,
+    /// Under what the agent is shown servers.
+    pub authority: Option<Authority>,
 }
 
 /// A policy of these rules.
@@ -123,6 +125,7 @@ impl World {
             running,
             records: VecDeque::new(),
             others: VecDeque::new(),
+            authority: None,
         };
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         let state = ToGate::State {
@@ -233,7 +236,7 @@ impl World {
 
     /// From now on this is the agent's policy.
     pub async fn set(&mut self, policy: Option<Policy>) {
-        let set = vec![described(self.agent, policy)];
+        let set = vec![GateAgent { authority: self.authority.clone(), ..described(self.agent, policy) }];
         self.tell(&ToGate::Agents { set, gone: Vec::new() }).await;
     }
 

@@ -21,6 +21,8 @@ fn requests_inside_of_tls() {
             ("api.example:443 tls GET /v1/x", "allow: rule 2"),
             ("api.example:443 tls GET /v2", "deny: preset none"),
             ("api.example:443 tls DELETE /v1/x", "deny: rule 1"),
+            ("api.example:443 tls delete /v1/x", "deny: rule 1"),
+            ("api.example:443 tls get /v1/x", "deny: preset none"),
             ("api.example:443 tcp", "deny: preset none"),
             ("api.example:80 http GET /v1/x", "deny: preset none"),
             ("a.open.example:443 tls", "allow: rule 3"),
@@ -112,6 +114,11 @@ fn faults_of_credentials() {
         "secret = \"a\"\nhost = \"a.example\"\nquery = \"\"\nports = [0]\nmethods = [\"get\"]\nenv = \"KEY\"",
         "secret = \"b\"\nhost = \"a.example\"\nbody = \"k\"\nenv = \"KEY\"",
     ]);
+    let many: Vec<String> =
+        (0..17).map(|at| format!("secret = \"s{at}\"\nhost = \"a.example\"\nbearer = true")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(injecting(&many[..16]).faults(false), []);
+    assert_eq!(injecting(&many).faults(false)[0].field, "egress.inject");
     let faults = policy.faults(false);
     let fields: Vec<&str> =
         faults.iter().map(|fault| fault.field.strip_prefix("egress.inject").unwrap()).collect();

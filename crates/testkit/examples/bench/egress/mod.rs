@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Instant;
-use testkit::{Internet, RESOLVER, World};
+use testkit::{Internet, World};
 
 /// The name that is connected to.
 const NAME: &str = "api.example.com";
@@ -52,7 +52,7 @@ fn there(rows: &mut Rows) {
     net.name(NAME, &["51.15.0.1"]);
     let server: SocketAddr = "51.15.0.1:443".parse().expect("an address");
     load::serve(net.listen(server));
-    let world = World::start_with(&format!("egress = {{ resolver = \"{RESOLVER}\" }}"));
+    let world = World::start_in(&net);
     let policy = world.dir().join("policy.toml");
     fs::write(&policy, POLICY).expect("a policy");
     let policy = policy.display().to_string();

@@ -14,14 +14,14 @@ pub enum HostError {
 
 /// Whether a request that came to `name` at `port` is for it: its Host header says so (RFC 9112, section 3.2), and so does its
 /// target, where that has a name. Without a name there is nothing to compare: who decides goes by the address.
-pub fn agrees<B>(request: &Request<B>, name: Option<&str>, port: u16) -> Result<(), HostError> {
+pub fn agrees<B>(request: &Request<B>, scheme: &str, name: Option<&str>, port: u16) -> Result<(), HostError> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(HostError::Malformed("The request has no Host header, or more than one."));
     };
     let uri = request.uri();
-    if uri.scheme_str().is_some_and(|scheme| scheme != "http") {
-        return Err(HostError::Malformed("The request's target is not one of HTTP in the clear."));
+    if uri.scheme_str().is_some_and(|own| own != scheme) {
+        return Err(HostError::Malformed("The request's target has another scheme than the connection."));
     }
     let target_is_authority = uri.authority().is_some() && uri.scheme().is_none();
     if target_is_authority {
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_request_is_for_whom_its_address_stands_for() {
         let check = |target: &str, hosts: &[&str], expected: bool| {
-            let agreed = agrees(&request(target, hosts), Some("api.example.com"), 8080);
+            let agreed = agrees(&request(target, hosts), "http", Some("api.example.com"), 8080);
             assert_eq!(agreed.is_ok(), expected, "{target} {hosts:?}: {agreed:?}");
         };
         for host in ["api.example.com", "API.example.com:8080", "api.example.com.", "api.example.com.:8080"] {
@@ -135,11 +135,11 @@ mod tests {
             "[::1]:8080",
         ] {
             check("/", &[host], false);
-            assert_eq!(agrees(&request("/", &[host]), None, 8080), Ok(()));
+            assert_eq!(agrees(&request("/", &[host]), "http", None, 8080), Ok(()));
         }
         check("/", &[], false);
-        assert!(matches!(agrees(&request("/", &[]), None, 80), Err(HostError::Malformed(_))));
-        assert!(matches!(agrees(&request("/", &["é"]), Some("x"), 80), Err(HostError::Malformed(_))));
+        assert!(matches!(agrees(&request("/", &[]), "http", None, 80), Err(HostError::Malformed(_))));
+        assert!(matches!(agrees(&request("/", &["é"]), "http", Some("x"), 80), Err(HostError::Malformed(_))));
     }
 
     #[test]
