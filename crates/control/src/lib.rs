@@ -143,7 +143,10 @@ fn name(text: &str) -> Name {
 pub async fn initialise(config: &Config) -> Result<Option<FirstStart>, Error> {
     let store = open_alone(config).await?;
     SigningKey::open(&config.signing_key())?;
-    Vault::open(config, &store.wrapped_by().await?)?;
+    if config.secrets.provider == config::Provider::File {
+        // Made now, so that what is in the way is told at once. A credential is handed to whoever serves.
+        Vault::open(config, &store.wrapped_by().await?)?;
+    }
     let api_key = secret::generate(secret::API_KEY)?;
     let founding = NewAccount { name: name("default"), key: name("first"), hash: secret::hash(&api_key) };
     let account = store.found(&founding).await?;

@@ -113,6 +113,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is deleted is overwritten in pages that are written anyway: there ciphertexts pass through, see `secrets`.
+            .pragma("secure_delete", "fast")
             .busy_timeout(busy);
         // Who waits for its turn waits for longer than who has it: that one hears of the lock itself.
         let forever = || {

@@ -94,9 +94,10 @@ impl Change {
         row.map(drop).ok_or(Error::Overtaken)
     }
 
-    /// Whether what is deleted or replaced from here on is overwritten with zeros. It costs writes, so that only what is secret is.
+    /// Whether what is deleted or replaced from here on is overwritten wherever it is. That costs writes, so that it is done for
+    /// ciphertexts alone.
     async fn overwrite(&mut self, on: bool) -> Result<(), Error> {
-        let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = OFF" };
+        let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = FAST" };
         sqlx::query(sql).execute(self.db().await?).await?;
         Ok(())
     }
