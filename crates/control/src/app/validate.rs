@@ -166,9 +166,11 @@ pub(crate) fn secret_value(value: &SecretValue) -> Checked {
 }
 
 pub(crate) fn secret_hosts(hosts: &[String]) -> Checked {
-    check(hosts.len() <= secret::MAX_HOSTS, "hosts", "a secret is for at most 64 hosts").map_err(|problem| {
-        problem.remedy("name what they have in common, as in `*.example.com`, or make several secrets")
-    })?;
+    check(hosts.len() <= secret::MAX_HOSTS, "hosts", "a secret is for at most 64 hosts").map_err(
+        |problem| {
+            problem.remedy("name what they have in common, as in `*.example.com`, or make several secrets")
+        },
+    )?;
     for (index, host) in hosts.iter().enumerate() {
         if host.len() > MAX_HOST + 2 || !policy::is_host_of_secret(host) {
             let detail = "expected the name of a host";

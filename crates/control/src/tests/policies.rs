@@ -171,7 +171,9 @@ async fn faults_name_their_field_and_change_nothing() {
         (rule(json!({"action": "allow", "host": "*"})), "egress.rule[0].host"),
         (rule(json!({"action": "allow", "host": "a.example", "ports": [0]})), "egress.rule[0].ports[0]"),
         (
-            rule(json!({"action": "allow", "host": "a.example", "ports": [7], "protocol": "tcp", "methods": ["GET"]})),
+            rule(
+                json!({"action": "allow", "host": "a.example", "ports": [7], "protocol": "tcp", "methods": ["GET"]}),
+            ),
             "egress.rule[0].methods",
         ),
     ];
