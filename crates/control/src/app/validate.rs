@@ -137,7 +137,7 @@ fn secret_uses(
     env: &BTreeMap<String, String>,
     main: Option<&BTreeMap<String, String>>,
 ) -> Checked {
-    check(uses.len() <= secret::MAX_USES, "secrets", "an agent is given at most 64 secrets")?;
+    check(uses.len() <= secret::MAX_USES, "secrets", "an agent is given at most 16 secrets")?;
     let mut places = BTreeSet::new();
     for (index, given) in uses.iter().enumerate() {
         let field = |key: &str| format!("secrets[{index}].{key}");

@@ -120,7 +120,7 @@ async fn a_planted_value_is_nowhere() {
 #[tokio::test]
 async fn ciphertexts_that_went_are_overwritten() {
     let (mut world, _machine) = world().await;
-    let long = "x".repeat(60_000);
+    let long = "x".repeat(16_000);
     set(&world, "key", &long, &[]).await;
     set(&world, "other", &long, &[]).await;
     let id = world.get("/v1/secrets/key").await.expect(200)["id"].as_str().unwrap().to_owned();
@@ -128,7 +128,7 @@ async fn ciphertexts_that_went_are_overwritten() {
         let made = json!({"policy": injecting(&[(secret, "a.example")])});
         let agent = world.post("/v1/agents", made).await.expect(201)["id"].as_str().unwrap().to_owned();
         let delivery = world.app.store.secrets_of(agent.parse().unwrap()).await.unwrap();
-        delete(&world, &format!("/v1/agents/{agent}")).await.expect(200);
+        delete(world, &format!("/v1/agents/{agent}")).await.expect(200);
         delivery.secrets[0].value.ciphertext.clone()
     };
     let (rotated, deleted) = (ciphertext(&world, "key").await, ciphertext(&world, "other").await);
@@ -141,7 +141,7 @@ async fn ciphertexts_that_went_are_overwritten() {
         world.restart().await;
         [&rotated, &deleted].map(|bytes| pieces(bytes).iter().filter(|piece| has(&file, piece)).count())
     };
-    assert!(found(&mut world).await.iter().all(|found| *found > 50), "they were there to be found");
+    assert!(found(&mut world).await.iter().all(|found| *found > 20), "they were there to be found");
     world.post(&format!("/v1/secrets/{id}/rotate"), json!({"value": "short"})).await.expect(200);
     delete(&world, "/v1/secrets/other").await.expect(204);
     assert_eq!(found(&mut world).await, [0, 0]);
