@@ -113,7 +113,7 @@ mod tests {
         spec.secrets = vec![wanted("db", Some("DB"), None)];
         assert_eq!(missing(&spec, &[secret("api", "x", Some("y"))]), Missing::Secret("db".parse().unwrap()));
         let large = "x".repeat(model::secret::MAX_VALUE);
-        spec.secrets = (0..17).map(|number| wanted("db", None, Some(&format!("{number}")))).collect();
+        spec.secrets = (0..65).map(|number| wanted("db", None, Some(&format!("{number}")))).collect();
         let has = [secret("api", "x", Some("y")), secret("db", &large, None)];
         assert_eq!(missing(&spec, &has), Missing::TooLarge);
     }
