@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 23] = [
+const DOCUMENTS: [&str; 26] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -106,6 +106,8 @@ const DOCUMENTS: [&str; 23] = [
     "docs/levels/process.md",
     "docs/levels/container.md",
     "docs/guides/egress.md",
+    "docs/guides/secrets.md",
+    "docs/guides/recipes.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",
     "docs/decisions/0001-detached-mounts.md",
@@ -117,6 +119,7 @@ const DOCUMENTS: [&str; 23] = [
     "docs/decisions/0007-a-delegated-unit.md",
     "docs/decisions/0008-a-kernel-as-a-runtime.md",
     "docs/decisions/0009-systemd-unit.md",
+    "docs/decisions/0010-credentials-stay-outside.md",
 ];
 
 /// All that `deploy/systemd` holds. The first starts and stops the others.
