@@ -9,7 +9,7 @@ use sandbox::{Blank, Form, Shape};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -151,6 +151,8 @@ fn busiest(asks: &VecDeque<Instant>) -> usize {
 enum Chore {
     Make(Form),
     Remove(Box<Blank>),
+    /// Look at it again: it was seen whole long ago.
+    Look(Box<Blank>, Shape),
     /// Nothing before then.
     Wait(Instant),
 }
@@ -206,19 +208,26 @@ impl Blanks {
         (found, dead)
     }
 
-    fn chore(&self) -> Chore {
+    /// What to do next, if what was seen counts for so long.
+    fn chore(&self, every: Duration) -> Chore {
         let mut pool = lock(&self.pool);
         let now = Instant::now();
         if let Some(settled) = pool.taken.map(|taken| taken + SETTLE).filter(|settled| *settled > now) {
             return Chore::Wait(settled);
         }
         let wanted = pool.demand.wanted(now, self.most);
+        let stale = SystemTime::now() - every;
         for (form, blanks) in &mut pool.ready {
             if let Some(dead) = blanks.iter().position(|blank| !blank.is_alive()) {
                 return Chore::Remove(Box::new(blanks.swap_remove(dead)));
             }
             if blanks.len() > wanted.get(form).copied().unwrap_or(0) {
                 return blanks.pop().map_or(Chore::Wait(now), |blank| Chore::Remove(Box::new(blank)));
+            }
+            if let Form::Whole(shape) = form
+                && let Some(unseen) = blanks.iter().position(|blank| blank.seen().is_none_or(|at| at < stale))
+            {
+                return Chore::Look(Box::new(blanks.swap_remove(unseen)), shape.clone());
             }
         }
         let have = |form: &Form| pool.ready.get(form).map_or(0, Vec::len);
@@ -256,10 +265,14 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             }
             remembered = last;
         }
-        let again = match shared.blanks.chore() {
+        let again = match shared.blanks.chore(shared.config.inspect_every.duration()) {
             Chore::Wait(until) => until,
             Chore::Remove(blank) => {
                 discard(&shared, vec![*blank]).await;
+                continue;
+            }
+            Chore::Look(blank, shape) => {
+                look_again(&shared, *blank, shape).await;
                 continue;
             }
             Chore::Make(form) => {
@@ -319,6 +332,24 @@ async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
             }
             Instant::now() + again
         }
+    }
+}
+
+/// Puts one back if it is as it was.
+async fn look_again(shared: &Arc<Shared>, mut blank: Blank, shape: Shape) {
+    let (sandbox, form) = (shared.sandbox.clone(), Form::Whole(shape.clone()));
+    let looked = tokio::task::spawn_blocking(move || {
+        let seen = sandbox.look_at(&mut blank, &shape);
+        (blank, seen)
+    });
+    match looked.await {
+        Ok((blank, Ok(()))) => lock(&shared.blanks.pool).ready.entry(form).or_default().push(blank),
+        Ok((blank, Err(error))) => {
+            tracing::error!(error = %crate::chain(&error), "a blank is not whole any more; it is ended");
+            discard(shared, vec![blank]).await;
+        }
+        // Only when the runtime shuts down.
+        Err(_) => {}
     }
 }
 

@@ -70,8 +70,6 @@ pub(crate) async fn desired(
         // It has a revision that never was here.
         rows = app.store.desired(node, None).await?;
     }
-    // Read behind the rows: what changes from here on raises the revision above theirs.
-    let attention = app.store.attention(node).await?;
     Ok(DesiredState {
         installation: app.installation.id.clone(),
         database_epoch: app.installation.database_epoch,
@@ -80,7 +78,7 @@ pub(crate) async fn desired(
         since,
         gone: rows.gone,
         keys: app.keys.clone(),
-        attention,
+        attention: rows.attention,
     })
 }
 

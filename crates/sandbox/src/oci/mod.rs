@@ -173,14 +173,15 @@ pub(crate) fn begin(
     let pidfd = pidfd(pid).map_err(LaunchError::DiedAtOnce)?;
     traces.group.join(pid)?;
     traces.pidfd = Some(pidfd);
-    if driver.is_kernel() {
+    let doors = if driver.is_kernel() {
         workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
-    } else {
         // A kernel of its own has a network of its own, with nothing in it.
-        network::steer_own(pid)?;
-        laps.lap("steering");
-    }
-    let blank = Blank::made(traces, lease, spec.resources, pid, made, config, laps);
+        None
+    } else {
+        network::own_doors(pid)?
+    };
+    laps.lap("steering and doors");
+    let blank = Blank::made(traces, lease, spec.resources, pid, made, config, doors, laps);
     // Its bundle and its state are of no use any more.
     drop(workshop);
     Ok(blank)
