@@ -72,7 +72,7 @@ impl From<store::Error> for Fault {
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),
-            E::Busy => say(Code::Unavailable).remedy("ask again in a while"),
+            E::Busy | E::Undone => say(Code::Unavailable).remedy("ask again in a while"),
             E::DiskFull => say(Code::DiskFull),
             E::Open { .. } | E::Migrate { .. } | E::Corrupt { .. } | E::Unaudited | E::Database(_) => {
                 return Self::internal(&error);

@@ -6,14 +6,15 @@ use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::network::Found;
 use crate::oci::{self, evidence::Kernel};
-use crate::{UidRange, apparmor, network, procfs};
+use crate::procfs::{self, Mount, Own};
+use crate::{UidRange, apparmor, network};
 use jail::layout::{AGENT_ID, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
 use jail::oci::kernel::Seen;
 use model::Driver;
 use model::agent::Level;
 use model::evidence::{Control, Evidence, State};
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -130,8 +131,10 @@ fn look(
         let status = status.as_deref().map_err(|why| why.clone())?;
         procfs::status_value(status, key).map(str::to_owned).ok_or(format!("{key} is not in status"))
     };
-    let mounts = LazyCell::new(|| read("mountinfo"));
-    let table = || mounts.as_deref().map_err(Clone::clone);
+    let table = LazyCell::new(|| read("mountinfo"));
+    let mounts = LazyCell::new(|| Ok(procfs::mounts(table.as_ref()?).collect::<Vec<_>>()));
+    let mounts = || mounts.as_deref().map_err(|why: &&String| (*why).clone());
+    let own = || procfs::own_mounts().map_err(|error| error.to_string());
     let find_here = |control| match control {
         Control::UserNamespace => user_namespace(subject),
         Control::PidNamespace => host_owned(subject, "pid"),
@@ -148,29 +151,20 @@ fn look(
         Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
         Control::Capabilities if subject.level.has_image() => capabilities(&word("CapBnd")?),
         Control::Capabilities => no_capabilities(|key| word(key)),
-        Control::RootFilesystem => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            root_filesystem(table()?, &host)
-        }
+        Control::RootFilesystem => root_filesystem(mounts()?, own()?.as_ref()),
         Control::MemoryLimit => limit(Controller::Memory),
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
         Control::DiskLimit => disk_limit(subject, places.volume),
         Control::Landlock => landlock(subject.landlock_abi, kernels_landlock()),
         Control::AppArmor => apparmor::seen(pid),
-        Control::KernelInterfaces => kernel_interfaces(table()?),
-        Control::Devices => devices(table()?),
+        Control::KernelInterfaces => kernel_interfaces(mounts()?),
+        Control::Devices => devices(mounts()?),
         Control::InitProtection if subject.level.has_image() => init_protection(&word("CapPrm")?),
         Control::InitProtection => os_user_protection(subject, &word("Gid")?),
         Control::OsUser => os_user(subject, |key| word(key)),
-        Control::ReadOnlySystem => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            read_only_system(table()?, &host, places.hidden)
-        }
-        Control::PrivateTmp => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            private_tmp(table()?, &host)
-        }
+        Control::ReadOnlySystem => read_only_system(mounts()?, own()?.as_ref(), places.hidden),
+        Control::PrivateTmp => private_tmp(mounts()?, own()?.as_ref()),
         Control::KernelBoundary => Err("the host's kernel answers its system calls".to_owned()),
     };
     let kernel = subject.driver.is_kernel().then(|| Kernel::look(subject, group));
@@ -179,8 +173,7 @@ fn look(
         Some(Err(why)) => Err(why.clone()),
         Some(Ok(kernel)) if control == Control::KernelBoundary => kernel.boundary(),
         Some(Ok(kernel)) => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            kernel.find(control, || find_here(control), &host).unwrap_or_else(|| find_here(control))
+            kernel.find(control, || find_here(control), own()?.as_ref()).unwrap_or_else(|| find_here(control))
         }
     };
     let unsupported = |control| kernel.is_some().then(|| oci::evidence::unsupported(control)).flatten();
@@ -416,11 +409,9 @@ fn is_system(path: &str) -> bool {
     SYSTEM.contains(&first)
 }
 
-fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+fn read_only_system(mounts: &[Mount<'_>], own: &Own, hidden: &[PathBuf]) -> Finding {
     let mut shown = 0;
-    for mount in &mounts {
+    for mount in mounts {
         let (target, kind, options) = (&*mount.target, mount.kind, mount.options);
         let read_only = has(options, "ro");
         if !has(options, "nosuid") {
@@ -430,7 +421,7 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
             return Err(format!("{target} can be written to"));
         }
         // That of the kernel is the same for all in one network namespace.
-        if !hosts.contains(mount.device) || kind == "sysfs" && read_only {
+        if !own.devices.contains(mount.device) || kind == "sysfs" && read_only {
             continue;
         }
         if !is_system(target) || !read_only {
@@ -442,13 +433,14 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
     let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
     let empty = |path: &str| {
         at(path).is_some_and(|mount| {
-            mount.kind == "tmpfs" && has(mount.options, "ro") && !hosts.contains(mount.device)
+            mount.kind == "tmpfs" && has(mount.options, "ro") && !own.devices.contains(mount.device)
         })
     };
     if !empty("/") {
         return Err("its root is not an empty one of its own".to_owned());
     }
-    let names = |path: &PathBuf| procfs::names(path, host, table);
+    let host: Vec<_> = procfs::mounts(&own.table).collect();
+    let names = |path: &PathBuf| procfs::names(path, &host, mounts);
     for path in hidden.iter().filter(|path| path.is_dir()).flat_map(names) {
         if !path.to_str().is_some_and(empty) {
             return Err(format!("{} is not hidden", path.display()));
@@ -460,12 +452,10 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
     Ok(format!("{shown} mounts of the machine's system, read-only and without setuid, none elsewhere"))
 }
 
-fn private_tmp(table: &str, host: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+fn private_tmp(mounts: &[Mount<'_>], own: &Own) -> Finding {
     for path in ["/tmp", "/var/tmp"] {
         let mount = mounts.iter().rev().find(|mount| mount.target == path);
-        if !mount.is_some_and(|mount| mount.kind == "tmpfs" && !hosts.contains(mount.device)) {
+        if !mount.is_some_and(|mount| mount.kind == "tmpfs" && !own.devices.contains(mount.device)) {
             return Err(format!("{path} is no file system of its own"));
         }
     }
@@ -475,8 +465,7 @@ fn private_tmp(table: &str, host: &str) -> Finding {
 /// Device nodes that are the same for everybody, so showing the host's shows nothing.
 const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
 
-pub(crate) fn root_filesystem(mounts: &str, host: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(mounts).collect();
+pub(crate) fn root_filesystem(mounts: &[Mount<'_>], own: &Own) -> Finding {
     // A later mount on the same place covers the earlier.
     let root = mounts.iter().rev().find(|mount| mount.target == "/").ok_or("it has no root mount")?;
     if root.kind != "overlay" {
@@ -493,9 +482,9 @@ pub(crate) fn root_filesystem(mounts: &str, host: &str) -> Finding {
             return Err(format!("its root overlay lacks {wanted}"));
         }
     }
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
     let is_node = |root: &str| SHARED_NODES.contains(&root);
-    if let Some(found) = mounts.iter().find(|mount| hosts.contains(mount.device) && !is_node(&mount.root)) {
+    let shown = |mount: &&Mount<'_>| own.devices.contains(mount.device) && !is_node(&mount.root);
+    if let Some(found) = mounts.iter().find(shown) {
         return Err(format!("a mount of the host ({}) is visible at {}", found.kind, found.target));
     }
     Ok(format!("overlay, rw, redirect_dir=on, metacopy=on; {} mounts, none of the host", mounts.len()))
@@ -528,12 +517,11 @@ static TO_MASK: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Whether something is an empty filesystem, or the null device of the agent's own `/dev`.
-fn is_cover(mount: &procfs::Mount<'_>) -> bool {
+fn is_cover(mount: &Mount<'_>) -> bool {
     mount.kind == "tmpfs" && has(mount.options, "ro")
 }
 
-fn kernel_interfaces(table: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
+fn kernel_interfaces(mounts: &[Mount<'_>]) -> Finding {
     // A later mount on the same place covers the earlier.
     let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
     match at("/proc/sys") {
@@ -555,8 +543,7 @@ fn kernel_interfaces(table: &str) -> Finding {
     Ok(format!("/proc/sys and /sys are read-only, {} names in /proc are covered", TO_MASK.len()))
 }
 
-fn devices(table: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
+fn devices(mounts: &[Mount<'_>]) -> Finding {
     let dev = mounts.iter().rev().find(|mount| mount.target == "/dev").ok_or("nothing is mounted at /dev")?;
     let wanted = ["ro", "nosuid", "noexec"];
     if dev.kind != "tmpfs" || !wanted.iter().all(|option| has(dev.options, option)) {
@@ -564,7 +551,7 @@ fn devices(table: &str) -> Finding {
     }
     // OCI runtimes say no more of what covers names in /proc than that it is read-only; nobody could make a node there.
     let covers =
-        |mount: &procfs::Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
+        |mount: &Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
     let with_devices = mounts.iter().filter(|mount| !has(mount.options, "nodev") && !covers(mount));
     for mount in with_devices {
         if !(mount.target == "/dev" || mount.kind == "devpts") {

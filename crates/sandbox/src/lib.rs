@@ -81,7 +81,8 @@ impl Config {
 
     /// The same with every other name that a mount gives it on this machine.
     pub(crate) fn hidden_names(&self) -> std::io::Result<Vec<PathBuf>> {
-        let host = procfs::read("/proc/self/mountinfo")?;
+        let own = procfs::own_mounts()?;
+        let host: Vec<_> = procfs::mounts(&own.table).collect();
         let names = |path: PathBuf| {
             let others = procfs::names(&path, &host, &host);
             [path].into_iter().chain(others)

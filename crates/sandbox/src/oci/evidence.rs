@@ -8,7 +8,7 @@
 use crate::cgroup::Group;
 use crate::host::namespace;
 use crate::inspect::{Finding, Identity, Subject, host_owned, identity, open_namespace, root_filesystem};
-use crate::procfs;
+use crate::procfs::{self, Own};
 use jail::layout::ROOT_CAPABILITIES;
 use model::evidence::Control;
 use std::fs::{self, File};
@@ -80,7 +80,7 @@ impl<'a> Kernel<'a> {
     }
 
     /// What is said of a control in another way than of an agent of the host's kernel; `None` where it is the same.
-    pub(crate) fn find(&self, control: Control, same: impl Fn() -> Finding, host: &str) -> Option<Finding> {
+    pub(crate) fn find(&self, control: Control, same: impl Fn() -> Finding, own: &Own) -> Option<Finding> {
         let all = |finding: Finding| finding.map(|said| format!("{said}; {}", self.count()));
         Some(match control {
             Control::UserNamespace => same().map(|said| {
@@ -96,7 +96,7 @@ impl<'a> Kernel<'a> {
             Control::NoNewPrivs => all(self.each("NoNewPrivs", "1")),
             Control::Seccomp => all(self.each("Seccomp", "2")),
             Control::Capabilities => self.capabilities(),
-            Control::RootFilesystem => self.root(host),
+            Control::RootFilesystem => self.root(own),
             Control::KernelInterfaces => self.mounts(|mount| {
                 let reaching =
                     ["proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf"];
@@ -184,7 +184,7 @@ impl<'a> Kernel<'a> {
             .to_owned())
     }
 
-    fn root(&self, host: &str) -> Finding {
+    fn root(&self, own: &Own) -> Finding {
         let mut said = String::new();
         for role in [Role::Guard, Role::Gofer] {
             for process in self.of(role) {
@@ -194,7 +194,7 @@ impl<'a> Kernel<'a> {
                     .lines()
                     .filter(|line| !line.contains("//deleted "))
                     .fold(String::new(), |all, line| all + line + "\n");
-                said = root_filesystem(&table, host)?;
+                said = root_filesystem(&procfs::mounts(&table).collect::<Vec<_>>(), own)?;
             }
         }
         for process in self.of(Role::Sentry) {
