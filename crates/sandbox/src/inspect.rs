@@ -550,8 +550,7 @@ fn devices(mounts: &[Mount<'_>]) -> Finding {
         return Err(format!("/dev is {} with the options {}", dev.kind, dev.options));
     }
     // OCI runtimes say no more of what covers names in /proc than that it is read-only; nobody could make a node there.
-    let covers =
-        |mount: &Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
+    let covers = |mount: &Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
     let with_devices = mounts.iter().filter(|mount| !has(mount.options, "nodev") && !covers(mount));
     for mount in with_devices {
         if !(mount.target == "/dev" || mount.kind == "devpts") {

@@ -32,10 +32,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Connections that may wait for init to accept them.
 const CHANNEL_BACKLOG: i32 = 128;
+/// A process that ends has no namespaces any more a little before it is seen to have ended.
+const ENDING: Duration = Duration::from_millis(200);
 /// The channel's socket, until the agent's directory has it.
 pub(crate) const CHANNEL: &str = "channel";
 
@@ -139,9 +141,7 @@ impl Blank {
 
     /// Whether its process still waits.
     pub fn is_alive(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let Some(pidfd) = &self.traces.pidfd else { return false };
-        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended == 0)
+        self.traces.lives_for(Duration::ZERO)
     }
 
     /// Ends it and removes all of it. Its ids are free once that is done.
@@ -254,6 +254,13 @@ impl Traces {
         Ok((PrepareFds { init: init.into(), channel, exit_record, config, cgroups }, ours.into()))
     }
 
+    /// Whether its process is there, and still so after this time.
+    fn lives_for(&self, time: Duration) -> bool {
+        let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        let Some(pidfd) = &self.pidfd else { return false };
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time)).is_ok_and(|ended| ended == 0)
+    }
+
     fn remove(&mut self) -> Result<(), LaunchError> {
         if self.kept {
             return Ok(());
@@ -327,7 +334,14 @@ pub(super) fn begin(
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
-    let doors = if host_network { None } else { network::own_doors(pid)? };
+    let doors = match host_network {
+        true => None,
+        false => match network::own_doors(pid) {
+            // It waits for the zygote, and ended with it.
+            Err(_) if !traces.lives_for(ENDING) => return Err(ZygoteError::Died.into()),
+            made => made?,
+        },
+    };
     laps.lap("steering and doors");
     Ok(Blank {
         id,
