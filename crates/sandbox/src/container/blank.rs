@@ -157,7 +157,6 @@ impl Blank {
         pid: u32,
         made: Made,
         config: File,
-        doors: Option<Doors>,
         laps: Laps,
     ) -> Self {
         Self {
@@ -172,7 +171,7 @@ impl Blank {
             laps,
             traces,
             mount: None,
-            doors,
+            doors: made.doors,
             proof: None,
             _watch: Watch::new(pid),
         }
