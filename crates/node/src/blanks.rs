@@ -9,7 +9,7 @@ use sandbox::{Blank, Form, Shape};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -216,7 +216,6 @@ impl Blanks {
             return Chore::Wait(settled);
         }
         let wanted = pool.demand.wanted(now, self.most);
-        let stale = SystemTime::now() - every;
         for (form, blanks) in &mut pool.ready {
             if let Some(dead) = blanks.iter().position(|blank| !blank.is_alive()) {
                 return Chore::Remove(Box::new(blanks.swap_remove(dead)));
@@ -225,7 +224,7 @@ impl Blanks {
                 return blanks.pop().map_or(Chore::Wait(now), |blank| Chore::Remove(Box::new(blank)));
             }
             if let Form::Whole(shape) = form
-                && let Some(unseen) = blanks.iter().position(|blank| blank.seen().is_none_or(|at| at < stale))
+                && let Some(unseen) = blanks.iter().position(|blank| !blank.was_seen(every))
             {
                 return Chore::Look(Box::new(blanks.swap_remove(unseen)), shape.clone());
             }
@@ -344,6 +343,7 @@ async fn look_again(shared: &Arc<Shared>, mut blank: Blank, shape: Shape) {
     });
     match looked.await {
         Ok((blank, Ok(()))) => lock(&shared.blanks.pool).ready.entry(form).or_default().push(blank),
+        Ok((blank, Err(_))) if !blank.is_alive() => discard(shared, vec![blank]).await,
         Ok((blank, Err(error))) => {
             tracing::error!(error = %crate::chain(&error), "a blank is not whole any more; it is ended");
             discard(shared, vec![blank]).await;

@@ -1,15 +1,12 @@
 //! The journal: one JSON file per agent, and one for the node itself.
 //!
-//! A file is replaced in one step: written beside, and exchanged with the one before. So after a crash of the node each file
-//! is whole, the old one or the new one; what is beside is of no use but to be written over, which spares the disk a new file
-//! for each change, and is removed when the journal is opened. Only what must outlive the machine's
+//! A file is replaced in one step: written beside and renamed. So after a crash of the node each file is whole, the old
+//! one or the new one; what is left beside is removed when the journal is opened. Only what must outlive the machine's
 //! own crash is synced as well: that an agent's life is over. For all else such a crash ends the boundaries too, and
 //! control says again what should be.
 
 use crate::local::{After, Local, Phase};
 use model::{AgentId, Desired};
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -17,15 +14,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// Records beneath `DATA/node`.
 #[derive(Debug)]
 pub(crate) struct Journal {
     root: PathBuf,
     agents: PathBuf,
-    /// Empty files of agents that are gone, for others: making and deleting files is the most of what a record costs.
-    spares: Mutex<Vec<PathBuf>>,
     /// Held for as long as the journal is open, so that two nodes never act on one state.
     _lock: File,
 }
@@ -74,8 +68,6 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 }
 
 const TEMPORARY: &str = "new";
-/// Files that are kept for agents to come.
-const SPARES: usize = 128;
 
 impl Journal {
     /// Opens the journal in the directory and makes it if need be. Only one process can have it open.
@@ -102,7 +94,7 @@ impl Journal {
                 errno => failed("lock", &path)(errno.into()),
             }
         })?;
-        let journal = Self { root: root.to_owned(), agents, spares: Mutex::default(), _lock: lock };
+        let journal = Self { root: root.to_owned(), agents, _lock: lock };
         journal.remove_torn()?;
         Ok(journal)
     }
@@ -159,48 +151,16 @@ impl Journal {
             Phase::Ending(After::Ended) | Phase::Ended => record.desired.desired != Desired::Destroyed,
             _ => false,
         };
-        self.give_spare(&self.agents.join(beside(&name)));
         write(&self.agents, &name, record, if over { Sync::Now } else { Sync::Later })
-    }
-
-    /// Makes a spare file the one that is written next, unless there is one.
-    fn give_spare(&self, beside: &Path) {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(spare) = spares.last()
-            && let Ok(()) = rustix::fs::renameat_with(CWD, spare, CWD, beside, RenameFlags::NOREPLACE)
-        {
-            spares.pop();
-        }
-    }
-
-    /// Empties a file and keeps it for another agent. Whether it did.
-    fn keep_spare(&self, path: &Path) -> bool {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = self.agents.join(format!("spare-{}.{TEMPORARY}", spares.len()));
-        let kept = spares.len() < SPARES
-            && fs::rename(path, &spare).is_ok()
-            && OpenOptions::new().write(true).truncate(true).open(&spare).is_ok();
-        if kept {
-            spares.push(spare);
-        }
-        kept
     }
 
     /// Removes an agent's record.
     pub(crate) fn remove(&self, agent: AgentId) -> Result<(), JournalError> {
-        let name = format!("{}.json", agent.base32());
-        for path in [self.agents.join(&name), self.agents.join(beside(&name))] {
-            if self.keep_spare(&path) {
-                continue;
-            }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                _ => {}
-            }
+        let path = self.agents.join(format!("{}.json", agent.base32()));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Reads one of the node's own records.
@@ -282,39 +242,24 @@ fn is_torn(path: &Path) -> io::Result<bool> {
 /// Replaces a file in one step. It is readable by root alone.
 pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8], when: Sync) -> Result<(), JournalError> {
     let path = directory.join(name);
-    let beside = directory.join(beside(name));
+    let beside = directory.join(format!("{name}.{TEMPORARY}"));
     let written = OpenOptions::new()
         .create(true)
         .write(true)
-        .truncate(false)
+        .truncate(true)
         .mode(0o600)
         .open(&beside)
         .and_then(|mut file| {
             file.write_all(bytes)?;
-            file.set_len(bytes.len() as u64)?;
             if when == Sync::Now { file.sync_all() } else { Ok(()) }
         })
-        .and_then(|()| take_place(&beside, &path));
+        .and_then(|()| fs::rename(&beside, &path));
     if let Err(error) = written {
         // A full disk: the old record stands, and nothing is left beside it.
         let _ = fs::remove_file(&beside);
         return Err(failed("write", &path)(error));
     }
     if when == Sync::Now { sync(directory) } else { Ok(()) }
-}
-
-/// Where the next content of a file is written.
-fn beside(name: &str) -> String {
-    format!("{name}.{TEMPORARY}")
-}
-
-/// The file beside becomes the one of that name, and that one the file beside, if there is one and the file system can do that.
-fn take_place(beside: &Path, path: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, beside, CWD, path, RenameFlags::EXCHANGE) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => fs::rename(beside, path),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn sync(directory: &Path) -> Result<(), JournalError> {

@@ -123,10 +123,12 @@ pub(crate) fn own_mounts() -> io::Result<Arc<Own>> {
     static KNOWN: Mutex<Option<(File, Arc<Own>)>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if let Some((file, own)) = &*known
-        && poll(&mut [PollFd::new(file, PollFlags::PRI)], Some(&now))? == 0
+    // Told of a change, the kernel does not tell of it again: what was known counts no more, whatever happens next.
+    if let Some((file, own)) = known.take()
+        && poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&now))? == 0
     {
-        return Ok(own.clone());
+        *known = Some((file, own.clone()));
+        return Ok(own);
     }
     // Whatever changes after it was opened is told of when it is asked about next.
     let path = "/proc/self/mountinfo";

@@ -161,12 +161,24 @@ impl Change {
         self.commit_bookkeeping().await
     }
 
+    /// Nothing is changed, and what was read is told: that may be of changes before, which are made only with the commit.
+    pub(crate) async fn settle(self) -> Result<(), Error> {
+        self.commit_bookkeeping().await
+    }
+
     /// Commits what changes nothing that anybody asked for: when something was last seen or used, that an
     /// answer was given before, and the removal of what has expired.
     pub(crate) async fn commit_bookkeeping(mut self) -> Result<(), Error> {
-        self.deferred.add(RELEASE);
-        self.flush().await?;
-        let Self { turn, number, changed, .. } = self;
-        turn.made(number, changed).await
+        // In a task of its own: a client that hangs up now drops our caller, and a savepoint of which nobody knows whether it is
+        // there would take all others with it.
+        let committing = tokio::spawn(async move {
+            // Its own trip: what was refused is not released.
+            self.flush().await?;
+            self.deferred.add(RELEASE);
+            self.flush().await?;
+            let Self { turn, number, changed, .. } = self;
+            turn.made(number, changed).await
+        });
+        committing.await.unwrap_or(Err(Error::Database(sqlx::Error::WorkerCrashed)))
     }
 }

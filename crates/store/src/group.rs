@@ -93,8 +93,8 @@ impl Writer {
     /// Waits for a turn in a transaction.
     pub(crate) async fn turn(&self, durability: Durability) -> Result<Turn, Error> {
         let waiting = tokio::time::timeout(self.patience, self.shared.clone().lock_owned());
-        let mut shared = waiting.await.map_err(|_| Error::Busy)?;
-        self.mend(&mut shared).await;
+        let shared = waiting.await.map_err(|_| Error::Busy)?;
+        let mut shared = self.mended(shared).await?;
         let too_weak = |group: &mut Group| {
             durability == Durability::Durable && group.durability == Durability::Repeatable
         };
@@ -114,6 +114,19 @@ impl Writer {
             }
         };
         Ok(Turn { shared: Some(shared), writer: self.clone(), group })
+    }
+
+    /// In a task of its own: who asked for this turn may give up, and half of it must not be done.
+    async fn mended(&self, mut shared: OwnedMutexGuard<Shared>) -> Result<OwnedMutexGuard<Shared>, Error> {
+        if shared.group.as_ref().is_none_or(|group| !group.torn) {
+            return Ok(shared);
+        }
+        let writer = self.clone();
+        let mending = tokio::spawn(async move {
+            writer.mend(&mut shared).await;
+            shared
+        });
+        mending.await.map_err(|_| Error::Database(sqlx::Error::WorkerCrashed))
     }
 
     /// Undoes what a change left that was not made.
@@ -157,9 +170,15 @@ impl Writer {
                 }
             }
             Err(error) => {
+                // Without an answer of the database nobody knows.
+                let undone = error.as_database_error().is_some();
                 let mut first = Some(Error::from(error));
                 for Made { told, .. } in made {
-                    let _ = told.send(Err(first.take().unwrap_or(Error::Undone)));
+                    let other = || match undone {
+                        true => Error::Undone,
+                        false => Error::Database(sqlx::Error::WorkerCrashed),
+                    };
+                    let _ = told.send(Err(first.take().unwrap_or_else(other)));
                 }
             }
         }
@@ -195,7 +214,8 @@ impl Turn {
         group.torn = false;
         group.made.push(Made { number, changed, told });
         drop(self);
-        committed.await.unwrap_or(Err(Error::Undone))
+        // Nobody knows what became of one of which nobody tells.
+        committed.await.unwrap_or(Err(Error::Database(sqlx::Error::WorkerCrashed)))
     }
 }
 

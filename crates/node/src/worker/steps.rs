@@ -263,6 +263,10 @@ impl Worker {
         }
         let path = channel(&address.directory, self.agent);
         let mut blank = self.blank.take();
+        if let Some(blank) = &mut blank {
+            // The pool may have been too busy to look.
+            blank.forget(2 * self.shared.config.inspect_every.duration());
+        }
         let launched = self
             .heavy("launch", move |sandbox| {
                 let mut attempts = 1;

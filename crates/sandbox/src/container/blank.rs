@@ -198,9 +198,16 @@ impl Blank {
         Ok(())
     }
 
-    /// When it was looked at last, once it is whole.
-    pub fn seen(&self) -> Option<SystemTime> {
-        self.proof.as_ref().map(|proof| proof.at)
+    /// Whether it was looked at within this time. A clock that was set back says no.
+    pub fn was_seen(&self, within: Duration) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.at.elapsed().is_ok_and(|age| age <= within))
+    }
+
+    /// What was seen longer ago than this does not count: whoever takes it looks at all of it.
+    pub fn forget(&mut self, before: Duration) {
+        if !self.was_seen(before) {
+            self.proof = None;
+        }
     }
 
     /// The agent's from now on.
@@ -255,7 +262,7 @@ impl Traces {
 
     /// Whether its process is there, and still so after this time.
     fn lives_for(&self, time: Duration) -> bool {
-        let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
         let Some(pidfd) = &self.pidfd else { return false };
         poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time)).is_ok_and(|ended| ended == 0)
     }
