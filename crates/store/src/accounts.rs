@@ -1,7 +1,7 @@
 //! Accounts.
 
 use crate::change::{Actor, Change};
-use crate::rows::Columns;
+use crate::db::query;
 use crate::{Error, Store};
 use model::{AccountId, Name};
 use serde_json::json;
@@ -19,7 +19,7 @@ pub struct NewAccount {
 
 impl Change {
     pub(crate) async fn add_account(&mut self, new: &NewAccount, operator: bool) -> Result<AccountId, Error> {
-        let taken = sqlx::query("SELECT id FROM accounts WHERE name = $1")
+        let taken = query("SELECT id FROM accounts WHERE name = $1")
             .bind(new.name.as_str())
             .fetch_optional(self.db().await?)
             .await?;
@@ -28,7 +28,7 @@ impl Change {
         }
         let account = AccountId::new();
         let now = self.now;
-        sqlx::query("INSERT INTO accounts (id, name, operator, created_at) VALUES ($1, $2, $3, $4)")
+        query("INSERT INTO accounts (id, name, operator, created_at) VALUES ($1, $2, $3, $4)")
             .bind(account.to_string())
             .bind(new.name.as_str())
             .bind(i64::from(operator))
@@ -52,7 +52,7 @@ impl Store {
 
     /// Whether there is such an account.
     pub async fn account_exists(&self, account: AccountId) -> Result<bool, Error> {
-        let row = sqlx::query("SELECT id FROM accounts WHERE id = $1")
+        let row = query("SELECT id FROM accounts WHERE id = $1")
             .bind(account.to_string())
             .fetch_optional(&self.0.reader)
             .await?;
@@ -61,7 +61,7 @@ impl Store {
 
     /// The account that operates the installation; `None` before the first start.
     pub async fn operator(&self) -> Result<Option<AccountId>, Error> {
-        let row = sqlx::query("SELECT id FROM accounts WHERE operator = 1 ORDER BY id")
+        let row = query("SELECT id FROM accounts WHERE operator = 1 ORDER BY id")
             .fetch_optional(&self.0.reader)
             .await?;
         row.map(|row| row.parsed("id")).transpose()

@@ -5,7 +5,8 @@
 
 use crate::change::{Actor, Change, Changed};
 use crate::creation::{Candidate, NewAgent};
-use crate::rows::{Columns, millis, to_json};
+use crate::db::{Builder, query};
+use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::evidence::{Evidence, Observation};
@@ -13,8 +14,6 @@ use model::policy::Policy;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -114,7 +113,7 @@ pub struct Order {
     pub idempotency: Option<Idempotency>,
 }
 
-pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
+pub(crate) fn agent(row: &Row) -> Result<Agent, Error> {
     Ok(Agent {
         spec: row.json("spec")?,
         image_name: row.parsed_opt("image_name")?,
@@ -140,7 +139,7 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
 
 impl Change {
     pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
-        let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
+        let row = query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(self.db().await?)
             .await?;
@@ -332,7 +331,7 @@ impl Store {
 
     /// An agent by its id, whoever owns it.
     pub async fn agent(&self, id: AgentId) -> Result<Agent, Error> {
-        let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
+        let row = query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(&self.0.reader)
             .await?;
@@ -341,12 +340,11 @@ impl Store {
 
     /// An agent by its name. Destroyed ones have given theirs up.
     pub async fn agent_named(&self, account: AccountId, name: &Name) -> Result<Agent, Error> {
-        let row =
-            sqlx::query("SELECT * FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
-                .bind(account.to_string())
-                .bind(name.as_str())
-                .fetch_optional(&self.0.reader)
-                .await?;
+        let row = query("SELECT * FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
+            .bind(account.to_string())
+            .bind(name.as_str())
+            .fetch_optional(&self.0.reader)
+            .await?;
         agent(&row.ok_or(Error::NotFound { what: "agent" })?)
     }
 
@@ -358,7 +356,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Agent>, Error> {
-        let mut query = sqlx::QueryBuilder::new("SELECT * FROM agents WHERE account = ");
+        let mut query = Builder::new("SELECT * FROM agents WHERE account = ");
         query.push_bind(account.to_string());
         match filter.state {
             Some(state) => query.push(" AND state = ").push_bind(state.as_str()),

@@ -2,71 +2,100 @@
 //! SQLite's thread and back, or over the network.
 
 use crate::Error;
+use crate::db::{Argument, Connection, for_postgres, for_sqlite};
+use crate::rows::Row;
 use futures_util::TryStreamExt;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, Sqlite, SqliteConnection, Type};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr};
+use std::fmt::Write;
 
 /// Statements, in the order in which they are run; the first that fails ends the batch.
 ///
-/// The text of a batch is the key that the connection keeps it prepared under: its shapes should be few.
+/// The text of a batch is the key that SQLite keeps it prepared under: its shapes should be few.
 #[derive(Default)]
 pub(crate) struct Batch {
-    sql: String,
-    arguments: SqliteArguments,
-    /// Parameters of the statements before the last.
+    statements: Vec<Statement>,
+    arguments: Vec<Argument>,
+}
+
+struct Statement {
+    sql: &'static str,
+    /// Parameters of the statements before it.
     before: usize,
-    /// Of each statement, what it means that it changed no row.
-    refusals: Vec<Option<Error>>,
+    /// What it means that it changed no row.
+    refusal: Option<Error>,
+}
+
+impl Statement {
+    /// Appends it, behind others, whose parameters come first.
+    fn write(&self, text: &mut String) {
+        if !text.is_empty() {
+            text.push(';');
+        }
+        let mut parts = self.sql.split('$');
+        text.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, rest) = part.split_at(digits);
+            let number: usize = number.parse().expect("a parameter has a number");
+            write!(text, "${}{rest}", self.before + number).expect("a string takes all");
+        }
+    }
 }
 
 impl Batch {
     /// One more statement. Its parameters are `$1` and so on, as if it stood alone.
     pub(crate) fn add(&mut self, sql: &'static str) -> &mut Self {
-        self.before = self.arguments.len();
-        if !self.sql.is_empty() {
-            self.sql.push(';');
-        }
-        let mut parts = sql.split('$');
-        self.sql.push_str(parts.next().unwrap_or_default());
-        for part in parts {
-            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
-            let (number, rest) = part.split_at(digits);
-            let number: usize = number.parse().expect("a parameter has a number");
-            self.sql.push_str(&format!("${}{rest}", self.before + number));
-        }
-        self.refusals.push(None);
+        self.statements.push(Statement { sql, before: self.arguments.len(), refusal: None });
         self
     }
 
     /// The next parameter of the last statement.
-    pub(crate) fn bind<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> &mut Self {
-        self.arguments.add(value).expect("texts and numbers can be sent");
+    pub(crate) fn bind(&mut self, value: impl Into<Argument>) -> &mut Self {
+        self.arguments.push(value.into());
         self
     }
 
     /// When the last statement changes no row, the batch fails with this.
     pub(crate) fn or(&mut self, refusal: Error) -> &mut Self {
-        if let Some(last) = self.refusals.last_mut() {
-            *last = Some(refusal);
+        if let Some(last) = self.statements.last_mut() {
+            last.refusal = Some(refusal);
         }
         self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.refusals.is_empty()
+        self.statements.is_empty()
     }
 
     /// Runs the statements, and tells the rows of each.
-    pub(crate) async fn run(self, db: &mut SqliteConnection) -> Result<Vec<Vec<SqliteRow>>, Error> {
-        let Self { sql, arguments, refusals, .. } = self;
+    pub(crate) async fn run(self, db: Connection<'_>) -> Result<Vec<Vec<Row>>, Error> {
+        match db {
+            Connection::Sqlite(db) => self.run_at_once(db).await,
+            Connection::Postgres(db) => self.run_in_turn(db).await,
+        }
+    }
+
+    async fn run_at_once(self, db: &mut SqliteConnection) -> Result<Vec<Vec<Row>>, Error> {
+        let Self { statements, arguments } = self;
+        let sql = match &*statements {
+            [only] => only.sql.into_sql_str(),
+            many => {
+                let mut sql =
+                    String::with_capacity(many.iter().map(|statement| statement.sql.len() + 16).sum());
+                many.iter().for_each(|statement| statement.write(&mut sql));
+                AssertSqlSafe(sql).into_sql_str()
+            }
+        };
         let mut answers = vec![Vec::new()];
-        let mut refusals = refusals.into_iter();
-        let mut coming = db.fetch_many(sqlx::query_with(AssertSqlSafe(sql), arguments));
+        let mut refusals = statements.into_iter().map(|statement| statement.refusal);
+        let mut coming = db.fetch_many(sqlx::query_with(sql, for_sqlite(arguments)));
         // The stream is read to its end also when something was refused: the connection is not free before.
         let mut refused = None;
         while let Some(item) = coming.try_next().await? {
             match item {
-                Either::Right(row) => answers.last_mut().expect("never empty").push(row),
+                Either::Right(row) => answers.last_mut().expect("never empty").push(Row::Sqlite(row)),
                 Either::Left(done) => {
                     let refusal = refusals.next().flatten().filter(|_| done.rows_affected() == 0);
                     refused = refused.or(refusal);
@@ -76,5 +105,34 @@ impl Batch {
         }
         answers.pop();
         refused.map_or(Ok(answers), Err)
+    }
+
+    /// PostgreSQL takes one statement at a time that has parameters.
+    async fn run_in_turn(self, db: &mut PgConnection) -> Result<Vec<Vec<Row>>, Error> {
+        let Self { statements, arguments } = self;
+        let mut arguments = arguments.into_iter();
+        let mut answers = Vec::with_capacity(statements.len());
+        let mut statements = statements.into_iter().peekable();
+        while let Some(Statement { sql, before, refusal }) = statements.next() {
+            let own = match statements.peek() {
+                Some(next) => next.before - before,
+                None => arguments.len(),
+            };
+            let own = for_postgres(arguments.by_ref().take(own));
+            let (mut rows, mut affected) = (Vec::new(), 0);
+            let mut coming = db.fetch_many(sqlx::query_with(sql, own));
+            while let Some(item) = coming.try_next().await? {
+                match item {
+                    Either::Right(row) => rows.push(Row::Postgres(row)),
+                    Either::Left(done) => affected += done.rows_affected(),
+                }
+            }
+            drop(coming);
+            if let Some(refusal) = refusal.filter(|_| affected == 0) {
+                return Err(refusal);
+            }
+            answers.push(rows);
+        }
+        Ok(answers)
     }
 }

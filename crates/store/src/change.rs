@@ -2,16 +2,14 @@
 
 use crate::agents::Agent;
 use crate::batch::Batch;
+use crate::db::Connection;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
-use crate::rows::millis;
+use crate::rows::{Row, millis};
 use crate::{Error, Store};
 use model::{AccountId, AgentId, EventId, KeyId, NodeId};
 use serde_json::Value;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Who changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +77,12 @@ impl Store {
     }
 
     async fn begin(&self, actor: Actor, durability: Durability) -> Result<Change, Error> {
-        let turn = self.0.writer.turn(durability).await?;
+        let mut turn = self.0.writer.turn(durability).await?;
         let mut deferred = Batch::default();
         deferred.add(SAVEPOINT);
         Ok(Change {
+            number: turn.number()?,
             turn,
-            number: self.0.changes.fetch_add(1, Ordering::Relaxed),
             now: millis(self.now()),
             actor,
             audited: false,
@@ -96,13 +94,13 @@ impl Store {
 
 impl Change {
     /// The connection, for a statement that cannot wait. Those that could are run first.
-    pub(crate) async fn db(&mut self) -> Result<&mut SqliteConnection, Error> {
+    pub(crate) async fn db(&mut self) -> Result<Connection<'_>, Error> {
         self.flush().await?;
         self.turn.connection()
     }
 
     /// Runs these statements now, behind those that were deferred, and tells the rows of each.
-    pub(crate) async fn run(&mut self, batch: Batch) -> Result<Vec<Vec<SqliteRow>>, Error> {
+    pub(crate) async fn run(&mut self, batch: Batch) -> Result<Vec<Vec<Row>>, Error> {
         batch.run(self.db().await?).await
     }
 

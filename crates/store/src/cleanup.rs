@@ -1,6 +1,7 @@
 //! The removal of what has expired: tokens, traded assertions, remembered answers, questions of nodes that fell silent.
 
 use crate::change::Actor;
+use crate::db::query;
 use crate::idempotency::KEPT;
 use crate::{Error, Store};
 
@@ -20,7 +21,7 @@ impl Store {
             ("DELETE FROM idempotency_keys WHERE created_at <= $1", now - KEPT),
             ("DELETE FROM egress_questions WHERE until <= $1", now - OVER),
         ] {
-            removed += sqlx::query(sql).bind(before).execute(change.db().await?).await?.rows_affected();
+            removed += query(sql).bind(before).execute(change.db().await?).await?.rows_affected();
         }
         change.commit_bookkeeping().await?;
         Ok(removed)

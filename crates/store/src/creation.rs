@@ -4,7 +4,7 @@ use crate::agents::{Agent, TOKEN_ISSUED};
 use crate::batch::Batch;
 use crate::change::{Actor, Changed};
 use crate::idempotency::replayed;
-use crate::rows::Columns;
+use crate::rows::Row;
 use crate::secrets::{ask_known, known, wishes};
 use crate::{Error, Fresh, Idempotency, Placeholders, Store};
 use model::agent::{AgentSpec, Level};
@@ -12,8 +12,6 @@ use model::api::Image;
 use model::policy::Policy;
 use model::{AccountId, Name, NodeId};
 use serde_json::{Value, json};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -81,7 +79,7 @@ pub struct Candidate {
     pub way: Option<String>,
 }
 
-fn candidate(row: &SqliteRow) -> Result<Candidate, Error> {
+fn candidate(row: &Row) -> Result<Candidate, Error> {
     Ok(Candidate {
         node: row.parsed("id")?,
         shared: row.text("tenant")? == "shared",

@@ -1,9 +1,9 @@
 //! What falls due: agents past their time to live, and agents that nobody has used for too long.
 
-use crate::rows::{Columns, instant};
+use crate::db::query;
+use crate::rows::instant;
 use crate::{Error, Store};
 use model::AgentId;
-use sqlx::Row;
 use time::OffsetDateTime;
 
 /// Why an agent's time is up.
@@ -31,7 +31,7 @@ pub struct Due {
 impl Store {
     /// The agents with a deadline, the nearest first.
     pub async fn deadlines(&self, limit: u32) -> Result<Vec<Due>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT due.id, due.at, due.cause, n.last_seen FROM (
                 SELECT id, node, expires_at AS at, 'ttl' AS cause FROM agents
                 WHERE expires_at IS NOT NULL AND desired <> 'destroyed'

@@ -3,7 +3,6 @@
 use model::Name;
 use model::agent::{AgentState, IllegalVerb};
 use model::policy::PolicyError;
-use std::path::{Path, PathBuf};
 
 /// Why nothing was stored, or nothing could be read.
 #[derive(Debug, thiserror::Error)]
@@ -116,21 +115,20 @@ pub enum Error {
     )]
     Undone,
     /// The database could not be opened.
-    #[error("cannot open the database {}: {source}", path.display())]
+    #[error("cannot open the database {place}: {source}")]
     Open {
         /// Which.
-        path: PathBuf,
+        place: String,
         /// Why.
         source: sqlx::Error,
     },
     /// The schema could not be brought up to date.
     #[error(
-        "cannot bring the database {} up to date: {source} (was it written by a newer version of cofferdam?)",
-        path.display()
+        "cannot bring the database {place} up to date: {source} (was it written by a newer version of cofferdam?)"
     )]
     Migrate {
         /// Which.
-        path: PathBuf,
+        place: String,
         /// Why.
         source: sqlx::migrate::MigrateError,
     },
@@ -175,16 +173,16 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
-    pub(crate) fn opening(path: &Path, source: sqlx::Error) -> Self {
-        known(&source).unwrap_or_else(|| Self::Open { path: path.to_owned(), source })
+    pub(crate) fn opening(place: String, source: sqlx::Error) -> Self {
+        known(&source).unwrap_or_else(|| Self::Open { place, source })
     }
 
-    pub(crate) fn migrating(path: &Path, source: sqlx::migrate::MigrateError) -> Self {
+    pub(crate) fn migrating(place: String, source: sqlx::migrate::MigrateError) -> Self {
         if let sqlx::migrate::MigrateError::Execute(inner) = &source
             && let Some(known) = known(inner)
         {
             return known;
         }
-        Self::Migrate { path: path.to_owned(), source }
+        Self::Migrate { place, source }
     }
 }

@@ -1,12 +1,12 @@
 //! Reading the audit events. Writing them is part of every change, and of nothing else.
 
-use crate::rows::Columns;
+use crate::db::query;
+use crate::rows::Row;
 use crate::{Error, PageOf, Store};
 use model::AccountId;
 use model::api::Event;
-use sqlx::sqlite::SqliteRow;
 
-fn event(row: &SqliteRow) -> Result<Event, Error> {
+fn event(row: &Row) -> Result<Event, Error> {
     Ok(Event {
         id: row.parsed("id")?,
         at: row.at("at")?,
@@ -27,7 +27,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Event>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM events WHERE (account = $1 OR (account IS NULL AND $2 = 1))
                 AND ($3 IS NULL OR subject = $3) AND ($4 IS NULL OR id < $4)
              ORDER BY id DESC LIMIT $5",

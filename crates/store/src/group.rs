@@ -8,8 +8,7 @@
 
 use crate::Error;
 use crate::change::{Changed, OnCommit};
-use sqlx::sqlite::SqlitePool;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use crate::db::{Connection, Pool, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
@@ -23,25 +22,17 @@ pub(crate) enum Durability {
     Repeatable,
 }
 
-impl Durability {
-    // IMMEDIATE takes the write lock now: a transaction that reads first and then finds the lock taken by another process
-    // could not be retried by SQLite's busy handler. FULL syncs at the commit, NORMAL with a later one.
-    fn begin(self) -> &'static str {
-        match self {
-            Self::Durable => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
-            Self::Repeatable => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
-        }
-    }
-}
-
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT change";
 pub(crate) const RELEASE: &str = "RELEASE change";
 const ROLLBACK: &str = "ROLLBACK TO change; RELEASE change";
 
+/// Bits for the changes of one group, in the numbers of changes; the rest counts groups.
+const CHANGES: u32 = 20;
+
 /// Makes changes one at a time.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    pool: SqlitePool,
+    pool: Pool,
     shared: Arc<Mutex<Shared>>,
     /// How long a change waits for its turn.
     patience: Duration,
@@ -58,7 +49,9 @@ struct Shared {
 /// Changes that are committed together.
 struct Group {
     number: u64,
-    tx: Transaction<'static, Sqlite>,
+    /// Of its next change.
+    next: u64,
+    tx: Transaction,
     durability: Durability,
     made: Vec<Made>,
     /// The savepoint may be there, of a change that was not made.
@@ -80,13 +73,13 @@ pub(crate) struct Turn {
 }
 
 impl Writer {
-    /// The pool has one connection: SQLite has one writer at a time, and a queue here is fairer than its busy handler.
-    pub(crate) fn new(pool: SqlitePool, patience: Duration, on_commit: OnCommit) -> Self {
+    /// The pool has one connection: a database has one writer at a time, and a queue here is fairer than its own.
+    pub(crate) fn new(pool: Pool, patience: Duration, on_commit: OnCommit) -> Self {
         Self { pool, shared: Arc::default(), patience, on_commit }
     }
 
     /// The connection, for what is no change.
-    pub(crate) fn pool(&self) -> &SqlitePool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
@@ -106,10 +99,11 @@ impl Writer {
         let group = match &shared.group {
             Some(group) => group.number,
             None => {
-                let tx = self.pool.begin_with(durability.begin()).await?;
+                let tx = self.pool.begin(durability).await?;
                 shared.number += 1;
                 let number = shared.number;
-                shared.group = Some(Group { number, tx, durability, made: Vec::new(), torn: false });
+                let next = tx.number().unwrap_or(number) << CHANGES;
+                shared.group = Some(Group { number, next, tx, durability, made: Vec::new(), torn: false });
                 number
             }
         };
@@ -132,7 +126,7 @@ impl Writer {
     /// Undoes what a change left that was not made.
     async fn mend(&self, shared: &mut Shared) {
         let Some(group) = shared.group.as_mut().filter(|group| group.torn) else { return };
-        match sqlx::raw_sql(ROLLBACK).execute(&mut *group.tx).await {
+        match group.tx.connection().script(ROLLBACK).await {
             Ok(_) => group.torn = false,
             Err(error) => {
                 // SQLite ended the transaction by itself, as on a full disk: all that was in it is undone.
@@ -194,16 +188,23 @@ impl Group {
 }
 
 impl Turn {
+    /// A number that grows from change to change.
+    pub(crate) fn number(&mut self) -> Result<u64, Error> {
+        let group = self.group()?;
+        group.next += 1;
+        Ok(group.next)
+    }
+
     fn group(&mut self) -> Result<&mut Group, Error> {
         // It is there for as long as the turn lasts.
         self.shared.as_mut().and_then(|shared| shared.group.as_mut()).ok_or(Error::Undone)
     }
 
     /// The connection. What is done by it counts once [`Turn::made`] returns.
-    pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, Error> {
+    pub(crate) fn connection(&mut self) -> Result<Connection<'_>, Error> {
         let group = self.group()?;
         group.torn = true;
-        Ok(&mut group.tx)
+        Ok(group.tx.connection())
     }
 
     /// The savepoint is released: the change counts with the commit, for which this waits. It happens also when nobody waits

@@ -6,11 +6,10 @@
 use crate::Error;
 use crate::batch::Batch;
 use crate::change::Change;
-use crate::rows::{Columns, to_json};
+use crate::rows::{Row, to_json};
 use model::AccountId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::SqliteRow;
 
 /// How long an answer is kept, in milliseconds.
 pub(crate) const KEPT: i64 = 24 * 3600 * 1000;
@@ -28,7 +27,7 @@ pub struct Idempotency {
 
 /// What [`Change::ask_replay`] found.
 pub(crate) fn replayed<T: DeserializeOwned>(
-    rows: &[SqliteRow],
+    rows: &[Row],
     idempotency: Option<&Idempotency>,
 ) -> Result<Option<T>, Error> {
     let (Some(row), Some(Idempotency { request, .. })) = (rows.first(), idempotency) else { return Ok(None) };

@@ -1,14 +1,14 @@
 //! Images: names for content that lies in the nodes' stores.
 
 use crate::change::Actor;
-use crate::rows::{Columns, to_json};
+use crate::db::query;
+use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::{Image, RegisterImage};
 use model::{AccountId, ImageId, Name};
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
 
-pub(crate) fn image(row: &SqliteRow) -> Result<Image, Error> {
+pub(crate) fn image(row: &Row) -> Result<Image, Error> {
     Ok(Image {
         id: row.parsed("id")?,
         name: row.parsed("name")?,
@@ -35,12 +35,11 @@ impl Store {
             return Ok(before);
         }
         let now = change.now;
-        let held =
-            sqlx::query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
-                .bind(account.to_string())
-                .bind(request.name.as_str())
-                .fetch_optional(change.db().await?)
-                .await?;
+        let held = query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
+            .bind(account.to_string())
+            .bind(request.name.as_str())
+            .fetch_optional(change.db().await?)
+            .await?;
         let held = held.as_ref().map(image).transpose()?;
         if let Some(held) = &held {
             if held.digest == request.digest && held.size == request.size && held.config == request.config {
@@ -48,14 +47,14 @@ impl Store {
                 change.commit_bookkeeping().await?;
                 return Ok(held.clone());
             }
-            sqlx::query("UPDATE images SET deleted_at = $1 WHERE id = $2")
+            query("UPDATE images SET deleted_at = $1 WHERE id = $2")
                 .bind(now)
                 .bind(held.id.to_string())
                 .execute(change.db().await?)
                 .await?;
         }
         let id = ImageId::new();
-        let row = sqlx::query(
+        let row = query(
             "INSERT INTO images (id, account, name, digest, size, config, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
         )
@@ -78,7 +77,7 @@ impl Store {
 
     /// An image by its id.
     pub async fn image(&self, account: AccountId, id: ImageId) -> Result<Image, Error> {
-        let row = sqlx::query("SELECT * FROM images WHERE account = $1 AND id = $2 AND deleted_at IS NULL")
+        let row = query("SELECT * FROM images WHERE account = $1 AND id = $2 AND deleted_at IS NULL")
             .bind(account.to_string())
             .bind(id.to_string())
             .fetch_optional(&self.0.reader)
@@ -88,7 +87,7 @@ impl Store {
 
     /// An image by its name.
     pub async fn image_named(&self, account: AccountId, name: &Name) -> Result<Image, Error> {
-        let row = sqlx::query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
+        let row = query("SELECT * FROM images WHERE account = $1 AND name = $2 AND deleted_at IS NULL")
             .bind(account.to_string())
             .bind(name.as_str())
             .fetch_optional(&self.0.reader)
@@ -103,7 +102,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Image>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM images WHERE account = $1 AND deleted_at IS NULL AND ($2 IS NULL OR id < $2)
              ORDER BY id DESC LIMIT $3",
         )
@@ -117,7 +116,7 @@ impl Store {
 
     /// Whether the account has this content, under whatever name.
     pub async fn has_image(&self, account: AccountId, digest: &str) -> Result<bool, Error> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT 1 AS one FROM images WHERE account = $1 AND digest = $2 AND deleted_at IS NULL LIMIT 1",
         )
         .bind(account.to_string())
@@ -129,7 +128,7 @@ impl Store {
 
     /// The content that any account has, or that any agent was made from which is not destroyed.
     pub async fn images_in_use(&self) -> Result<Vec<String>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT digest FROM images WHERE deleted_at IS NULL
              UNION
              SELECT i.digest FROM agents a JOIN images i ON i.id = a.image WHERE a.state <> 'destroyed'",
@@ -143,7 +142,7 @@ impl Store {
     pub async fn delete_image(&self, actor: Actor, account: AccountId, id: ImageId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
         let used =
-            sqlx::query("SELECT name FROM agents WHERE image = $1 AND account = $2 AND state <> 'destroyed'")
+            query("SELECT name FROM agents WHERE image = $1 AND account = $2 AND state <> 'destroyed'")
                 .bind(id.to_string())
                 .bind(account.to_string())
                 .fetch_optional(change.db().await?)
@@ -154,14 +153,13 @@ impl Store {
             });
         }
         let now = change.now;
-        let gone = sqlx::query(
-            "UPDATE images SET deleted_at = $1 WHERE id = $2 AND account = $3 AND deleted_at IS NULL",
-        )
-        .bind(now)
-        .bind(id.to_string())
-        .bind(account.to_string())
-        .execute(change.db().await?)
-        .await?;
+        let gone =
+            query("UPDATE images SET deleted_at = $1 WHERE id = $2 AND account = $3 AND deleted_at IS NULL")
+                .bind(now)
+                .bind(id.to_string())
+                .bind(account.to_string())
+                .execute(change.db().await?)
+                .await?;
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "image" });
         }

@@ -2,7 +2,7 @@
 
 use crate::accounts::NewAccount;
 use crate::change::Actor;
-use crate::rows::Columns;
+use crate::db::query;
 use crate::{Error, Store};
 use model::token::VerifyingKey;
 use model::{AccountId, KeyId};
@@ -21,19 +21,17 @@ impl Store {
     /// Makes the installation and its first account, unless there is one.
     pub async fn found(&self, founding: &NewAccount) -> Result<Option<AccountId>, Error> {
         let mut change = self.change(Actor::System).await?;
-        let exists = sqlx::query("SELECT id FROM installation").fetch_optional(change.db().await?).await?;
+        let exists = query("SELECT id FROM installation").fetch_optional(change.db().await?).await?;
         if exists.is_some() {
             return Ok(None);
         }
         let id = uuid::Uuid::now_v7().to_string();
         let now = change.now;
-        sqlx::query(
-            "INSERT INTO installation (singleton, id, database_epoch, created_at) VALUES (1, $1, 1, $2)",
-        )
-        .bind(&id)
-        .bind(now)
-        .execute(change.db().await?)
-        .await?;
+        query("INSERT INTO installation (singleton, id, database_epoch, created_at) VALUES (1, $1, 1, $2)")
+            .bind(&id)
+            .bind(now)
+            .execute(change.db().await?)
+            .await?;
         change.event(None, "installation.founded", &id, json!({}));
         let account = change.add_account(founding, true).await?;
         change.commit().await?;
@@ -42,8 +40,7 @@ impl Store {
 
     /// The installation; `None` before the first start.
     pub async fn installation(&self) -> Result<Option<Installation>, Error> {
-        let row =
-            sqlx::query("SELECT id, database_epoch FROM installation").fetch_optional(&self.0.reader).await?;
+        let row = query("SELECT id, database_epoch FROM installation").fetch_optional(&self.0.reader).await?;
         row.map(|row| Ok(Installation { id: row.text("id")?, database_epoch: row.number("database_epoch")? }))
             .transpose()
     }
@@ -51,7 +48,7 @@ impl Store {
     /// Makes this public key the one that verifies workspace tokens, and tells its id. Others are retired.
     pub async fn use_signing_key(&self, x: &str) -> Result<KeyId, Error> {
         let mut change = self.change(Actor::System).await?;
-        let known = sqlx::query("SELECT id FROM signing_keys WHERE x = $1 AND retired_at IS NULL")
+        let known = query("SELECT id FROM signing_keys WHERE x = $1 AND retired_at IS NULL")
             .bind(x)
             .fetch_optional(change.db().await?)
             .await?;
@@ -60,12 +57,12 @@ impl Store {
         }
         let id = KeyId::new();
         let now = change.now;
-        sqlx::query("UPDATE signing_keys SET retired_at = $1 WHERE retired_at IS NULL")
+        query("UPDATE signing_keys SET retired_at = $1 WHERE retired_at IS NULL")
             .bind(now)
             .execute(change.db().await?)
             .await?;
         // The file may have been put back after another was in use: the same key is in use again.
-        sqlx::query(
+        query(
             "INSERT INTO signing_keys (id, x, created_at) VALUES ($1, $2, $3)
              ON CONFLICT (x) DO UPDATE SET id = excluded.id, retired_at = NULL",
         )
@@ -75,7 +72,7 @@ impl Store {
         .execute(change.db().await?)
         .await?;
         change.event(None, "signing_key.used", id, json!({"x": x}));
-        for row in sqlx::query("SELECT id FROM nodes").fetch_all(change.db().await?).await? {
+        for row in query("SELECT id FROM nodes").fetch_all(change.db().await?).await? {
             change.raise(row.parsed("id")?);
         }
         change.commit().await?;
@@ -84,7 +81,7 @@ impl Store {
 
     /// Keys that verify workspace tokens.
     pub async fn verifying_keys(&self) -> Result<Vec<VerifyingKey>, Error> {
-        let rows = sqlx::query("SELECT id, x FROM signing_keys WHERE retired_at IS NULL")
+        let rows = query("SELECT id, x FROM signing_keys WHERE retired_at IS NULL")
             .fetch_all(&self.0.reader)
             .await?;
         rows.iter().map(|row| Ok(VerifyingKey { kid: row.parsed("id")?, x: row.text("x")? })).collect()

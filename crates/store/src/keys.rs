@@ -1,13 +1,12 @@
 //! API keys, hashed.
 
 use crate::change::{Actor, Change, Changed};
-use crate::rows::Columns;
+use crate::db::query;
+use crate::rows::Row;
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::ApiKey;
 use model::{AccountId, KeyId, Name, NodeId};
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 /// Whom an API key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub struct Bearer {
     pub operator: bool,
 }
 
-fn key(row: &SqliteRow) -> Result<ApiKey, Error> {
+fn key(row: &Row) -> Result<ApiKey, Error> {
     Ok(ApiKey {
         id: row.parsed("id")?,
         name: row.parsed("name")?,
@@ -38,7 +37,7 @@ impl Change {
         name: &Name,
         hash: &str,
     ) -> Result<ApiKey, Error> {
-        let taken = sqlx::query("SELECT id FROM api_keys WHERE account = $1 AND name = $2")
+        let taken = query("SELECT id FROM api_keys WHERE account = $1 AND name = $2")
             .bind(account.to_string())
             .bind(name.as_str())
             .fetch_optional(self.db().await?)
@@ -48,7 +47,7 @@ impl Change {
         }
         let id = KeyId::new();
         let now = self.now;
-        let row = sqlx::query(
+        let row = query(
             "INSERT INTO api_keys (id, account, name, hash, created_at) VALUES ($1, $2, $3, $4, $5)
              RETURNING id, name, created_at",
         )
@@ -71,7 +70,7 @@ impl Store {
             Ok(bearer) => return Ok(Some(bearer)),
             Err(reading) => reading,
         };
-        let row = sqlx::query(
+        let row = query(
             "SELECT k.id, a.id AS account, a.name, a.operator FROM api_keys k JOIN accounts a ON a.id = k.account
              WHERE k.hash = $1",
         )
@@ -116,7 +115,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<ApiKey>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, name, created_at FROM api_keys WHERE account = $1 AND ($2 IS NULL OR id < $2)
              ORDER BY id DESC LIMIT $3",
         )
@@ -131,7 +130,7 @@ impl Store {
     /// Removes a key, and with it every workspace token of the account: some were issued to whoever held it.
     pub async fn delete_key(&self, actor: Actor, account: AccountId, id: KeyId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        let gone = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND account = $2")
+        let gone = query("DELETE FROM api_keys WHERE id = $1 AND account = $2")
             .bind(id.to_string())
             .bind(account.to_string())
             .execute(change.db().await?)
@@ -139,24 +138,21 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "key" });
         }
-        let left = sqlx::query("SELECT id FROM api_keys WHERE account = $1 LIMIT 1")
+        let left = query("SELECT id FROM api_keys WHERE account = $1 LIMIT 1")
             .bind(account.to_string())
             .fetch_optional(change.db().await?)
             .await?;
         if left.is_none() {
             return Err(Error::InUse { what: "this is the last key of the account".to_owned() });
         }
-        sqlx::query(
-            "UPDATE agents SET token_epoch = token_epoch + 1 WHERE account = $1 AND state <> 'destroyed'",
-        )
-        .bind(account.to_string())
-        .execute(change.db().await?)
-        .await?;
-        let nodes =
-            sqlx::query("SELECT DISTINCT node FROM agents WHERE account = $1 AND state <> 'destroyed'")
-                .bind(account.to_string())
-                .fetch_all(change.db().await?)
-                .await?;
+        query("UPDATE agents SET token_epoch = token_epoch + 1 WHERE account = $1 AND state <> 'destroyed'")
+            .bind(account.to_string())
+            .execute(change.db().await?)
+            .await?;
+        let nodes = query("SELECT DISTINCT node FROM agents WHERE account = $1 AND state <> 'destroyed'")
+            .bind(account.to_string())
+            .fetch_all(change.db().await?)
+            .await?;
         for row in nodes {
             change.raise(row.parsed::<NodeId>("node")?);
         }

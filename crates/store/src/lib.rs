@@ -11,6 +11,7 @@ mod bearers;
 mod change;
 mod cleanup;
 mod creation;
+mod db;
 mod deadlines;
 mod egress;
 mod error;
@@ -47,21 +48,12 @@ pub use secrets::{
 };
 
 use bearers::Bearers;
+use db::{BUSY, Pool, query};
 use group::Writer;
 use model::clock::Clock;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection, SqlSafeStr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-
-/// How long a writer waits for another process before it says that the database is locked.
-const BUSY: Duration = Duration::from_secs(5);
-const READERS: u32 = 4;
 
 /// An open database.
 #[derive(Clone)]
@@ -69,28 +61,9 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     writer: Writer,
-    reader: SqlitePool,
+    reader: Pool,
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
-    /// Counts changes, in the order in which they were made.
-    changes: AtomicU64,
-}
-
-fn migrations() -> Migrator {
-    let all = [
-        ("initial", include_str!("../migrations/sqlite/0001_initial.sql")),
-        ("changes", include_str!("../migrations/sqlite/0002_changes.sql")),
-        ("free_slots", include_str!("../migrations/sqlite/0003_free_slots.sql")),
-        ("levels", include_str!("../migrations/sqlite/0004_levels.sql")),
-        ("observation", include_str!("../migrations/sqlite/0005_observation.sql")),
-        ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
-        ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
-        ("secrets", include_str!("../migrations/sqlite/0008_secrets.sql")),
-    ];
-    let numbered = (1..).zip(all).map(|(version, (name, sql))| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    Migrator::with_migrations(numbered.collect())
 }
 
 impl Store {
@@ -106,39 +79,7 @@ impl Store {
         on_commit: OnCommit,
         busy: Duration,
     ) -> Result<Self, Error> {
-        let opening = |source| Error::opening(path, source);
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            // What is deleted is overwritten in pages that are written anyway: there ciphertexts pass through, see `secrets`.
-            .pragma("secure_delete", "fast")
-            .busy_timeout(busy);
-        // Who waits for its turn waits for longer than who has it: that one hears of the lock itself.
-        let forever = || {
-            SqlitePoolOptions::new()
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .acquire_timeout(2 * busy)
-                // A connection to a file does not go away while nobody looks; asking it costs as much as a statement.
-                .test_before_acquire(false)
-        };
-        // A disk that is full, among others, makes SQLite end a transaction by itself. The connection then never
-        // gets out of it in sqlx's books, and would refuse every change from there on.
-        let writer = forever()
-            .max_connections(1)
-            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
-            .connect_with(options.clone())
-            .await
-            .map_err(opening)?;
-        migrations().run(&writer).await.map_err(|source| Error::migrating(path, source))?;
-        let reader = forever()
-            .max_connections(READERS)
-            .connect_with(options.pragma("query_only", "on"))
-            .await
-            .map_err(opening)?;
+        let (writer, reader) = db::open_file(path, busy).await?;
         let bearers = Arc::<Bearers>::default();
         let known = bearers.clone();
         let on_commit: OnCommit = Arc::new(move |number, changed| {
@@ -148,7 +89,7 @@ impl Store {
             on_commit(number, changed);
         });
         let writer = Writer::new(writer, 2 * busy, on_commit);
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, changes: AtomicU64::new(1) })))
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.
@@ -159,7 +100,7 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn check(&self) -> Result<(), Error> {
-        sqlx::query("SELECT singleton FROM installation").fetch_optional(&self.0.reader).await?;
+        query("SELECT singleton FROM installation").fetch_optional(&self.0.reader).await?;
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 use crate::agents::{Agent, agent};
 use crate::batch::Batch;
 use crate::change::{Actor, Change};
+use crate::db::query;
 use crate::egress::{ask_attention, attention};
-use crate::rows::Columns;
+use crate::rows::Row;
 use crate::{Error, PageOf, Store};
 use model::agent::AgentState;
 use model::api::Node;
@@ -12,8 +13,6 @@ use model::egress::Attention;
 use model::node_api::{Capacity, DesiredAgent};
 use model::{AccountId, AgentId, Name, NodeId};
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use time::{Duration, OffsetDateTime};
 
 /// A node's side of its enrolment.
@@ -41,7 +40,7 @@ pub struct DesiredRows {
     pub attention: Vec<Attention>,
 }
 
-fn node(row: &SqliteRow) -> Result<Node, Error> {
+fn node(row: &Row) -> Result<Node, Error> {
     let count = |column| Ok::<u32, Error>(u32::try_from(row.number(column)?).unwrap_or(u32::MAX));
     Ok(Node {
         id: row.parsed("id")?,
@@ -56,7 +55,7 @@ fn node(row: &SqliteRow) -> Result<Node, Error> {
 impl Change {
     /// The node of this name; a shared one is made if there is none.
     async fn node_named(&mut self, name: &Name) -> Result<NodeId, Error> {
-        let known = sqlx::query("SELECT id FROM nodes WHERE name = $1")
+        let known = query("SELECT id FROM nodes WHERE name = $1")
             .bind(name.as_str())
             .fetch_optional(self.db().await?)
             .await?;
@@ -65,7 +64,7 @@ impl Change {
         }
         let id = NodeId::new();
         let now = self.now;
-        sqlx::query(
+        query(
             "INSERT INTO nodes (id, name, tenant, cpus, memory, rev, created_at) VALUES ($1, $2, 'shared', 0, 0, 1, $3)",
         )
         .bind(id.to_string())
@@ -79,19 +78,17 @@ impl Change {
 
     /// Makes the node's slots those that its machine offers. A slot in use stays until its agent is gone.
     async fn fit_slots(&mut self, node: NodeId, slots: u32) -> Result<(), Error> {
-        sqlx::query("DELETE FROM node_slots WHERE node = $1 AND slot >= $2 AND agent IS NULL")
+        query("DELETE FROM node_slots WHERE node = $1 AND slot >= $2 AND agent IS NULL")
             .bind(node.to_string())
             .bind(i64::from(slots))
             .execute(self.db().await?)
             .await?;
         for slot in 0..slots {
-            sqlx::query(
-                "INSERT INTO node_slots (node, slot) VALUES ($1, $2) ON CONFLICT (node, slot) DO NOTHING",
-            )
-            .bind(node.to_string())
-            .bind(i64::from(slot))
-            .execute(self.db().await?)
-            .await?;
+            query("INSERT INTO node_slots (node, slot) VALUES ($1, $2) ON CONFLICT (node, slot) DO NOTHING")
+                .bind(node.to_string())
+                .bind(i64::from(slot))
+                .execute(self.db().await?)
+                .await?;
         }
         Ok(())
     }
@@ -108,7 +105,7 @@ impl Store {
         let mut change = self.change(Actor::System).await?;
         let node = change.node_named(name).await?;
         let expires = change.now + life.whole_milliseconds() as i64;
-        sqlx::query("INSERT INTO bootstrap_tokens (hash, node, expires_at) VALUES ($1, $2, $3)")
+        query("INSERT INTO bootstrap_tokens (hash, node, expires_at) VALUES ($1, $2, $3)")
             .bind(hash)
             .bind(node.to_string())
             .bind(expires)
@@ -125,7 +122,7 @@ impl Store {
         let Enrolment { token_hash, public_key, capacity } = enrolment;
         let mut change = self.change(Actor::System).await?;
         let now = change.now;
-        let redeemed = sqlx::query(
+        let redeemed = query(
             "UPDATE bootstrap_tokens SET redeemed_by = $1
              WHERE hash = $2 AND expires_at > $3 AND (redeemed_by IS NULL OR redeemed_by = $1) RETURNING node",
         )
@@ -135,7 +132,7 @@ impl Store {
         .fetch_optional(change.db().await?)
         .await?;
         let node: NodeId = redeemed.ok_or(Error::TokenRefused)?.parsed("node")?;
-        let other = sqlx::query("SELECT id FROM nodes WHERE public_key = $1 AND id <> $2")
+        let other = query("SELECT id FROM nodes WHERE public_key = $1 AND id <> $2")
             .bind(public_key)
             .bind(node.to_string())
             .fetch_optional(change.db().await?)
@@ -143,12 +140,12 @@ impl Store {
         if other.is_some() {
             return Err(Error::InUse { what: "another node enrolled with this key".to_owned() });
         }
-        sqlx::query("DELETE FROM callback_tokens WHERE node = $1 AND $2 <> (SELECT coalesce(public_key, '') FROM nodes WHERE id = $1)")
+        query("DELETE FROM callback_tokens WHERE node = $1 AND $2 <> (SELECT coalesce(public_key, '') FROM nodes WHERE id = $1)")
             .bind(node.to_string())
             .bind(public_key)
             .execute(change.db().await?)
             .await?;
-        sqlx::query("UPDATE nodes SET public_key = $1, cpus = $2, memory = $3, last_seen = $4 WHERE id = $5")
+        query("UPDATE nodes SET public_key = $1, cpus = $2, memory = $3, last_seen = $4 WHERE id = $5")
             .bind(public_key)
             .bind(capacity.cpus)
             .bind(capacity.memory as i64)
@@ -174,7 +171,7 @@ impl Store {
     /// The revision of a node's desired state.
     #[cfg(test)]
     pub(crate) async fn rev(&self, node: NodeId) -> Result<u64, Error> {
-        let row = sqlx::query("SELECT rev FROM nodes WHERE id = $1")
+        let row = query("SELECT rev FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_optional(&self.0.reader)
             .await?;
@@ -201,7 +198,7 @@ impl Store {
                 .bind(node.to_string()),
         };
         ask_attention(&mut asked, node, self.now());
-        let answers = asked.run(&mut *self.0.reader.acquire().await?).await?;
+        let answers = asked.run(self.0.reader.acquire().await?.connection()).await?;
         let [rows, attended] = &*answers else { return Err(Error::NotFound { what: "node" }) };
         let rev = rows.first().ok_or(Error::NotFound { what: "node" })?.number("rev")?;
         let mut found =
@@ -237,7 +234,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Node>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT n.id, n.name, n.tenant, n.last_seen, count(s.slot) AS slots, count(s.agent) AS used
              FROM nodes n LEFT JOIN node_slots s ON s.node = n.id
              WHERE (n.tenant = $1 OR n.tenant = 'shared') AND ($2 IS NULL OR n.id < $2)
@@ -253,7 +250,7 @@ impl Store {
 
     /// The key that a node enrolled with.
     pub async fn node_key(&self, node: NodeId) -> Result<Option<String>, Error> {
-        let row = sqlx::query("SELECT public_key FROM nodes WHERE id = $1")
+        let row = query("SELECT public_key FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_optional(&self.0.reader)
             .await?;
@@ -262,16 +259,16 @@ impl Store {
 
     /// Whether agents of more than one account may be on a node.
     pub async fn node_is_shared(&self, node: NodeId) -> Result<bool, Error> {
-        let row = sqlx::query("SELECT tenant = 'shared' AS shared FROM nodes WHERE id = $1")
+        let row = query("SELECT tenant = 'shared' AS shared FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_one(&self.0.reader)
             .await?;
-        Ok(row.try_get("shared")?)
+        row.flag("shared")
     }
 
     /// When a node last spoke.
     pub async fn node_seen(&self, node: NodeId) -> Result<Option<OffsetDateTime>, Error> {
-        let row = sqlx::query("SELECT last_seen FROM nodes WHERE id = $1")
+        let row = query("SELECT last_seen FROM nodes WHERE id = $1")
             .bind(node.to_string())
             .fetch_optional(&self.0.reader)
             .await?;

@@ -2,6 +2,7 @@
 
 use crate::agents::Agent;
 use crate::change::{Actor, Change};
+use crate::db::query;
 use crate::rows::{millis, to_json};
 use crate::{Error, Store};
 use model::agent::{AgentState, Desired, Level, Observed, apply_observed};
@@ -89,7 +90,7 @@ impl Change {
 
     /// Notes which levels a node makes; `true` if that is news.
     async fn levels(&mut self, node: NodeId, levels: &[Level]) -> Result<bool, Error> {
-        let changed = sqlx::query("UPDATE nodes SET levels = $1 WHERE id = $2 AND levels <> $1")
+        let changed = query("UPDATE nodes SET levels = $1 WHERE id = $2 AND levels <> $1")
             .bind(to_json(&levels))
             .bind(node.to_string())
             .execute(self.db().await?)
@@ -102,12 +103,11 @@ impl Change {
     }
 
     async fn orphan(&mut self, node: NodeId, agent: AgentId) -> Result<bool, Error> {
-        let told =
-            sqlx::query("SELECT id FROM events WHERE subject = $1 AND kind = 'agent.orphan' AND actor = $2")
-                .bind(agent.to_string())
-                .bind(node.to_string())
-                .fetch_optional(self.db().await?)
-                .await?;
+        let told = query("SELECT id FROM events WHERE subject = $1 AND kind = 'agent.orphan' AND actor = $2")
+            .bind(agent.to_string())
+            .bind(node.to_string())
+            .fetch_optional(self.db().await?)
+            .await?;
         if told.is_none() {
             self.event(None, "agent.orphan", agent, json!({"node": node}));
         }

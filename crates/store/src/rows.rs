@@ -2,8 +2,9 @@
 
 use crate::Error;
 use serde::de::DeserializeOwned;
-use sqlx::Row;
+use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{ColumnIndex, Decode, Postgres, Row as _, Sqlite, Type, TypeInfo, ValueRef};
 use std::str::FromStr;
 use time::OffsetDateTime;
 
@@ -33,50 +34,85 @@ pub(crate) fn instant(millis: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
 }
 
-/// Typed access to the columns of a row.
-pub(crate) trait Columns {
-    fn text(&self, column: &'static str) -> Result<String, Error>;
-    fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
-    fn parsed_opt<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error>;
-    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
-    fn json_opt<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error>;
-    fn number(&self, column: &'static str) -> Result<u64, Error>;
-    fn at(&self, column: &'static str) -> Result<OffsetDateTime, Error>;
-    fn at_opt(&self, column: &'static str) -> Result<Option<OffsetDateTime>, Error>;
+/// A row of either database.
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
 }
 
-impl Columns for SqliteRow {
-    fn text(&self, column: &'static str) -> Result<String, Error> {
+/// What a column can be read as.
+pub(crate) trait Column<'r>:
+    Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>
+{
+}
+
+impl<'r, T> Column<'r> for T where T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>
+{}
+
+/// Typed access to the columns.
+impl Row {
+    pub(crate) fn try_get<'r, T, I>(&'r self, column: I) -> Result<T, Error>
+    where
+        T: Column<'r>,
+        I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>,
+    {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    #[cfg(test)]
+    #[track_caller]
+    pub(crate) fn get<'r, T, I>(&'r self, column: I) -> T
+    where
+        T: Column<'r>,
+        I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>,
+    {
+        self.try_get(column).unwrap()
+    }
+
+    /// Of a column that is 0 or 1, or of what a comparison says: SQLite knows no other truth than the number.
+    pub(crate) fn flag(&self, column: &'static str) -> Result<bool, Error> {
+        if let Self::Postgres(row) = self
+            && row.try_get_raw(column)?.type_info().name() == "BOOL"
+        {
+            return Ok(row.try_get(column)?);
+        }
+        Ok(self.try_get::<i64, _>(column)? != 0)
+    }
+
+    pub(crate) fn text(&self, column: &'static str) -> Result<String, Error> {
         Ok(self.try_get(column)?)
     }
 
-    fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {
+    pub(crate) fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {
         self.try_get::<&str, _>(column)?.parse().map_err(|_| Error::Corrupt { column })
     }
 
-    fn parsed_opt<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn parsed_opt<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error> {
         let text: Option<&str> = self.try_get(column)?;
         text.map(|text| text.parse().map_err(|_| Error::Corrupt { column })).transpose()
     }
 
-    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {
+    pub(crate) fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {
         serde_json::from_str(self.try_get(column)?).map_err(|_| Error::Corrupt { column })
     }
 
-    fn json_opt<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn json_opt<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error> {
         let text: Option<&str> = self.try_get(column)?;
         text.map(serde_json::from_str).transpose().map_err(|_| Error::Corrupt { column })
     }
 
-    fn number(&self, column: &'static str) -> Result<u64, Error> {
+    pub(crate) fn number(&self, column: &'static str) -> Result<u64, Error> {
         u64::try_from(self.try_get::<i64, _>(column)?).map_err(|_| Error::Corrupt { column })
     }
 
-    fn at(&self, column: &'static str) -> Result<OffsetDateTime, Error> {
+    pub(crate) fn at(&self, column: &'static str) -> Result<OffsetDateTime, Error> {
         instant(self.try_get(column)?).ok_or(Error::Corrupt { column })
     }
 
-    fn at_opt(&self, column: &'static str) -> Result<Option<OffsetDateTime>, Error> {
+    pub(crate) fn at_opt(&self, column: &'static str) -> Result<Option<OffsetDateTime>, Error> {
         let millis: Option<i64> = self.try_get(column)?;
         millis.map(|millis| instant(millis).ok_or(Error::Corrupt { column })).transpose()
     }

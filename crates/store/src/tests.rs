@@ -7,6 +7,7 @@ mod secrets;
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
 use crate::creation::{Asked, Candidate, Found, NewAgent};
+use crate::db::query;
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
 use crate::{Error, Fresh, NewAccount, Placeholders, Store};
@@ -17,7 +18,7 @@ use model::policy::Policy;
 use model::{AccountId, AgentId, ImageId, Name, NodeId, Resources, Span, VolumeId};
 use proptest::prelude::*;
 use serde_json::json;
-use sqlx::{Connection, Row};
+use sqlx::Connection;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use time::{Duration, OffsetDateTime};
@@ -122,16 +123,13 @@ impl World {
     }
 
     /// Runs SQL that no method of the store would.
-    async fn raw(&self, sql: &'static str, binds: &[String]) -> Result<u64, sqlx::Error> {
-        let mut query = sqlx::query(sql);
-        for bind in binds {
-            query = query.bind(bind.clone());
-        }
+    async fn raw(&self, sql: &'static str, binds: &[String]) -> Result<u64, Error> {
+        let query = binds.iter().fold(query(sql), |query, bind| query.bind(bind));
         query.execute(self.store.0.writer.pool()).await.map(|done| done.rows_affected())
     }
 
     async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query(sql).fetch_one(&self.store.0.reader).await.unwrap().get(0)
+        query(sql).fetch_one(&self.store.0.reader).await.unwrap().get(0)
     }
 }
 
@@ -176,7 +174,7 @@ fn seen(agent: &Agent, generation: u64, observed: Observed) -> ObservedAgent {
 
 /// What the database itself says when it refuses.
 #[track_caller]
-fn refused(result: Result<u64, sqlx::Error>, why: &str) {
+fn refused(result: Result<u64, Error>, why: &str) {
     let error = result.expect_err("the database let it pass").to_string();
     assert!(error.contains(why), "{error}");
 }
@@ -333,10 +331,8 @@ async fn a_full_disk_says_so_and_passes() {
     let world = World::new().await;
     let pages = world.count("PRAGMA page_count").await;
     // What SQLite answers when it cannot grow is the same whether the disk or this keeps it from growing.
-    let mut writer = world.store.0.writer.pool().acquire().await.unwrap();
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-    sqlx::query(limit).execute(&mut *writer).await.unwrap();
-    drop(writer);
+    query(limit).execute(world.store.0.writer.pool()).await.unwrap();
     let mut full = None;
     for index in 0..2000 {
         let made = world.store.create_account(Actor::System, &new_account(&format!("account-{index}"))).await;
@@ -543,13 +539,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The periods of an agent have neither gap nor overlap, and end in the state that it is in.
 async fn check_ledger(world: &World, agent: &Agent) {
-    let rows = sqlx::query(
-        "SELECT state, opened_at, closed_at FROM state_periods WHERE agent = $1 ORDER BY ordinal",
-    )
-    .bind(agent.spec.id.to_string())
-    .fetch_all(&world.store.0.reader)
-    .await
-    .unwrap();
+    let rows =
+        query("SELECT state, opened_at, closed_at FROM state_periods WHERE agent = $1 ORDER BY ordinal")
+            .bind(agent.spec.id.to_string())
+            .fetch_all(&world.store.0.reader)
+            .await
+            .unwrap();
     let periods: Vec<(String, i64, Option<i64>)> =
         rows.iter().map(|row| (row.get("state"), row.get("opened_at"), row.get("closed_at"))).collect();
     for pair in periods.windows(2) {
@@ -635,7 +630,7 @@ async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_toget
 
     // What was deferred is there for whoever reads, and a row that must change must be there.
     change.event(None, "test.first", world.node, serde_json::json!({}));
-    let seen = sqlx::query("SELECT id FROM events WHERE kind = 'test.first'");
+    let seen = query("SELECT id FROM events WHERE kind = 'test.first'");
     assert_eq!(seen.fetch_all(change.db().await.unwrap()).await.unwrap().len(), 1);
     change.deferred.add("UPDATE nodes SET rev = 7 WHERE id = 'none'").or(Error::NoCapacity);
     change.event(None, "test.second", world.node, serde_json::json!({}));
@@ -671,7 +666,7 @@ async fn a_database_from_before_there_were_levels_is_taken_over() {
     let path = directory.path().join("cofferdam.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
     let mut old = sqlx::SqliteConnection::connect_with(&options.foreign_keys(true)).await.unwrap();
-    let before = crate::migrations().iter().take(3).cloned().collect();
+    let before = crate::db::sqlite_migrations().iter().take(3).cloned().collect();
     sqlx::migrate::Migrator::with_migrations(before).run(&mut old).await.unwrap();
     let (account, node, image, agent) = (AccountId::new(), NodeId::new(), ImageId::new(), AgentId::new());
     let spec = json!({"id": agent, "name": "a", "account": account, "level": "container", "image": image,
@@ -700,14 +695,14 @@ async fn a_database_from_before_there_were_levels_is_taken_over() {
     assert_eq!((kept.policy, kept.policy_revision), (None, 0));
     let writer = store.0.writer.pool();
     for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
-        let found = sqlx::query(check).fetch_all(writer).await.unwrap();
+        let found = query(check).fetch_all(writer).await.unwrap();
         let said: Vec<String> = found.iter().map(|row| row.get(0)).collect();
         assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
     }
     // From now on there are agents without an image, and none with half of one.
     let update = |set: &str| sqlx::AssertSqlSafe(format!("UPDATE agents SET {set}"));
-    assert!(sqlx::query(update("image = NULL")).execute(writer).await.is_err());
-    assert!(sqlx::query(update("image = 'img_none'")).execute(writer).await.is_err(), "still a foreign key");
-    sqlx::query(update("image = NULL, image_name = NULL")).execute(writer).await.unwrap();
+    assert!(query(update("image = NULL")).execute(writer).await.is_err());
+    assert!(query(update("image = 'img_none'")).execute(writer).await.is_err(), "still a foreign key");
+    query(update("image = NULL, image_name = NULL")).execute(writer).await.unwrap();
     assert_eq!(store.agent(agent).await.unwrap().image_name, None);
 }

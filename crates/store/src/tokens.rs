@@ -2,7 +2,8 @@
 //! lost leaves no healthy node dead.
 
 use crate::change::{Actor, Change};
-use crate::rows::{Columns, millis};
+use crate::db::query;
+use crate::rows::millis;
 use crate::{Error, Store};
 use model::NodeId;
 use model::token::NodeAssertion;
@@ -15,7 +16,7 @@ const SEEN_EVERY: Duration = Duration::seconds(5);
 impl Change {
     /// Uses up an assertion of a node that is valid until `expires`, in seconds since 1970; `false` if it was used before.
     pub(crate) async fn first_use(&mut self, node: NodeId, jti: &str, expires: i64) -> Result<bool, Error> {
-        let used = sqlx::query(
+        let used = query(
             "INSERT INTO assertions (node, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (node, jti) DO NOTHING",
         )
         .bind(node.to_string())
@@ -42,7 +43,7 @@ impl Store {
         if !change.first_use(node, &assertion.jti, assertion.exp).await? {
             return Err(Error::Replayed);
         }
-        sqlx::query("INSERT INTO callback_tokens (hash, node, expires_at) VALUES ($1, $2, $3)")
+        query("INSERT INTO callback_tokens (hash, node, expires_at) VALUES ($1, $2, $3)")
             .bind(hash)
             .bind(node.to_string())
             .bind(now + life.whole_milliseconds() as i64)
@@ -55,7 +56,7 @@ impl Store {
     /// The node that holds the callback token with this hash, and whether it was not heard for a while.
     pub async fn callback(&self, hash: &str) -> Result<Option<(NodeId, bool)>, Error> {
         let now = self.now();
-        let row = sqlx::query(
+        let row = query(
             "SELECT t.node, n.last_seen FROM callback_tokens t JOIN nodes n ON n.id = t.node
              WHERE t.hash = $1 AND t.expires_at > $2",
         )

@@ -3,14 +3,13 @@
 use super::questions::open_question;
 use crate::agents::{Agent, agent};
 use crate::change::{Actor, Change, Changed};
-use crate::rows::Columns;
+use crate::db::query;
 use crate::{Error, Idempotency, Store};
 use model::agent::Desired;
 use model::egress::{Answered, Decision, OpenQuestion};
 use model::policy::{Action, Policy, Preset, Rule, Unknown};
 use model::{AccountId, AgentId, NodeId, QuestionId};
 use serde_json::json;
-use sqlx::Row;
 
 const fn text(decision: Decision) -> &'static str {
     match decision {
@@ -29,7 +28,7 @@ impl Change {
         id: QuestionId,
     ) -> Result<(OpenQuestion, NodeId), Error> {
         let now = self.now;
-        let row = sqlx::query(
+        let row = query(
             "SELECT q.id, q.agent, a.name, q.host, q.port, q.asked, q.until, q.node, q.answer
              FROM egress_questions q JOIN agents a ON a.id = q.agent
              WHERE q.id = $1 AND q.account = $2 AND q.until > $3",
@@ -77,7 +76,7 @@ impl Change {
         account: AccountId,
         question: &OpenQuestion,
     ) -> Result<Vec<AgentId>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM agents WHERE account = $1 AND state <> 'destroyed' AND id <> $2
                 AND policy ->> '$.egress.unknown' = 'hold' AND policy ->> '$.egress.preset' = 'allowlist'
              ORDER BY id",

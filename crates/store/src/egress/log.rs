@@ -2,14 +2,13 @@
 
 use super::Agents;
 use crate::change::{Change, Changed};
-use crate::rows::{Columns, to_json};
+use crate::db::{Builder, query};
+use crate::rows::{Row, to_json};
 use crate::{Error, PageOf, Store};
 use model::egress::{Connection, LogEntry, Lost, Outcome, Record};
 use model::{AccountId, AgentId};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite};
 use std::collections::{BTreeMap, BTreeSet};
 use time::Duration;
 
@@ -38,21 +37,21 @@ pub struct EgressFilter {
 
 /// A row to add.
 #[derive(Serialize)]
-struct Row<'r> {
+struct NewRecord<'r> {
     agent: AgentId,
     account: AccountId,
     outcome: Outcome,
     record: &'r Connection,
 }
 
-fn entry(row: &SqliteRow) -> Result<LogEntry, Error> {
+fn entry(row: &Row) -> Result<LogEntry, Error> {
     Ok(LogEntry { id: row.number("id")?, agent: row.parsed("agent")?, connection: row.json("record")? })
 }
 
 impl EgressFilter {
     /// All that are meant, in no order. (The plus keeps SQLite from an index that is worse than the agent's.)
-    fn select(&self) -> QueryBuilder<Sqlite> {
-        let mut query = QueryBuilder::new("SELECT id, agent, record FROM egress_log WHERE ");
+    fn select(&self) -> Builder {
+        let mut query = Builder::new("SELECT id, agent, record FROM egress_log WHERE ");
         match self.agent {
             Some(agent) => query.push("agent = ").push_bind(agent.to_string()).push(" AND +account = "),
             None => query.push("account = "),
@@ -70,11 +69,11 @@ impl Change {
     /// Appends records, and cuts what an agent has too many of.
     pub(super) async fn add_records(&mut self, records: &[Record], agents: &Agents) -> Result<(), Error> {
         let known = |record: &'_ Record| agents.get(&record.agent).map(|agent| agent.account);
-        let rows: Vec<Row<'_>> = records
+        let rows: Vec<NewRecord<'_>> = records
             .iter()
             .filter_map(|record| {
                 let (agent, record, account) = (record.agent, &record.connection, known(record)?);
-                Some(Row { agent, account, outcome: record.outcome, record })
+                Some(NewRecord { agent, account, outcome: record.outcome, record })
             })
             .collect();
         if rows.is_empty() {
@@ -99,7 +98,7 @@ impl Change {
 
     /// Removes the oldest of those agents that have too many.
     async fn cut(&mut self, agents: &BTreeSet<AgentId>) -> Result<(), Error> {
-        let over = sqlx::query(
+        let over = query(
             "SELECT agent, records - $2 AS over FROM egress_counts
              WHERE agent IN (SELECT value FROM json_each($1)) AND records > $2",
         )
@@ -111,7 +110,7 @@ impl Change {
             let mut left = row.number("over")?;
             // Refusals first, which an agent makes at will: they do not take the place of what passed.
             for delete in [CUT_REFUSED, CUT] {
-                let cut = sqlx::query(delete)
+                let cut = query(delete)
                     .bind(row.text("agent")?)
                     .bind(left as i64)
                     .execute(self.db().await?)
@@ -123,10 +122,12 @@ impl Change {
     }
 
     /// Tells the ledger what was refused, of each host and port once in a while.
-    async fn note_denied(&mut self, rows: &[Row<'_>]) -> Result<(), Error> {
+    async fn note_denied(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
         type Denied<'r> = BTreeMap<(&'r str, Option<u16>), (&'r str, u64)>;
         let mut of_agents: BTreeMap<AgentId, (AccountId, Denied<'_>)> = BTreeMap::new();
-        for Row { agent, account, record, .. } in rows.iter().filter(|row| row.outcome == Outcome::Denied) {
+        for NewRecord { agent, account, record, .. } in
+            rows.iter().filter(|row| row.outcome == Outcome::Denied)
+        {
             let (_, denied) = of_agents.entry(*agent).or_insert_with(|| (*account, Denied::new()));
             let (_, count) = denied.entry((&record.host, record.port)).or_insert((&record.by, 0));
             *count += u64::from(record.count);
@@ -198,7 +199,7 @@ impl Store {
         loop {
             let mut change = self.repeatable_change(crate::Actor::System).await?;
             let before = change.now - i64::try_from(keep.whole_milliseconds()).unwrap_or(i64::MAX);
-            let step = sqlx::query(
+            let step = query(
                 "DELETE FROM egress_log
                  WHERE id IN (SELECT id FROM egress_log WHERE stored_at <= $1 ORDER BY stored_at LIMIT $2)",
             )

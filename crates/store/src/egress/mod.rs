@@ -14,12 +14,12 @@ pub use watching::Watched;
 pub(crate) use watching::{ask_attention, attention};
 
 use crate::change::{Actor, Change};
-use crate::rows::{Columns, to_json};
+use crate::db::query;
+use crate::rows::to_json;
 use crate::{Error, Store};
 use model::egress::EgressReport;
 use model::{AccountId, AgentId, NodeId};
 use serde_json::{Value, json};
-use sqlx::Row;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What an audit event of this kind told of, of one agent, is not told again for so long, in milliseconds.
@@ -61,7 +61,7 @@ impl Change {
         if agents.is_empty() {
             return Ok(Agents::new());
         }
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, account, desired <> 'destroyed' AND coalesce(policy ->> '$.egress.preset', '') = 'allowlist'
                 AND coalesce(policy ->> '$.egress.unknown', '') = 'hold' AS asks
              FROM agents WHERE id IN (SELECT value FROM json_each($1)) AND node = $2",
@@ -72,10 +72,7 @@ impl Change {
         .await?;
         rows.iter()
             .map(|row| {
-                Ok((
-                    row.parsed("id")?,
-                    Spoken { account: row.parsed("account")?, asks: row.try_get("asks")? },
-                ))
+                Ok((row.parsed("id")?, Spoken { account: row.parsed("account")?, asks: row.flag("asks")? }))
             })
             .collect()
     }
@@ -84,7 +81,7 @@ impl Change {
     /// an agent that fills it; and it is asked itself, so that a restart changes nothing. No more than `most` rows are read, the last
     /// (an index ends with the row's number).
     async fn told(&mut self, kind: &'static str, agent: AgentId, most: u16) -> Result<Told, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 ORDER BY rowid DESC LIMIT $3",
         )
         .bind(agent.to_string())

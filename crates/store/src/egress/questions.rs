@@ -2,13 +2,12 @@
 
 use super::Agents;
 use crate::change::{Change, Changed};
-use crate::rows::{Columns, millis, to_json};
+use crate::db::query;
+use crate::rows::{Row, millis, to_json};
 use crate::{Error, Store};
 use model::egress::{OpenQuestion, Question, Waiting};
 use model::{AccountId, AgentId, NodeId, QuestionId};
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
@@ -23,18 +22,18 @@ pub(super) fn nanos(at: OffsetDateTime) -> Option<i64> {
 }
 
 /// When it was asked, to the last digit.
-pub(super) fn asked(row: &SqliteRow) -> Result<OffsetDateTime, Error> {
+pub(super) fn asked(row: &Row) -> Result<OffsetDateTime, Error> {
     let nanos: i64 = row.try_get("asked")?;
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos))
         .map_err(|_| Error::Corrupt { column: "asked" })
 }
 
-pub(super) fn port(row: &SqliteRow) -> Result<u16, Error> {
+pub(super) fn port(row: &Row) -> Result<u16, Error> {
     u16::try_from(row.number("port")?).map_err(|_| Error::Corrupt { column: "port" })
 }
 
 /// Of a row of [`SELECT`].
-pub(super) fn open_question(row: &SqliteRow) -> Result<OpenQuestion, Error> {
+pub(super) fn open_question(row: &Row) -> Result<OpenQuestion, Error> {
     Ok(OpenQuestion {
         id: row.parsed("id")?,
         agent: row.parsed("agent")?,
@@ -63,7 +62,7 @@ impl Change {
                 told.extend(keyed);
             }
         }
-        let known = sqlx::query(
+        let known = query(
             "SELECT id, agent, account, host, port, asked, answer FROM egress_questions WHERE node = $1",
         )
         .bind(node.to_string())
@@ -143,7 +142,7 @@ impl Store {
         account: AccountId,
         agent: Option<AgentId>,
     ) -> Result<Vec<OpenQuestion>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT q.id, q.agent, a.name, q.host, q.port, q.asked, q.until
              FROM egress_questions q JOIN agents a ON a.id = q.agent
              WHERE q.account = $1 AND ($2 IS NULL OR q.agent = $2) AND q.answer IS NULL AND q.until > $3

@@ -2,17 +2,17 @@
 
 use super::questions::port;
 use crate::change::{Actor, Change};
-use crate::rows::Columns;
+use crate::db::query;
+use crate::rows::Row;
 use crate::{Error, PageOf, Store};
 use model::egress::{OpenQuestion, Remembered};
 use model::{AccountId, RememberedId};
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
 
 /// Hosts that are remembered for one account: each is a rule of every policy to come.
 const MOST: u64 = 1000;
 
-fn remembered(row: &SqliteRow) -> Result<Remembered, Error> {
+fn remembered(row: &Row) -> Result<Remembered, Error> {
     Ok(Remembered {
         id: row.parsed("id")?,
         host: row.text("host")?,
@@ -23,7 +23,7 @@ fn remembered(row: &SqliteRow) -> Result<Remembered, Error> {
 }
 
 /// The host and port of each row.
-pub(crate) fn hosts(rows: &[SqliteRow]) -> Result<Vec<(String, u16)>, Error> {
+pub(crate) fn hosts(rows: &[Row]) -> Result<Vec<(String, u16)>, Error> {
     rows.iter().map(|row| Ok((row.text("host")?, port(row)?))).collect()
 }
 
@@ -34,7 +34,7 @@ impl Change {
         account: AccountId,
         question: &OpenQuestion,
     ) -> Result<(), Error> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT count(*) AS count, coalesce(sum(host = $2 AND port = $3), 0) AS same
              FROM egress_remembered WHERE account = $1",
         )
@@ -70,7 +70,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Remembered>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM egress_remembered WHERE account = $1 AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(account.to_string())
@@ -89,12 +89,11 @@ impl Store {
         id: RememberedId,
     ) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        let gone =
-            sqlx::query("DELETE FROM egress_remembered WHERE id = $1 AND account = $2 RETURNING host, port")
-                .bind(id.to_string())
-                .bind(account.to_string())
-                .fetch_optional(change.db().await?)
-                .await?;
+        let gone = query("DELETE FROM egress_remembered WHERE id = $1 AND account = $2 RETURNING host, port")
+            .bind(id.to_string())
+            .bind(account.to_string())
+            .fetch_optional(change.db().await?)
+            .await?;
         let gone = gone.ok_or(Error::NotFound { what: "remembered host" })?;
         let detail = json!({"host": gone.text("host")?, "port": port(&gone)?});
         change.event(Some(account), "egress.forgotten", id, detail);

@@ -3,12 +3,11 @@
 use super::questions::{asked, port};
 use crate::batch::Batch;
 use crate::change::{Actor, Change};
-use crate::rows::{Columns, millis};
+use crate::db::query;
+use crate::rows::{Row, millis};
 use crate::{Error, Store};
 use model::egress::{Answer, Attention};
 use model::{AccountId, AgentId, NodeId};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use std::collections::BTreeMap;
 use time::{Duration, OffsetDateTime};
 
@@ -78,7 +77,7 @@ impl Change {
         };
         let (_, id) = watched.query();
         self.deferred.add(update).bind(id.clone()).bind(until);
-        let rows = sqlx::query(nodes).bind(id).fetch_all(self.db().await?).await?;
+        let rows = query(nodes).bind(id).fetch_all(self.db().await?).await?;
         for row in &rows {
             self.raise(row.parsed("node")?);
             self.flush().await?;
@@ -90,8 +89,8 @@ impl Change {
 impl Store {
     /// Notes that somebody looks after questions, and tells after how long to do so again if they still do.
     pub async fn watch(&self, watched: Watched) -> Result<std::time::Duration, Error> {
-        let (query, id) = watched.query();
-        let noted = sqlx::query(query).bind(id.clone()).fetch_optional(&self.0.reader).await?;
+        let (noting, id) = watched.query();
+        let noted = query(noting).bind(id.clone()).fetch_optional(&self.0.reader).await?;
         // An agent that is to be no more is looked after by nobody.
         let Some(row) = noted else { return Ok(RENEWED.unsigned_abs()) };
         let until = row.try_get("until")?;
@@ -102,7 +101,7 @@ impl Store {
         }
         let mut change = self.repeatable_change(Actor::System).await?;
         // Somebody else may have come first.
-        let noted = sqlx::query(query).bind(id).fetch_optional(change.db().await?).await?;
+        let noted = query(noting).bind(id).fetch_optional(change.db().await?).await?;
         let until = noted.map(|row| row.try_get("until")).transpose()?.flatten();
         if is_due(until, change.now) {
             change.watch(watched).await?;
@@ -118,14 +117,14 @@ pub(crate) fn ask_attention(batch: &mut Batch, node: NodeId, now: OffsetDateTime
 }
 
 /// The answer.
-pub(crate) fn attention(rows: &[SqliteRow]) -> Result<Vec<Attention>, Error> {
+pub(crate) fn attention(rows: &[Row]) -> Result<Vec<Attention>, Error> {
     let mut found: BTreeMap<AgentId, (Option<OffsetDateTime>, Vec<Answer>)> = BTreeMap::new();
     for row in rows {
         let (watched, answers) = found.entry(row.parsed("agent")?).or_default();
         *watched = (*watched).max(row.at_opt("watched")?);
         if let Some(host) = row.try_get("host")? {
             let (port, asked) = (port(row)?, asked(row)?);
-            answers.push(Answer { host, port, asked, allow: row.try_get("allow")? });
+            answers.push(Answer { host, port, asked, allow: row.flag("allow")? });
         }
     }
     let attention = |(agent, (watched_until, answers))| Attention { agent, watched_until, answers };

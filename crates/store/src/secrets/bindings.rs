@@ -5,13 +5,12 @@ use crate::Error;
 use crate::agents::Agent;
 use crate::batch::Batch;
 use crate::change::Change;
-use crate::rows::{Columns, to_json};
+use crate::db::query;
+use crate::rows::{Row, to_json};
 use model::policy::Policy;
 use model::secret::SecretUse;
 use model::{AccountId, AgentId, Name, NodeId, SecretId};
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Agents that a refusal names.
@@ -36,10 +35,9 @@ pub(crate) struct Wish {
 }
 
 /// Of the rows of [`ask_known`].
-pub(crate) fn known(rows: &[SqliteRow]) -> Result<BTreeMap<Name, Known>, Error> {
-    let known = |row: &SqliteRow| {
-        Ok((row.parsed("name")?, Known { id: row.parsed("id")?, hosts: row.json("hosts")? }))
-    };
+pub(crate) fn known(rows: &[Row]) -> Result<BTreeMap<Name, Known>, Error> {
+    let known =
+        |row: &Row| Ok((row.parsed("name")?, Known { id: row.parsed("id")?, hosts: row.json("hosts")? }));
     rows.iter().map(known).collect()
 }
 
@@ -189,18 +187,18 @@ impl Change {
 
     /// The agents that have a secret and are not to be destroyed.
     pub(super) async fn holders(&mut self, secret: SecretId) -> Result<Vec<Holder>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT a.name, a.policy, b.given FROM agent_secrets b JOIN agents a ON a.id = b.agent
              WHERE b.secret = $1 AND (b.given = 1 OR b.injected = 1) AND a.desired <> 'destroyed' ORDER BY a.name",
         )
         .bind(secret.to_string())
         .fetch_all(self.db().await?)
         .await?;
-        let holder = |row: &SqliteRow| {
+        let holder = |row: &Row| {
             Ok(Holder {
                 agent: row.parsed("name")?,
                 policy: row.json_opt("policy")?,
-                given: row.try_get("given")?,
+                given: row.flag("given")?,
             })
         };
         rows.iter().map(holder).collect()
@@ -224,7 +222,7 @@ impl Change {
 
     /// The value of a secret changed, or where it may go: nodes of the agents that have it are told.
     pub(super) async fn tell_holders(&mut self, secret: SecretId) -> Result<(), Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT DISTINCT a.node FROM agent_secrets b JOIN agents a ON a.id = b.agent
              WHERE b.secret = $1 AND (b.given = 1 OR b.injected = 1) AND a.desired <> 'destroyed'",
         )

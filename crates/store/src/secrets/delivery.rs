@@ -2,7 +2,7 @@
 
 use super::{DataKey, Encrypted};
 use crate::change::Actor;
-use crate::rows::Columns;
+use crate::db::query;
 use crate::{Error, Store};
 use model::agent::Desired;
 use model::token::SealAssertion;
@@ -38,7 +38,7 @@ pub struct Delivery {
 impl Store {
     /// The secrets that an agent has. One statement, so that the revision is that of the rows.
     pub async fn secrets_of(&self, agent: AgentId) -> Result<Delivery, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT a.secrets_revision, s.id, s.name, s.version, CASE WHEN b.injected = 1 THEN b.placeholder END AS placeholder,
                 v.nonce, v.ciphertext, k.id AS data_key, k.account, k.wrapped_by, k.wrapped
              FROM agents a
@@ -61,7 +61,7 @@ impl Store {
                 id,
                 name: row.parsed("name")?,
                 version: row.number("version")?,
-                placeholder: sqlx::Row::try_get(row, "placeholder")?,
+                placeholder: row.try_get("placeholder")?,
                 value: super::keys::encrypted(row)?,
                 key,
             });
@@ -85,12 +85,11 @@ impl Store {
         if agent.secrets_revision != delivery.revision {
             return Err(Error::Overtaken);
         }
-        let news =
-            sqlx::query("UPDATE agents SET secrets_delivered = $1 WHERE id = $2 AND secrets_delivered < $1")
-                .bind(delivery.revision as i64)
-                .bind(agent.spec.id.to_string())
-                .execute(change.db().await?)
-                .await?;
+        let news = query("UPDATE agents SET secrets_delivered = $1 WHERE id = $2 AND secrets_delivered < $1")
+            .bind(delivery.revision as i64)
+            .bind(agent.spec.id.to_string())
+            .execute(change.db().await?)
+            .await?;
         if news.rows_affected() > 0 {
             let names: Vec<&Name> = delivery.secrets.iter().map(|secret| &secret.name).collect();
             let detail = json!({"node": node, "revision": delivery.revision, "secrets": names});

@@ -3,12 +3,11 @@
 
 use super::Encrypted;
 use crate::change::{Actor, Change};
-use crate::rows::Columns;
+use crate::db::query;
+use crate::rows::Row;
 use crate::{Error, Store};
 use model::{AccountId, KeyId, SecretId};
 use serde_json::json;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 /// A key of an account, wrapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub struct StoredValue {
     pub key: DataKey,
 }
 
-pub(super) fn data_key(row: &SqliteRow) -> Result<DataKey, Error> {
+pub(super) fn data_key(row: &Row) -> Result<DataKey, Error> {
     Ok(DataKey {
         id: row.parsed("data_key")?,
         account: row.parsed("account")?,
@@ -45,7 +44,7 @@ pub(super) fn data_key(row: &SqliteRow) -> Result<DataKey, Error> {
     })
 }
 
-pub(super) fn encrypted(row: &SqliteRow) -> Result<Encrypted, Error> {
+pub(super) fn encrypted(row: &Row) -> Result<Encrypted, Error> {
     Ok(Encrypted {
         data_key: row.parsed("data_key")?,
         nonce: row.try_get("nonce")?,
@@ -58,7 +57,7 @@ const IN_USE: &str = "SELECT id AS data_key, account, wrapped_by, wrapped FROM d
 
 impl Change {
     async fn data_key(&mut self, account: AccountId) -> Result<Option<DataKey>, Error> {
-        let row = sqlx::query(IN_USE).bind(account.to_string()).fetch_optional(self.db().await?).await?;
+        let row = query(IN_USE).bind(account.to_string()).fetch_optional(self.db().await?).await?;
         row.as_ref().map(data_key).transpose()
     }
 
@@ -77,7 +76,7 @@ impl Change {
 impl Store {
     /// The key that an account's values are encrypted under now.
     pub async fn data_key(&self, account: AccountId) -> Result<Option<DataKey>, Error> {
-        let row = sqlx::query(IN_USE).bind(account.to_string()).fetch_optional(&self.0.reader).await?;
+        let row = query(IN_USE).bind(account.to_string()).fetch_optional(&self.0.reader).await?;
         row.as_ref().map(data_key).transpose()
     }
 
@@ -115,7 +114,7 @@ impl Store {
         after: Option<SecretId>,
         limit: u32,
     ) -> Result<Vec<StoredValue>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT v.secret, v.version, v.nonce, v.ciphertext, v.data_key, k.account, k.wrapped_by, k.wrapped
              FROM data_keys k JOIN secret_values v ON v.data_key = k.id
              WHERE k.retired_at IS NOT NULL AND ($1 IS NULL OR v.secret > $1) ORDER BY v.secret LIMIT $2",
@@ -124,7 +123,7 @@ impl Store {
         .bind(i64::from(limit))
         .fetch_all(&self.0.reader)
         .await?;
-        let value = |row: &SqliteRow| {
+        let value = |row: &Row| {
             Ok(StoredValue {
                 secret: row.parsed("secret")?,
                 version: row.number("version")?,
@@ -139,7 +138,7 @@ impl Store {
     pub async fn encrypt_anew(&self, old: &StoredValue, new: &Encrypted) -> Result<(), Error> {
         let mut change = self.change(Actor::System).await?;
         change.overwrite(true).await?;
-        sqlx::query(
+        query(
             "UPDATE secret_values SET data_key = $1, nonce = $2, ciphertext = $3
              WHERE secret = $4 AND version = $5 AND data_key = $6
                 AND EXISTS (SELECT 1 FROM data_keys k WHERE k.id = $1 AND k.retired_at IS NULL)",
@@ -160,7 +159,7 @@ impl Store {
     pub async fn forget_retired_keys(&self) -> Result<u64, Error> {
         let mut change = self.change(Actor::System).await?;
         change.overwrite(true).await?;
-        let forgotten = sqlx::query(
+        let forgotten = query(
             "DELETE FROM data_keys WHERE retired_at IS NOT NULL
                 AND NOT EXISTS (SELECT 1 FROM secret_values v WHERE v.data_key = data_keys.id)",
         )
@@ -173,7 +172,7 @@ impl Store {
 
     /// What wraps the keys that there are: each once.
     pub async fn wrapped_by(&self) -> Result<Vec<String>, Error> {
-        let rows = sqlx::query("SELECT DISTINCT wrapped_by FROM data_keys ORDER BY wrapped_by")
+        let rows = query("SELECT DISTINCT wrapped_by FROM data_keys ORDER BY wrapped_by")
             .fetch_all(&self.0.reader)
             .await?;
         rows.iter().map(|row| row.text("wrapped_by")).collect()
@@ -186,7 +185,7 @@ impl Store {
         after: Option<KeyId>,
         limit: u32,
     ) -> Result<Vec<DataKey>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id AS data_key, account, wrapped_by, wrapped FROM data_keys
              WHERE wrapped_by <> $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3",
         )
@@ -202,7 +201,7 @@ impl Store {
     pub async fn wrap_anew(&self, old: &DataKey, new: &DataKey) -> Result<(), Error> {
         let mut change = self.change(Actor::System).await?;
         change.overwrite(true).await?;
-        sqlx::query("UPDATE data_keys SET wrapped_by = $1, wrapped = $2 WHERE id = $3 AND wrapped_by = $4")
+        query("UPDATE data_keys SET wrapped_by = $1, wrapped = $2 WHERE id = $3 AND wrapped_by = $4")
             .bind(new.wrapped_by.clone())
             .bind(new.wrapped.clone())
             .bind(old.id.to_string())

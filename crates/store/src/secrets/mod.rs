@@ -12,12 +12,12 @@ pub use delivery::{BoundSecret, Delivery};
 pub use keys::{DataKey, StoredValue};
 
 use crate::change::{Actor, Change};
-use crate::rows::{Columns, to_json};
+use crate::db::query;
+use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::secret::Secret;
 use model::{AccountId, KeyId, Name, SecretId};
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
 
 /// Secrets of one account.
 const MOST: u64 = 1000;
@@ -61,7 +61,7 @@ pub struct NewValue {
     pub value: Encrypted,
 }
 
-fn secret(row: &SqliteRow) -> Result<Secret, Error> {
+fn secret(row: &Row) -> Result<Secret, Error> {
     Ok(Secret {
         id: row.parsed("id")?,
         name: row.parsed("name")?,
@@ -75,7 +75,7 @@ fn secret(row: &SqliteRow) -> Result<Secret, Error> {
 
 impl Change {
     async fn secret(&mut self, account: AccountId, id: SecretId) -> Result<Secret, Error> {
-        let row = sqlx::query("SELECT * FROM secrets WHERE id = $1 AND account = $2")
+        let row = query("SELECT * FROM secrets WHERE id = $1 AND account = $2")
             .bind(id.to_string())
             .bind(account.to_string())
             .fetch_optional(self.db().await?)
@@ -85,21 +85,18 @@ impl Change {
 
     /// Refuses a key that is no longer the one to encrypt under.
     async fn check_key(&mut self, account: AccountId, key: KeyId) -> Result<(), Error> {
-        let row =
-            sqlx::query("SELECT id FROM data_keys WHERE id = $1 AND account = $2 AND retired_at IS NULL")
-                .bind(key.to_string())
-                .bind(account.to_string())
-                .fetch_optional(self.db().await?)
-                .await?;
+        let row = query("SELECT id FROM data_keys WHERE id = $1 AND account = $2 AND retired_at IS NULL")
+            .bind(key.to_string())
+            .bind(account.to_string())
+            .fetch_optional(self.db().await?)
+            .await?;
         row.map(drop).ok_or(Error::Overtaken)
     }
 
     /// Whether what is deleted or replaced from here on is overwritten wherever it is. That costs writes, so that it is done for
     /// ciphertexts alone.
     async fn overwrite(&mut self, on: bool) -> Result<(), Error> {
-        let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = FAST" };
-        sqlx::query(sql).execute(self.db().await?).await?;
-        Ok(())
+        self.db().await?.overwrite(on).await
     }
 }
 
@@ -118,7 +115,7 @@ impl Store {
         }
         let NewSecret { id, account, name, hosts, hint, value } = new;
         change.check_key(*account, value.data_key).await?;
-        let row = sqlx::query(
+        let row = query(
             "SELECT count(*) AS count, coalesce(sum(name = $2), 0) AS same FROM secrets WHERE account = $1",
         )
         .bind(account.to_string())
@@ -257,7 +254,7 @@ impl Store {
 
     /// A secret of an account, by its id or its name.
     pub async fn secret(&self, account: AccountId, key: &str) -> Result<Secret, Error> {
-        let row = sqlx::query("SELECT * FROM secrets WHERE account = $1 AND (id = $2 OR name = $2)")
+        let row = query("SELECT * FROM secrets WHERE account = $1 AND (id = $2 OR name = $2)")
             .bind(account.to_string())
             .bind(key)
             .fetch_optional(&self.0.reader)
@@ -272,7 +269,7 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Secret>, Error> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT * FROM secrets WHERE account = $1 AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(account.to_string())

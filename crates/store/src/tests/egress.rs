@@ -73,7 +73,7 @@ async fn records_are_counted_by_the_database_itself() {
     let counts =
         "SELECT group_concat(records) AS counts FROM (SELECT records FROM egress_counts ORDER BY agent)";
     let told = async || -> Option<String> {
-        sqlx::query(counts).fetch_one(&world.store.0.reader).await.unwrap().get("counts")
+        query(counts).fetch_one(&world.store.0.reader).await.unwrap().get("counts")
     };
     assert_eq!(told().await.as_deref(), Some("3,2"));
     world.raw("DELETE FROM egress_log WHERE id <> 1 AND agent = $1", &[one.to_string()]).await.unwrap();
@@ -135,7 +135,7 @@ async fn nothing_is_walked_through() {
         crate::egress::ATTENTION,
     ];
     for sql in plans {
-        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+        let plan = query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
         let rows = plan.fetch_all(&world.store.0.reader).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
         let walks = |step: &&String| step.starts_with("SCAN") || step.contains("TEMP B-TREE");

@@ -3,14 +3,14 @@
 use super::{World, new_account};
 use crate::Error;
 use crate::change::Actor;
+use crate::db::query;
 use serde_json::json;
-use sqlx::Row;
 use std::collections::BTreeSet;
 
 /// All accounts that there are, each with its event.
 async fn accounts(world: &World) -> BTreeSet<String> {
     let of = async |sql| -> Vec<String> {
-        let rows = sqlx::query(sql).fetch_all(&world.store.0.reader).await.unwrap();
+        let rows = query(sql).fetch_all(&world.store.0.reader).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     };
     let made = of("SELECT id FROM accounts ORDER BY id").await;
@@ -54,7 +54,7 @@ async fn a_full_disk_takes_back_all_that_is_committed_together() {
     let world = World::new().await;
     let pages = world.count("PRAGMA page_count").await + 4;
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-    sqlx::query(limit).execute(world.store.0.writer.pool()).await.unwrap();
+    query(limit).execute(world.store.0.writer.pool()).await.unwrap();
     let make = |index: usize| {
         let (store, name) = (world.store.clone(), format!("account-{index}"));
         tokio::spawn(
@@ -113,7 +113,7 @@ async fn who_tells_of_what_is_not_committed_waits_for_the_commit() {
     let ends = tokio::spawn(async move {
         let mut change = third.await;
         // As SQLite does by itself when the disk is full.
-        sqlx::raw_sql("ROLLBACK").execute(change.db().await.unwrap()).await.unwrap();
+        change.db().await.unwrap().script("ROLLBACK").await.unwrap();
     });
     tokio::task::yield_now().await;
     drop(held);
