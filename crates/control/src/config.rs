@@ -1,5 +1,6 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
+use crate::database::Database;
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
@@ -26,6 +27,8 @@ pub struct Config {
     pub image: Name,
     /// What is kept of what leaves agents.
     pub egress: Egress,
+    /// Where the database is.
+    pub database: Database,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
     /// How the API is served to others than this machine.
@@ -101,6 +104,7 @@ impl Default for Config {
             mode: Mode::Indie,
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
+            database: Database::default(),
             secrets: Secrets::default(),
             serve: Serve::default(),
         }
@@ -109,7 +113,7 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets", "serve"];
+    const TABLES: &'static [&'static str] = &["database", "egress", "secrets", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -147,6 +151,8 @@ impl Checked for Config {
             && credential.bytes().all(usual)
             && !credential.starts_with('.');
         check(named, "secrets.credential", "must be the name of a credential, without a dot in front");
+        let database = self.database.faults().into_iter();
+        faults.extend(database.map(|(key, detail)| Fault { key: key.to_owned(), detail }));
         faults
     }
 }

@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod auth;
 mod config;
+mod database;
 mod decode;
 mod limits;
 mod notify;
@@ -22,6 +23,7 @@ mod vault;
 pub use auth::secret::NoRandomness;
 pub use auth::signing::SigningError;
 pub use config::Config;
+pub use database::Database;
 pub use tls::TlsError;
 pub use vault::KeyError;
 
@@ -37,7 +39,6 @@ use peer::Proxies;
 use rustix::process::DumpableBehavior;
 use server::Entry;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,6 +89,26 @@ pub enum Error {
         /// Why.
         source: store::Error,
     },
+    /// The password of the database cannot be read.
+    #[error("cannot read the database's password from {}: {source}; see `database` in control.toml", path.display())]
+    Password {
+        /// From where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The URL names no database.
+    #[error("`database.url` in control.toml {0}")]
+    DatabaseUrl(String),
+    /// Other control processes have a key that this one lacks.
+    #[error(
+        "{} is missing, and the database belongs to an installation that has one; copy it from another machine that runs control",
+        path.display()
+    )]
+    KeyElsewhere {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// There is no signing key.
     #[error(transparent)]
     Signing(#[from] SigningError),
@@ -127,22 +148,8 @@ pub enum Error {
     System(#[from] std::io::Error),
 }
 
-async fn open(config: &Config, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Result<Store, Error> {
-    let failed = |source| Error::Data { path: config.data.clone(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data).map_err(failed)?;
-    // SQLite gives its other files the mode of the database.
-    let database = config.database();
-    std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&database).map_err(failed)?;
-    Store::open(&database, clock, on_commit).await.map_err(|source| match source {
-        store::Error::Locked | store::Error::Busy | store::Error::DiskFull => {
-            Error::Database { path: database, source }
-        }
-        source => source.into(),
-    })
-}
-
 async fn open_alone(config: &Config) -> Result<Store, Error> {
-    open(config, Arc::new(SystemClock), Arc::new(|_, _| {})).await
+    database::open(config, Arc::new(SystemClock), Arc::new(|_, _| {})).await
 }
 
 fn name(text: &str) -> Name {
@@ -152,6 +159,7 @@ fn name(text: &str) -> Name {
 /// Makes the database and the first account; `None` if there is one already.
 pub async fn initialise(config: &Config) -> Result<Option<FirstStart>, Error> {
     let store = open_alone(config).await?;
+    database::check_keys(config, &store).await?;
     SigningKey::open(&config.signing_key())?;
     if config.secrets.provider == config::Provider::File {
         // Made now, so that what is in the way is told at once. A credential is handed to whoever serves.
@@ -199,9 +207,11 @@ async fn assemble(
     let notify = Notify::default();
     let waker = notify.clone();
     let limits = Limits::new(clock.clone());
-    let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
+    let on_commit: OnCommit = Arc::new(move |number, changed| waker.changed(number, changed));
+    let store = database::open(config, clock, on_commit).await?;
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
+    database::check_keys(config, &store).await?;
     let vault = Vault::open(config, &store.wrapped_by().await?)?;
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;
@@ -218,7 +228,7 @@ async fn assemble(
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
         installation,
-        database: config.database(),
+        database: config.database.url.is_none().then(|| config.database()),
         mode: config.mode,
         image: config.image.clone(),
         keep_egress: time::Duration::seconds(config.egress.keep.0.cast_signed()),

@@ -1,5 +1,5 @@
 //! Wakes those who wait for a change: long polls of nodes, `wait` of clients, those who follow a log, the reconciler of deadlines. Who waits for
-//! an agent is handed the agent.
+//! an agent is handed the agent, or told to read it if another process changed it.
 //!
 //! A waiter subscribes first and reads the database second, so that no change falls in between.
 
@@ -39,6 +39,19 @@ impl Notify {
             Changed::Questions(account) => self.questions.wake(&account, number, ()),
             Changed::EgressLog(account) => self.egress_log.wake(&account, number, ()),
             Changed::Keys => {}
+            Changed::AgentElsewhere { agent, deadline } => {
+                self.agents.wake(&agent, number, None);
+                if deadline {
+                    self.deadlines.wake(&(), number, ());
+                }
+            }
+            Changed::Anything => {
+                self.agents.wake_all();
+                self.nodes.wake_all();
+                self.deadlines.wake_all();
+                self.questions.wake_all();
+                self.egress_log.wake_all();
+            }
         }
     }
 
@@ -89,6 +102,13 @@ impl<K: Eq + Hash + Clone, V: Default> Hub<K, V> {
                 }
                 newer
             });
+        }
+    }
+
+    /// Everybody looks for themselves.
+    fn wake_all(&self) {
+        for sender in lock(&self.0).values() {
+            sender.send_modify(|newest| newest.1 = V::default());
         }
     }
 

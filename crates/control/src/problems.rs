@@ -74,6 +74,14 @@ impl From<store::Error> for Fault {
             E::Locked => say(Code::Unavailable),
             E::Busy | E::Undone => say(Code::Unavailable).remedy("ask again in a while"),
             E::DiskFull => say(Code::DiskFull),
+            E::Unreachable { .. } => {
+                tracing::error!(%error, "the database cannot be reached");
+                Problem::new(Code::Unavailable, "The database cannot be reached; nothing was changed.")
+                    .remedy("ask again in a while")
+            }
+            E::Unanswered => say(Code::Unavailable)
+                .remedy("look whether it was made, or ask again with the same Idempotency-Key"),
+            E::Text => say(Code::Validation).remedy("leave out the character NUL"),
             E::Open { .. } | E::Migrate { .. } | E::Corrupt { .. } | E::Unaudited | E::Database(_) => {
                 return Self::internal(&error);
             }
@@ -107,11 +115,18 @@ impl Fault {
     }
 
     /// Where to look, when the database could not be used.
-    pub(crate) fn locate(problem: &mut Problem, database: &std::path::Path) {
+    pub(crate) fn locate(problem: &mut Problem, database: Option<&std::path::Path>) {
         if problem.remedy.is_some() {
             return;
         }
-        let database = database.display();
+        let Some(database) = database.map(std::path::Path::display) else {
+            problem.remedy = match problem.code {
+                Code::DiskFull => Some("free some space on the database's server, and ask again".to_owned()),
+                Code::Unavailable => Some("ask again in a while".to_owned()),
+                _ => None,
+            };
+            return;
+        };
         problem.remedy = match problem.code {
             Code::DiskFull => {
                 Some(format!("free some space on the disk that holds {database}, and ask again"))

@@ -45,6 +45,15 @@ pub enum Changed {
     EgressLog(AccountId),
     /// Keys were deleted.
     Keys,
+    /// An agent, by another process.
+    AgentElsewhere {
+        /// Which.
+        agent: AgentId,
+        /// Whether its time may be up one day.
+        deadline: bool,
+    },
+    /// Nobody knows what: other processes were not heard for a while.
+    Anything,
 }
 
 /// Called after a commit, for each thing that it changed. The number grows from commit to commit: one that is told late

@@ -3,6 +3,7 @@
 use model::Name;
 use model::agent::{AgentState, IllegalVerb};
 use model::policy::PolicyError;
+use sqlx::postgres::PgDatabaseError;
 
 /// Why nothing was stored, or nothing could be read.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,18 @@ pub enum Error {
         "the database undid this with another change that failed; nothing was changed, and it can be tried again"
     )]
     Undone,
+    /// The database did not answer, and nothing was committed.
+    #[error("the database cannot be reached: {why}; nothing was changed")]
+    Unreachable {
+        /// What was tried, and what came back.
+        why: String,
+    },
+    /// The database did not answer to the commit itself.
+    #[error("the database did not answer to the commit: nobody knows whether this was made")]
+    Unanswered,
+    /// A text that the database cannot keep. PostgreSQL's have no NUL.
+    #[error("a text holds a character that the database cannot keep")]
+    Text,
     /// The database could not be opened.
     #[error("cannot open the database {place}: {source}")]
     Open {
@@ -153,11 +166,36 @@ const FULL: u32 = 13;
 /// The shared memory beside the database cannot grow, which only a full disk explains: it has a few pages.
 const IOERR_SHMSIZE: u32 = 4874;
 
+/// PostgreSQL's codes (its manual, appendix A).
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const PG_DISK_FULL: &str = "53100";
+const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
+/// The connection failed; too many of them; the server is ending, starting, or only a copy; or it put us out for standing still.
+const UNREACHABLE: [&str; 5] = ["08", "53300", "57P0", "25006", "25P03"];
+
 fn known(source: &sqlx::Error) -> Option<Error> {
     if matches!(source, sqlx::Error::PoolTimedOut) {
         return Some(Error::Busy);
     }
-    let code: u32 = source.as_database_error()?.code()?.parse().ok()?;
+    let why = || source.to_string();
+    let error = match source {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => {
+            return Some(Error::Unreachable { why: why() });
+        }
+        source => source.as_database_error()?,
+    };
+    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+        return match error.code() {
+            LOCK_NOT_AVAILABLE => Some(Error::Locked),
+            PG_DISK_FULL => Some(Error::DiskFull),
+            CHARACTER_NOT_IN_REPERTOIRE => Some(Error::Text),
+            code if UNREACHABLE.iter().any(|class| code.starts_with(class)) => {
+                Some(Error::Unreachable { why: why() })
+            }
+            _ => None,
+        };
+    }
+    let code: u32 = error.code()?.parse().ok()?;
     match code & 0xff {
         BUSY | LOCKED => Some(Error::Locked),
         FULL => Some(Error::DiskFull),

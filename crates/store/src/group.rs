@@ -9,6 +9,7 @@
 use crate::Error;
 use crate::change::{Changed, OnCommit};
 use crate::db::{Connection, Pool, Transaction};
+use crate::hear::{Origin, tell, told};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
@@ -37,6 +38,8 @@ pub(crate) struct Writer {
     /// How long a change waits for its turn.
     patience: Duration,
     on_commit: OnCommit,
+    /// Who tells other processes of it, if there may be any.
+    origin: Option<Origin>,
 }
 
 #[derive(Default)]
@@ -59,9 +62,9 @@ struct Group {
 }
 
 /// A change that waits for the commit.
-struct Made {
-    number: u64,
-    changed: Vec<Changed>,
+pub(crate) struct Made {
+    pub(crate) number: u64,
+    pub(crate) changed: Vec<Changed>,
     told: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -74,8 +77,8 @@ pub(crate) struct Turn {
 
 impl Writer {
     /// The pool has one connection: a database has one writer at a time, and a queue here is fairer than its own.
-    pub(crate) fn new(pool: Pool, patience: Duration, on_commit: OnCommit) -> Self {
-        Self { pool, shared: Arc::default(), patience, on_commit }
+    pub(crate) fn new(pool: Pool, patience: Duration, on_commit: OnCommit, origin: Option<Origin>) -> Self {
+        Self { pool, shared: Arc::default(), patience, on_commit, origin }
     }
 
     /// The connection, for what is no change.
@@ -148,13 +151,19 @@ impl Writer {
     }
 
     async fn commit(&self, group: Group) {
-        let Group { tx, made, .. } = group;
-        if made.is_empty() {
+        if group.made.is_empty() {
             // Rolled back when the connection is used next, or now, if there is somebody who waits.
-            if let Err(error) = tx.rollback().await {
+            if let Err(error) = group.tx.rollback().await {
                 tracing::debug!(%error, "a transaction without changes ended by itself");
             }
             return;
+        }
+        let Group { mut tx, made, .. } = group;
+        if let Some(origin) = &self.origin {
+            let told = told(origin, &made);
+            if let Err(error) = tell(tx.connection(), &told).await {
+                return failed(made, error, || Error::Undone);
+            }
         }
         match tx.commit().await {
             Ok(()) => {
@@ -163,19 +172,21 @@ impl Writer {
                     let _ = told.send(Ok(()));
                 }
             }
+            Err(error) if error.as_database_error().is_some() => failed(made, error.into(), || Error::Undone),
+            // Without an answer of the database nobody knows.
             Err(error) => {
-                // Without an answer of the database nobody knows.
-                let undone = error.as_database_error().is_some();
-                let mut first = Some(Error::from(error));
-                for Made { told, .. } in made {
-                    let other = || match undone {
-                        true => Error::Undone,
-                        false => Error::Database(sqlx::Error::WorkerCrashed),
-                    };
-                    let _ = told.send(Err(first.take().unwrap_or_else(other)));
-                }
+                tracing::error!(%error, "the database did not answer to a commit");
+                failed(made, Error::Unanswered, || Error::Unanswered);
             }
         }
+    }
+}
+
+/// Tells the first why, and all others what that means.
+fn failed(made: Vec<Made>, why: Error, others: fn() -> Error) {
+    let mut first = Some(why);
+    for Made { told, .. } in made {
+        let _ = told.send(Err(first.take().unwrap_or_else(others)));
     }
 }
 

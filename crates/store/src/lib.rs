@@ -17,6 +17,7 @@ mod egress;
 mod error;
 mod events;
 mod group;
+mod hear;
 mod idempotency;
 mod images;
 mod installation;
@@ -34,6 +35,7 @@ pub use accounts::NewAccount;
 pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
 pub use change::{Actor, Changed, OnCommit};
 pub use creation::{Asked, Candidate, Found, NewAgent};
+pub use db::{Server, UrlFault};
 pub use deadlines::{Cause, Due};
 pub use egress::{EgressFilter, Watched};
 pub use error::Error;
@@ -48,12 +50,15 @@ pub use secrets::{
 };
 
 use bearers::Bearers;
-use db::{BUSY, Pool, query};
+use db::{BUSY, PATIENCE, Pool, query};
 use group::Writer;
+use hear::Origin;
 use model::clock::Clock;
+use sqlx::postgres::PgPool;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::AbortHandle;
 
 /// An open database.
 #[derive(Clone)]
@@ -64,6 +69,25 @@ struct Inner {
     reader: Pool,
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
+    /// Hears of what other processes change.
+    ear: Option<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ear.take().inspect(AbortHandle::abort);
+    }
+}
+
+/// Keys that were deleted are forgotten before anybody is told so.
+fn forgetting(bearers: &Arc<Bearers>, on_commit: OnCommit) -> OnCommit {
+    let known = bearers.clone();
+    Arc::new(move |number, changed| {
+        if matches!(changed, Changed::Keys | Changed::Anything) {
+            known.forget_all();
+        }
+        on_commit(number, changed);
+    })
 }
 
 impl Store {
@@ -81,15 +105,37 @@ impl Store {
     ) -> Result<Self, Error> {
         let (writer, reader) = db::open_file(path, busy).await?;
         let bearers = Arc::<Bearers>::default();
-        let known = bearers.clone();
-        let on_commit: OnCommit = Arc::new(move |number, changed| {
-            if matches!(changed, Changed::Keys) {
-                known.forget_all();
+        let on_commit = forgetting(&bearers, on_commit);
+        let writer = Writer::new(writer, 2 * busy, on_commit, None);
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, ear: None })))
+    }
+
+    /// Connects to a database on a server, which other processes may use too, and brings its schema up to date. `on_commit` is told
+    /// what each of them changes.
+    pub async fn connect(server: &Server, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Result<Self, Error> {
+        Self::connect_waiting(server, clock, on_commit, PATIENCE).await
+    }
+
+    async fn connect_waiting(
+        server: &Server,
+        clock: Arc<dyn Clock>,
+        on_commit: OnCommit,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let (writer, reader) = db::connect(server, patience).await?;
+        let bearers = Arc::<Bearers>::default();
+        let on_commit = forgetting(&bearers, on_commit);
+        let origin = Origin::new();
+        let ear = match &reader {
+            Pool::Postgres(pool) => {
+                let listener = hear::listen(pool).await?;
+                let hearing = hear::hear(listener, pool.clone(), origin.clone(), on_commit.clone());
+                Some(tokio::spawn(hearing).abort_handle())
             }
-            on_commit(number, changed);
-        });
-        let writer = Writer::new(writer, 2 * busy, on_commit);
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers })))
+            Pool::Sqlite(_) => None,
+        };
+        let writer = Writer::new(writer, 2 * patience, on_commit, Some(origin));
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, ear })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

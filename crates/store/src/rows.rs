@@ -74,10 +74,12 @@ impl Row {
 
     /// Of a column that is 0 or 1, or of what a comparison says: SQLite knows no other truth than the number.
     pub(crate) fn flag(&self, column: &'static str) -> Result<bool, Error> {
-        if let Self::Postgres(row) = self
-            && row.try_get_raw(column)?.type_info().name() == "BOOL"
-        {
-            return Ok(row.try_get(column)?);
+        if let Self::Postgres(row) = self {
+            match row.try_get_raw(column)?.type_info().name() {
+                "BOOL" => return Ok(row.try_get(column)?),
+                "INT4" => return Ok(row.try_get::<i32, _>(column)? != 0),
+                _ => {}
+            }
         }
         Ok(self.try_get::<i64, _>(column)? != 0)
     }

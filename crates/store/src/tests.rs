@@ -1,8 +1,11 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
 mod egress;
+mod engine;
 mod group;
+mod schema;
 mod secrets;
+mod server;
 
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
@@ -11,6 +14,7 @@ use crate::db::query;
 use crate::deadlines::Cause;
 use crate::nodes::Enrolment;
 use crate::{Error, Fresh, NewAccount, Placeholders, Store};
+use engine::Engine;
 use model::agent::{AgentSpec, AgentState, ExitReason, Level, Observed, RunAs, Verb};
 use model::clock::Clock;
 use model::node_api::{Capacity, ObservedAgent, ObservedState};
@@ -37,7 +41,31 @@ impl Clock for HeldClock {
 /// For policies that put nothing into requests.
 const NONE: Placeholders = Placeholders::new();
 
+/// A test on each database. It is a module, with a test for each of them.
+macro_rules! both {
+    ($name:ident $(, $($how:tt)*)?) => {
+        mod $name {
+            use crate::tests::engine::Engine;
+
+            #[tokio::test$(($($how)*))?]
+            async fn sqlite() {
+                super::$name(Engine::Sqlite).await;
+            }
+
+            #[tokio::test$(($($how)*))?]
+            async fn postgres() {
+                match Engine::postgres() {
+                    Some(engine) => super::$name(engine).await,
+                    None => eprintln!("skipped: PostgreSQL is not installed"),
+                }
+            }
+        }
+    };
+}
+pub(crate) use both;
+
 struct World {
+    engine: Engine,
     store: Store,
     clock: Arc<HeldClock>,
     account: AccountId,
@@ -54,18 +82,23 @@ fn place(candidates: &[Candidate]) -> Option<NodeId> {
 }
 
 impl World {
-    async fn new() -> Self {
+    async fn on(engine: Engine) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(HeldClock(AtomicI64::new(0)));
         let changed = Arc::new(Mutex::new(Vec::new()));
         let heard = changed.clone();
         let on_commit: OnCommit = Arc::new(move |_, changed| heard.lock().unwrap().push(changed));
-        let path = directory.path().join("cofferdam.db");
-        let store = Store::open(&path, clock.clone(), on_commit).await.unwrap();
+        let store = engine.open(directory.path(), clock.clone(), on_commit, None).await;
         let account = store.found(&new_account("default")).await.unwrap().unwrap();
         let node = enrolled(&store, "node-1", 3).await;
         let image = image(&store, account).await;
-        Self { store, clock, account, image, node, changed, directory }
+        Self { engine, store, clock, account, image, node, changed, directory }
+    }
+
+    /// A second handle, as a second process would have.
+    async fn twin(&self, patience: Option<std::time::Duration>) -> Store {
+        let unheard: OnCommit = Arc::new(|_, _| {});
+        self.engine.open(self.directory.path(), self.clock.clone(), unheard, patience).await
     }
 
     fn new_agent(&self, name: &str) -> NewAgent {
@@ -175,13 +208,21 @@ fn seen(agent: &Agent, generation: u64, observed: Observed) -> ObservedAgent {
 /// What the database itself says when it refuses.
 #[track_caller]
 fn refused(result: Result<u64, Error>, why: &str) {
-    let error = result.expect_err("the database let it pass").to_string();
-    assert!(error.contains(why), "{error}");
+    let Err(Error::Database(sqlx::Error::Database(error))) = result else { panic!("it passed: {result:?}") };
+    use sqlx::error::ErrorKind as Kind;
+    let kind = match error.kind() {
+        Kind::UniqueViolation => "UNIQUE",
+        Kind::ForeignKeyViolation => "FOREIGN KEY",
+        Kind::NotNullViolation => "NOT NULL",
+        Kind::CheckViolation => "CHECK",
+        _ => "",
+    };
+    assert!(kind == why || error.message().contains(why), "{error}");
 }
 
-#[tokio::test]
-async fn the_database_keeps_tenants_apart() {
-    let world = World::new().await;
+both!(the_database_keeps_tenants_apart);
+async fn the_database_keeps_tenants_apart(engine: Engine) {
+    let world = World::on(engine).await;
     let other = world.store.create_account(Actor::System, &new_account("other")).await.unwrap();
     let theirs = enrolled(&world.store, "node-2", 1).await;
     world
@@ -242,9 +283,9 @@ async fn the_database_keeps_tenants_apart() {
     assert_eq!(placed.node, world.node);
 }
 
-#[tokio::test]
-async fn slots_are_the_limit() {
-    let world = World::new().await;
+both!(slots_are_the_limit);
+async fn slots_are_the_limit(engine: Engine) {
+    let world = World::on(engine).await;
     for name in ["a", "b", "c"] {
         world.agent(name).await;
     }
@@ -260,9 +301,9 @@ async fn slots_are_the_limit() {
     assert_eq!(world.count("SELECT count(*) FROM node_slots").await, 3);
 }
 
-#[tokio::test]
-async fn the_ledger_is_append_only() {
-    let world = World::new().await;
+both!(the_ledger_is_append_only);
+async fn the_ledger_is_append_only(engine: Engine) {
+    let world = World::on(engine).await;
     let agent = world.agent("a").await;
     refused(world.raw("UPDATE events SET actor = 'nobody'", &[]).await, "append-only");
     refused(world.raw("DELETE FROM events", &[]).await, "append-only");
@@ -275,9 +316,9 @@ async fn the_ledger_is_append_only() {
     refused(world.raw(second, &[]).await, "UNIQUE");
 }
 
-#[tokio::test]
-async fn a_change_without_its_event_is_not_stored() {
-    let world = World::new().await;
+both!(a_change_without_its_event_is_not_stored);
+async fn a_change_without_its_event_is_not_stored(engine: Engine) {
+    let world = World::on(engine).await;
     let mut change = world.store.change(Actor::System).await.unwrap();
     change.raise(world.node);
     world.changed.lock().unwrap().clear();
@@ -287,17 +328,15 @@ async fn a_change_without_its_event_is_not_stored() {
     assert!(world.changed.lock().unwrap().is_empty(), "nobody was told");
 }
 
-#[tokio::test]
-async fn a_bootstrap_token_has_one_winner() {
-    let world = World::new().await;
+both!(a_bootstrap_token_has_one_winner);
+async fn a_bootstrap_token_has_one_winner(engine: Engine) {
+    let world = World::on(engine).await;
     world
         .store
         .add_bootstrap_token(&"node-2".parse().unwrap(), "token", Duration::minutes(15))
         .await
         .unwrap();
-    // A second handle is what a second process would have.
-    let path = world.directory.path().join("cofferdam.db");
-    let twin = Store::open(&path, world.clock.clone(), Arc::new(|_, _| {})).await.unwrap();
+    let twin = world.twin(None).await;
     let tries = (0..16).map(|n| {
         let store = if n % 2 == 0 { world.store.clone() } else { twin.clone() };
         tokio::spawn(async move { store.enrol(&enrolment("token", &format!("key {n}"), 1)).await })
@@ -312,12 +351,10 @@ async fn a_bootstrap_token_has_one_winner() {
     assert_eq!(won, 1);
 }
 
-#[tokio::test]
-async fn a_locked_database_says_so() {
-    let world = World::new().await;
-    let path = world.directory.path().join("cofferdam.db");
-    let brief = std::time::Duration::from_millis(50);
-    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_, _| {}), brief).await.unwrap();
+both!(a_locked_database_says_so);
+async fn a_locked_database_says_so(engine: Engine) {
+    let world = World::on(engine).await;
+    let twin = world.twin(Some(std::time::Duration::from_millis(50))).await;
     let holding = world.store.change(Actor::System).await.unwrap();
     let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
     assert!(matches!(error, Error::Locked), "{error}");
@@ -328,7 +365,7 @@ async fn a_locked_database_says_so() {
 
 #[tokio::test]
 async fn a_full_disk_says_so_and_passes() {
-    let world = World::new().await;
+    let world = World::on(Engine::Sqlite).await;
     let pages = world.count("PRAGMA page_count").await;
     // What SQLite answers when it cannot grow is the same whether the disk or this keeps it from growing.
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
@@ -350,20 +387,18 @@ async fn a_full_disk_says_so_and_passes() {
     world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_queue_that_is_too_long_says_so() {
-    let world = World::new().await;
-    let path = world.directory.path().join("cofferdam.db");
-    let brief = std::time::Duration::from_millis(100);
-    let twin = Store::open_waiting(&path, world.clock.clone(), Arc::new(|_, _| {}), brief).await.unwrap();
+both!(a_queue_that_is_too_long_says_so);
+async fn a_queue_that_is_too_long_says_so(engine: Engine) {
+    let world = World::on(engine).await;
+    let twin = world.twin(Some(std::time::Duration::from_millis(100))).await;
     let _holding = twin.change(Actor::System).await.unwrap();
     let error = twin.create_account(Actor::System, &new_account("other")).await.unwrap_err();
     assert!(matches!(error, Error::Busy), "{error}");
 }
 
-#[tokio::test]
-async fn a_node_cannot_spoil_its_agents_rows() {
-    let world = World::new().await;
+both!(a_node_cannot_spoil_its_agents_rows);
+async fn a_node_cannot_spoil_its_agents_rows(engine: Engine) {
+    let world = World::on(engine).await;
     let agent = world.agent("one").await;
     for generation in [u64::MAX, i64::MAX as u64, i64::MAX as u64 + 1, 1 << 53] {
         let after = world.saw(&agent, generation, Observed::Running).await;
@@ -377,9 +412,9 @@ async fn a_node_cannot_spoil_its_agents_rows() {
     assert_eq!(stopped.generation, agent.generation + 8);
 }
 
-#[tokio::test]
-async fn a_node_does_not_fill_the_ledger() {
-    let world = World::new().await;
+both!(a_node_does_not_fill_the_ledger);
+async fn a_node_does_not_fill_the_ledger(engine: Engine) {
+    let world = World::on(engine).await;
     let agent = world.agent("one").await;
     let events = "SELECT count(*) FROM events";
     let before = world.count(events).await;
@@ -406,9 +441,9 @@ async fn files_that_are_no_database_name_the_fault() {
     assert!(error.to_string().contains("cofferdam.db"), "{error}");
 }
 
-#[tokio::test]
-async fn terminal_states_stay() {
-    let world = World::new().await;
+both!(terminal_states_stay);
+async fn terminal_states_stay(engine: Engine) {
+    let world = World::on(engine).await;
     let agent = world.agent("a").await;
     world.store.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();
     let gone = world.saw(&agent, 2, Observed::Destroyed).await;
@@ -432,9 +467,9 @@ fn open_to(host: &str) -> Policy {
         .unwrap()
 }
 
-#[tokio::test]
-async fn a_policy_changes_with_its_event_and_alone() {
-    let world = World::new().await;
+both!(a_policy_changes_with_its_event_and_alone);
+async fn a_policy_changes_with_its_event_and_alone(engine: Engine) {
+    let world = World::on(engine).await;
     let none = world.agent("none").await;
     assert_eq!((&none.policy, none.policy_revision), (&None, 0));
     let mut new = world.new_agent("a");
@@ -478,9 +513,9 @@ async fn a_policy_changes_with_its_event_and_alone() {
     assert_eq!(world.count(ledger).await, 2);
 }
 
-#[tokio::test]
-async fn deadlines_come_in_order() {
-    let world = World::new().await;
+both!(deadlines_come_in_order);
+async fn deadlines_come_in_order(engine: Engine) {
+    let world = World::on(engine).await;
     let mut new = world.new_agent("a");
     new.spec.ttl = Some(Span(100));
     new.spec.idle_timeout = Some(Span(10));
@@ -560,8 +595,8 @@ async fn check_ledger(world: &World, agent: &Agent) {
     assert_eq!(moves + 1, periods.len(), "a move without its event");
 }
 
-async fn live(steps: Vec<Step>) {
-    let world = World::new().await;
+async fn live(engine: Engine, steps: Vec<Step>) {
+    let world = World::on(engine).await;
     let mut agent = world.agent("a").await;
     for step in steps {
         let before = agent.clone();
@@ -605,19 +640,31 @@ async fn live(steps: Vec<Step>) {
     assert_eq!(listed.items.len(), usize::from(agent.state != AgentState::Destroyed));
 }
 
-#[test]
-fn random_lives_keep_the_ledger_whole() {
+fn random_lives(engine: &Engine, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in steps())| {
-        runtime.block_on(live(steps));
+        runtime.block_on(live(engine.another(), steps));
     });
 }
 
-#[tokio::test]
-async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_together() {
+#[test]
+fn random_lives_keep_the_ledger_whole() {
+    random_lives(&Engine::Sqlite, 64);
+}
+
+#[test]
+fn random_lives_keep_the_ledger_of_a_server_whole() {
+    match Engine::postgres() {
+        Some(engine) => random_lives(&engine, 16),
+        None => eprintln!("skipped: PostgreSQL is not installed"),
+    }
+}
+
+both!(statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_together);
+async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_together(engine: Engine) {
     use crate::batch::Batch;
-    let world = World::new().await;
+    let world = World::on(engine).await;
     let mut change = world.store.change(Actor::System).await.unwrap();
     let mut batch = Batch::default();
     batch.add("SELECT $2 AS b, $1 AS a").bind(1_i64).bind("two".to_owned());
@@ -639,9 +686,9 @@ async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_toget
     world.agent("after").await;
 }
 
-#[tokio::test]
-async fn a_way_is_known_only_from_agents_that_are_there() {
-    let world = World::new().await;
+both!(a_way_is_known_only_from_agents_that_are_there);
+async fn a_way_is_known_only_from_agents_that_are_there(engine: Engine) {
+    let world = World::on(engine).await;
     let first = world.agent("first").await;
     assert_eq!(first.workspace_url, None);
     let url = Some("http://127.0.0.1:7701".to_owned());

@@ -30,6 +30,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "a client of gates"),
     ("openssh-server", "what git speaks to by SSH"),
     ("openssl", "a certificate for the registry"),
+    ("postgresql-15", "a database server, started by tests, each with one of its own"),
     ("python3-pip", "a client of gates"),
     ("qemu-system-x86", "boots the Debian 12 machine"),
     ("runc", "an OCI runtime as the second driver of containers; benchmarks compare with it too"),

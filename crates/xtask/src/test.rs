@@ -83,5 +83,8 @@ fn tests() -> Result<()> {
     run.args(["nextest", "run", "--no-fail-fast"]);
     run.arg("--binaries-metadata").arg(built.binaries).arg("--cargo-metadata").arg(built.metadata);
     shell::run(&mut run)?;
+    step("tests of control, on PostgreSQL");
+    run.args(["--filterset", "package(control)"]).env("COFFERDAM_TEST_DATABASE", "postgres");
+    shell::run(&mut run)?;
     binaries::check()
 }

@@ -111,7 +111,7 @@ pub(crate) async fn shield(State(app): State<Arc<App>>, mut request: Request, ne
         response = fault.into_response();
     }
     if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
-        Fault::locate(problem, &app.database);
+        Fault::locate(problem, app.database.as_deref());
     }
     let mut response = render(response, &id);
     let headers = response.headers_mut();

@@ -284,8 +284,12 @@ async fn settle(
 ) {
     while !until.reached(agent) {
         tokio::select! {
-            changed = changes.changed() => if let Some(changed) = changed {
-                *agent = Arc::unwrap_or_clone(changed);
+            changed = changes.changed() => match changed {
+                Some(changed) => *agent = Arc::unwrap_or_clone(changed),
+                // Another process changed it. When it cannot be read now, the next change or the deadline comes.
+                None => if let Ok(now) = app.store.agent(agent.spec.id).await {
+                    *agent = now;
+                },
             },
             () = tokio::time::sleep_until(deadline) => return,
             () = app.ending.cancelled() => return,

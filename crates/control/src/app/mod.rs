@@ -38,8 +38,8 @@ pub(crate) struct App {
     pub(crate) proxies: Proxies,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
-    /// Where the database lies, for those who have to look after it.
-    pub(crate) database: std::path::PathBuf,
+    /// Where the database lies, for those who have to look after it; `None` on a server.
+    pub(crate) database: Option<std::path::PathBuf>,
     /// What kind of installation this is.
     pub(crate) mode: Mode,
     /// The image of agents that are created without one.

@@ -12,6 +12,7 @@ mod nodes;
 mod placement;
 mod policies;
 mod rekey;
+mod replicas;
 mod secrets;
 mod serving;
 mod time_passes;

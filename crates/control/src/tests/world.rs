@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::auth::secret;
-use crate::{Config, api, assemble};
+use crate::{Config, Database, api, assemble};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use axum::Router;
 use axum::body::Body;
@@ -53,6 +53,7 @@ pub(super) struct World {
     pub(super) config: Config,
     document: Value,
     _directory: tempfile::TempDir,
+    server: Option<Arc<testdb::Database>>,
 }
 
 #[derive(Debug)]
@@ -90,9 +91,24 @@ pub(super) fn template(path: &str) -> String {
 }
 
 impl World {
+    /// On the database that this run of the tests is about: SQLite, unless COFFERDAM_TEST_DATABASE is `postgres`.
     pub(super) async fn new() -> Self {
+        match std::env::var("COFFERDAM_TEST_DATABASE").as_deref() {
+            Ok("postgres") => Self::on_server().await.expect("PostgreSQL"),
+            _ => Self::on(None).await,
+        }
+    }
+
+    /// On a server, where there is one.
+    pub(super) async fn on_server() -> Option<Self> {
+        let server = testdb::Database::new().inspect_err(|why| eprintln!("skipped: {why}")).ok()?;
+        Some(Self::on(Some(Arc::new(server))).await)
+    }
+
+    async fn on(server: Option<Arc<testdb::Database>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config { data: directory.path().join("control"), ..Config::default() };
+        let database = Database { url: server.as_ref().map(|server| server.url()), ..Database::default() };
+        let config = Config { data: directory.path().join("control"), database, ..Config::default() };
         let first = crate::initialise(&config).await.unwrap().unwrap();
         let clock = Arc::new(HeldClock(Mutex::new(OffsetDateTime::now_utc())));
         let own: SocketAddr = HOST.parse().unwrap();
@@ -106,7 +122,32 @@ impl World {
         app.store.create_account(Actor::System, &account).await.unwrap();
         let router = api::router(app.clone());
         let document = serde_json::from_str(&crate::openapi()).unwrap();
-        Self { app, clock, router, key: first.api_key, other, config, document, _directory: directory }
+        let key = first.api_key;
+        Self { app, clock, router, key, other, config, document, _directory: directory, server }
+    }
+
+    /// Another control process of the same installation, on another machine.
+    pub(super) async fn replica(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config { data: directory.path().join("control"), ..self.config.clone() };
+        std::fs::create_dir(&config.data).unwrap();
+        let keys = [
+            (self.config.signing_key(), config.signing_key()),
+            (self.config.secrets_key(), config.secrets_key()),
+        ];
+        for (from, to) in keys {
+            std::fs::copy(from, to).unwrap();
+        }
+        let own: SocketAddr = HOST.parse().unwrap();
+        let app = assemble(&config, self.clock.clone(), own, CancellationToken::new()).await.unwrap();
+        let (key, other, document) = (self.key.clone(), self.other.clone(), self.document.clone());
+        let (clock, router, server) = (self.clock.clone(), api::router(app.clone()), self.server.clone());
+        Self { app, clock, router, key, other, config, document, _directory: directory, server }
+    }
+
+    /// The server that the database is on.
+    pub(super) fn server(&self) -> Option<&Arc<testdb::Database>> {
+        self.server.as_ref()
     }
 
     pub(super) fn document(&self) -> &Value {

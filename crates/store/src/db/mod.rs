@@ -5,6 +5,10 @@ mod postgres;
 mod query;
 mod sqlite;
 
+#[cfg(test)]
+pub(crate) use postgres::migrations as postgres_migrations;
+pub(crate) use postgres::{PATIENCE, open as connect};
+pub use postgres::{Server, UrlFault};
 pub(crate) use query::{Argument, Builder, for_postgres, for_sqlite, query};
 #[cfg(test)]
 pub(crate) use sqlite::migrations as sqlite_migrations;

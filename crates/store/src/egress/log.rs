@@ -49,16 +49,16 @@ fn entry(row: &Row) -> Result<LogEntry, Error> {
 }
 
 impl EgressFilter {
-    /// All that are meant, in no order. (The plus keeps SQLite from an index that is worse than the agent's.)
+    /// All that are meant, in no order. (The concatenation keeps SQLite from an index that is worse than the agent's.)
     fn select(&self) -> Builder {
         let mut query = Builder::new("SELECT id, agent, record FROM egress_log WHERE ");
         match self.agent {
-            Some(agent) => query.push("agent = ").push_bind(agent.to_string()).push(" AND +account = "),
+            Some(agent) => query.push("agent = ").push_bind(agent.to_string()).push(" AND account || '' = "),
             None => query.push("account = "),
         };
         query.push_bind(self.account.to_string());
         if let Some(outcome) = self.outcome {
-            query.push(if self.agent.is_some() { " AND +outcome = " } else { " AND outcome = " });
+            query.push(if self.agent.is_some() { " AND outcome || '' = " } else { " AND outcome = " });
             query.push_bind(outcome.to_string());
         }
         query

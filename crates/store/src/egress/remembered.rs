@@ -35,7 +35,7 @@ impl Change {
         question: &OpenQuestion,
     ) -> Result<(), Error> {
         let row = query(
-            "SELECT count(*) AS count, coalesce(sum(host = $2 AND port = $3), 0) AS same
+            "SELECT count(*) AS count, count(*) FILTER (WHERE host = $2 AND port = $3) AS same
              FROM egress_remembered WHERE account = $1",
         )
         .bind(account.to_string())

@@ -37,19 +37,21 @@ fn millis_of(span: Duration) -> i64 {
 
 const OF_ACCOUNT: &str = "SELECT watched_until AS until FROM accounts WHERE id = $1";
 const OF_AGENT: &str =
-    "SELECT nullif(max(coalesce(a.watched_until, 0), coalesce(c.watched_until, 0)), 0) AS until
+    "SELECT CASE WHEN coalesce(a.watched_until, 0) > coalesce(c.watched_until, 0) THEN a.watched_until
+        ELSE c.watched_until END AS until
      FROM agents a JOIN accounts c ON c.id = a.account WHERE a.id = $1 AND a.desired <> 'destroyed'";
 
-/// Where nobody looks, and nobody said anything, it ends at three indexes.
-pub(crate) const ATTENTION: &str =
-    "SELECT id AS agent, watched_until AS watched, NULL AS host, NULL AS port, NULL AS asked, NULL AS allow
+/// Where nobody looks, and nobody said anything, it ends at three indexes. (SQLite keeps the order of a cross join.)
+pub(crate) const ATTENTION: &str = "SELECT id AS agent, watched_until AS watched, CAST(NULL AS TEXT) AS host,
+        CAST(NULL AS BIGINT) AS port, CAST(NULL AS BIGINT) AS asked, 0 AS allow
     FROM agents WHERE node = $1 AND watched_until > $2 AND state <> 'destroyed' AND desired <> 'destroyed'
     UNION ALL
-    SELECT a.id, c.watched_until, NULL, NULL, NULL, NULL
-    FROM accounts c CROSS JOIN agents a ON a.account = c.id AND a.node = $1
-    WHERE c.watched_until > $2 AND a.state <> 'destroyed' AND a.desired <> 'destroyed'
+    SELECT a.id, c.watched_until, NULL, NULL, NULL, 0
+    FROM accounts c CROSS JOIN agents a
+    WHERE c.watched_until > $2 AND a.account = c.id AND a.node = $1
+        AND a.state <> 'destroyed' AND a.desired <> 'destroyed'
     UNION ALL
-    SELECT agent, NULL, host, port, asked, answer = 'once' FROM egress_questions
+    SELECT agent, NULL, host, port, asked, CASE answer WHEN 'once' THEN 1 ELSE 0 END FROM egress_questions
     WHERE node = $1 AND answer IS NOT NULL AND answer IN ('once', 'deny') AND until > $2";
 
 impl Watched {

@@ -143,7 +143,8 @@ impl Change {
         self.deferred
             .add(
                 "INSERT INTO agent_secrets (agent, secret, account, given, injected, placeholder)
-                 SELECT $1, value ->> 'secret', $2, value ->> 'given', value ->> 'injected', value ->> 'placeholder'
+                 SELECT $1, value ->> 'secret', $2, CAST(value ->> 'given' AS BIGINT),
+                    CAST(value ->> 'injected' AS BIGINT), value ->> 'placeholder'
                  FROM json_each($3) WHERE true
                  ON CONFLICT (agent, secret) DO UPDATE SET injected = excluded.injected,
                     placeholder = coalesce(agent_secrets.placeholder, excluded.placeholder)",

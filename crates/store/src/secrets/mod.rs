@@ -116,7 +116,7 @@ impl Store {
         let NewSecret { id, account, name, hosts, hint, value } = new;
         change.check_key(*account, value.data_key).await?;
         let row = query(
-            "SELECT count(*) AS count, coalesce(sum(name = $2), 0) AS same FROM secrets WHERE account = $1",
+            "SELECT count(*) AS count, count(*) FILTER (WHERE name = $2) AS same FROM secrets WHERE account = $1",
         )
         .bind(account.to_string())
         .bind(name.as_str())

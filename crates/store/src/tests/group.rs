@@ -1,6 +1,7 @@
 //! Changes that are committed together.
 
-use super::{World, new_account};
+use super::engine::Engine;
+use super::{World, both, new_account};
 use crate::Error;
 use crate::change::Actor;
 use crate::db::query;
@@ -19,9 +20,9 @@ async fn accounts(world: &World) -> BTreeSet<String> {
     of("SELECT name FROM accounts").await.into_iter().collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_at_once_are_each_made_or_not() {
-    let world = World::new().await;
+both!(changes_at_once_are_each_made_or_not, flavor = "multi_thread");
+async fn changes_at_once_are_each_made_or_not(engine: Engine) {
+    let world = World::on(engine).await;
     let before = accounts(&world).await.len();
     let mut tasks = Vec::new();
     for index in 0..200 {
@@ -51,7 +52,7 @@ async fn changes_at_once_are_each_made_or_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_takes_back_all_that_is_committed_together() {
-    let world = World::new().await;
+    let world = World::on(Engine::Sqlite).await;
     let pages = world.count("PRAGMA page_count").await + 4;
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
     query(limit).execute(world.store.0.writer.pool()).await.unwrap();
@@ -75,9 +76,9 @@ async fn a_full_disk_takes_back_all_that_is_committed_together() {
     assert_eq!(made, kept, "what failed is not there, and the rest is");
 }
 
-#[tokio::test]
-async fn what_was_begun_and_left_is_undone_and_in_nobodys_way() {
-    let world = World::new().await;
+both!(what_was_begun_and_left_is_undone_and_in_nobodys_way);
+async fn what_was_begun_and_left_is_undone_and_in_nobodys_way(engine: Engine) {
+    let world = World::on(engine).await;
     let before = accounts(&world).await;
     let mut left = world.store.change(Actor::System).await.unwrap();
     left.event(None, "account.created", "acc_nobody", json!({}));
@@ -93,9 +94,9 @@ async fn what_was_begun_and_left_is_undone_and_in_nobodys_way() {
     durable.await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn who_tells_of_what_is_not_committed_waits_for_the_commit() {
-    let world = World::new().await;
+both!(who_tells_of_what_is_not_committed_waits_for_the_commit);
+async fn who_tells_of_what_is_not_committed_waits_for_the_commit(engine: Engine) {
+    let world = World::on(engine).await;
     let held = world.store.change(Actor::System).await.unwrap();
     let change = || {
         let store = world.store.clone();

@@ -34,9 +34,9 @@ fn injecting(secret: &str) -> Policy {
     Policy::parse(&text).unwrap()
 }
 
-#[tokio::test]
-async fn accounts_do_not_mix() {
-    let world = World::new().await;
+both!(accounts_do_not_mix);
+async fn accounts_do_not_mix(engine: Engine) {
+    let world = World::on(engine).await;
     let other = world.store.create_account(Actor::System, &new_account("other")).await.unwrap();
     let (own, foreign) = (secret(&world, world.account, "own").await, secret(&world, other, "foreign").await);
     let agent = world.agent("a").await.spec.id.to_string();
@@ -76,9 +76,9 @@ async fn accounts_do_not_mix() {
     }
 }
 
-#[tokio::test]
-async fn only_the_key_in_use_and_the_next_version_are_taken() {
-    let world = World::new().await;
+both!(only_the_key_in_use_and_the_next_version_are_taken);
+async fn only_the_key_in_use_and_the_next_version_are_taken(engine: Engine) {
+    let world = World::on(engine).await;
     let id = secret(&world, world.account, "a").await;
     let old = key(&world, world.account).await;
     let value = |version, key| NewValue { version, hint: "••••".to_owned(), value: encrypted(key) };
@@ -100,9 +100,9 @@ async fn only_the_key_in_use_and_the_next_version_are_taken() {
     assert_eq!(again.unwrap(), next, "there is one already");
 }
 
-#[tokio::test]
-async fn there_is_an_end_to_secrets() {
-    let world = World::new().await;
+both!(there_is_an_end_to_secrets);
+async fn there_is_an_end_to_secrets(engine: Engine) {
+    let world = World::on(engine).await;
     secret(&world, world.account, "first").await;
     let many = "WITH RECURSIVE n (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n < 1000)
         INSERT INTO secrets SELECT 'sec_' || n, account, 'n' || n, '[]', 1, '', 0, 0 FROM n, secrets WHERE name = 'first'";
@@ -114,9 +114,9 @@ async fn there_is_an_end_to_secrets() {
     assert!(matches!(refused, Err(Error::TooManySecrets { most: 1000 })));
 }
 
-#[tokio::test]
-async fn a_secret_is_bound_and_deleted_whoever_is_first() {
-    let world = World::new().await;
+both!(a_secret_is_bound_and_deleted_whoever_is_first);
+async fn a_secret_is_bound_and_deleted_whoever_is_first(engine: Engine) {
+    let world = World::on(engine).await;
     for round in 0..8 {
         let name = format!("s{round}");
         let id = secret(&world, world.account, &name).await;
@@ -135,9 +135,9 @@ async fn a_secret_is_bound_and_deleted_whoever_is_first() {
     }
 }
 
-#[tokio::test]
-async fn an_agent_of_a_request_that_came_twice_has_its_secrets_once() {
-    let world = World::new().await;
+both!(an_agent_of_a_request_that_came_twice_has_its_secrets_once);
+async fn an_agent_of_a_request_that_came_twice_has_its_secrets_once(engine: Engine) {
+    let world = World::on(engine).await;
     secret(&world, world.account, "a").await;
     let mut new = world.new_agent("agent");
     let given = SecretUse { secret: "a".parse().unwrap(), env: Some("A".to_owned()), file: None };
