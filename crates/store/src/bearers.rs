@@ -1,7 +1,7 @@
 //! Holders of API keys that were looked up a moment ago: a program that calls often is not looked up each time.
 //!
-//! A key that is deleted here is forgotten at once. One that another process deletes is good for [`KEPT`] more, and for a
-//! workspace token within that time: nothing deletes keys but control.
+//! A key that is deleted here is forgotten at once, and one that another process deletes as soon as that is heard. Whatever is not
+//! heard, a key is good for [`KEPT`] more at most, and for a workspace token within that time.
 
 use crate::keys::Bearer;
 use std::collections::HashMap;

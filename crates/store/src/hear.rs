@@ -1,12 +1,12 @@
 //! What other processes changed in the same database: each tells the others with its commit, and listens.
 
+use crate::Error;
 use crate::change::{Changed, OnCommit};
 use crate::db::{Connection, query};
 use crate::group::Made;
 use crate::rows::to_json;
-use crate::{Error, PgPool};
 use model::{AccountId, AgentId, NodeId};
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPool};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -97,6 +97,9 @@ pub(crate) async fn hear(mut listener: PgListener, pool: PgPool, origin: Origin,
             if let Some((number, changed)) = heard(&origin, told.payload()) {
                 on_commit(number, changed);
             }
+        }
+        if pool.is_closed() {
+            return;
         }
         tracing::warn!("nothing is heard of what other control processes change; listening again");
         listener = loop {

@@ -54,7 +54,6 @@ use db::{BUSY, PATIENCE, Pool, query};
 use group::Writer;
 use hear::Origin;
 use model::clock::Clock;
-use sqlx::postgres::PgPool;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -124,7 +124,7 @@ fn give(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directory for all servers of this user's tests, without those of processes that were killed.
+/// The directory for all servers of this user's tests.
 fn base() -> io::Result<PathBuf> {
     let own = rustix::process::geteuid().as_raw();
     let base = std::env::temp_dir().join(format!("cofferdam-testdb-{own}"));
@@ -136,13 +136,18 @@ fn base() -> io::Result<PathBuf> {
         return Err(io::Error::other(format!("{} is somebody else's", base.display())));
     }
     fs::set_permissions(&base, fs::Permissions::from_mode(0o755))?;
-    for entry in fs::read_dir(&base)?.flatten() {
+    Ok(base)
+}
+
+/// Removes what processes left that were killed.
+fn clean(base: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(base)?.flatten() {
         let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    Ok(base)
+    Ok(())
 }
 
 /// A cluster that was made once, to be copied.
@@ -152,8 +157,6 @@ fn template(base: &Path, tools: &Path) -> io::Result<PathBuf> {
     name.push(version);
     making.push(version);
     let (template, making) = (base.join(name), base.join(making));
-    let lock = File::create(base.join("making"))?;
-    flock(&lock, FlockOperation::LockExclusive)?;
     if !template.exists() {
         let _ = fs::remove_dir_all(&making);
         fs::create_dir(&making)?;
@@ -171,9 +174,11 @@ fn template(base: &Path, tools: &Path) -> io::Result<PathBuf> {
 impl Server {
     fn start(tools: PathBuf) -> io::Result<Self> {
         let base = base()?;
-        let template = template(&base, &tools)?;
+        // Of several processes one after the other makes what it needs here.
         let making = File::create(base.join("making"))?;
         flock(&making, FlockOperation::LockExclusive)?;
+        clean(&base)?;
+        let template = template(&base, &tools)?;
         let directory = tempfile::Builder::new()
             .prefix("server-")
             .permissions(fs::Permissions::from_mode(0o755))

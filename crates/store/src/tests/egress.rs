@@ -62,8 +62,8 @@ async fn a_record_comes_back_as_it_was(engine: Engine) {
     assert!(!page.more && page.items[0].agent == agent.spec.id);
 }
 
-/// The count is what the number of an agent's records is limited by; nothing may get past it.
 both!(records_are_counted_by_the_database_itself);
+/// The count is what the number of an agent's records is limited by; nothing may get past it.
 async fn records_are_counted_by_the_database_itself(engine: Engine) {
     let world = World::on(engine).await;
     let (one, two) = (world.agent("a").await.spec.id, world.agent("b").await.spec.id);
@@ -79,13 +79,13 @@ async fn records_are_counted_by_the_database_itself(engine: Engine) {
     world.raw("DELETE FROM egress_log WHERE id <> 1 AND agent = $1", &[one.to_string()]).await.unwrap();
     assert_eq!(told().await, [1, 2]);
     world.raw("DELETE FROM egress_log", &[]).await.unwrap();
-    assert_eq!(told().await, []);
+    assert!(told().await.is_empty());
     let odd = "INSERT INTO egress_log (agent, account, stored_at, outcome, record) VALUES ('a', 'b', 1, 'odd', '{}')";
     refused(world.raw(odd, &[]).await, "CHECK");
 }
 
-/// An agent makes refusals at will: they may not push out what passed.
 both!(refusals_are_cut_before_what_passed);
+/// An agent makes refusals at will: they may not push out what passed.
 async fn refusals_are_cut_before_what_passed(engine: Engine) {
     let world = World::on(engine).await;
     let agent = world.agent("a").await.spec.id;
@@ -97,8 +97,8 @@ async fn refusals_are_cut_before_what_passed(engine: Engine) {
     assert_eq!(world.count("SELECT min(id) FROM egress_log WHERE outcome <> 'passed'").await, 1_007);
 }
 
-/// Somebody shut the agent in while a question was still listed: an answer does not open it again, nor does its node's word.
 both!(an_answer_opens_no_policy_that_asks_nobody);
+/// Somebody shut the agent in while a question was still listed: an answer does not open it again, nor does its node's word.
 async fn an_answer_opens_no_policy_that_asks_nobody(engine: Engine) {
     let world = World::on(engine).await;
     let agent = asking(&world, "a").await;
@@ -185,8 +185,8 @@ async fn who_wait_are_told_of_what_they_wait_for(engine: Engine) {
     assert_eq!(world.count("SELECT count(*) FROM egress_questions").await, 0);
 }
 
-/// Of two who decide at once, one does; and what is made meanwhile either had the rule from the start or gets it.
 both!(decisions_and_new_agents_at_once);
+/// Of two who decide at once, one does; and what is made meanwhile either had the rule from the start or gets it.
 async fn decisions_and_new_agents_at_once(engine: Engine) {
     let world = World::on(engine).await;
     let agent = asking(&world, "a").await;
