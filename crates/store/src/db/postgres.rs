@@ -6,7 +6,7 @@ use crate::group::Durability;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{Connection, Executor, Postgres, Row};
+use sqlx::{Executor, Postgres, Row};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,8 +14,6 @@ use std::time::Duration;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// One more listens.
 const READERS: u32 = 8;
-/// A connection that was used so lately is taken without asking whether it is still there.
-const FRESH: Duration = Duration::from_secs(1);
 /// More than there are statements.
 const STATEMENTS: usize = 500;
 
@@ -111,14 +109,8 @@ pub(crate) fn migrations() -> Migrator {
 pub(crate) async fn open(server: &Server, patience: Duration) -> Result<(Pool, Pool), Error> {
     let place = || server.place();
     let opening = |source| Error::opening(place(), source);
-    let pool = || {
-        // One that rested may be gone meanwhile.
-        PgPoolOptions::new().acquire_timeout(2 * patience).test_before_acquire(false).before_acquire(
-            |connection, known| {
-                Box::pin(async move { Ok(known.idle_for < FRESH || connection.ping().await.is_ok()) })
-            },
-        )
-    };
+    // A connection is asked whether it is still there before it is used.
+    let pool = || PgPoolOptions::new().acquire_timeout(2 * patience);
     let millis = |span: Duration| span.as_millis().to_string();
     // Whoever stands still with the lock is put out, or all would wait for it.
     let writing = [

@@ -48,10 +48,16 @@ async fn each_process_hears_what_others_change() {
     }
     // The other way round, numbers go on growing, and nobody hears of himself as of another.
     world.changed.lock().unwrap().clear();
-    other.order(Actor::System, agent.spec.id, Verb::Stop, &Order::default()).await.unwrap();
-    let (number, changed) = heard.recv().await.unwrap();
-    assert!(number > last && matches!(changed, Changed::Agent(_)), "{number} {changed:?}");
-    assert!(matches!(heard.recv().await.unwrap().1, Changed::Node(_)));
+    other.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();
+    loop {
+        let (number, changed) = heard.recv().await.unwrap();
+        assert!(number > last);
+        match changed {
+            Changed::Agent(told) => break assert_eq!(told.spec.id, agent.spec.id),
+            Changed::Node(_) | Changed::Questions(_) => {}
+            changed => panic!("{changed:?}"),
+        }
+    }
     assert!(heard.try_recv().is_err());
 }
 
@@ -91,6 +97,22 @@ async fn a_change_whose_connection_is_lost_is_not_made() {
     let events = psql(&world, "SELECT count(*) FROM events WHERE kind = 'test.lost'");
     assert_eq!(events.trim(), "0");
     assert!(world.count("SELECT count(*) FROM events").await > before);
+}
+
+/// It has the lock that all who write wait for.
+#[tokio::test]
+async fn a_process_that_stands_still_is_put_out() {
+    let Some(engine) = Engine::postgres() else { return eprintln!("skipped: PostgreSQL is not installed") };
+    let world = World::on(engine).await;
+    let twin = world.twin(Some(std::time::Duration::from_millis(100))).await;
+    let mut still = twin.change(Actor::System).await.unwrap();
+    still.event(None, "test.still", world.node, json!({}));
+    still.flush().await.unwrap();
+    world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
+    let error = still.commit().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. } | Error::Undone), "{error}");
+    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind = 'test.still'").await, 0);
+    twin.create_account(Actor::System, &new_account("again")).await.unwrap();
 }
 
 #[tokio::test]
