@@ -2,10 +2,10 @@
 //! SQLite's thread and back, or over the network.
 
 use crate::Error;
-use crate::db::{Argument, Connection, for_postgres, for_sqlite};
+use crate::db::{Argument, Connection, answered, for_postgres, for_sqlite};
 use crate::rows::Row;
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Either, Executor, SqlSafeStr};
 use std::fmt::Write;
@@ -119,15 +119,7 @@ impl Batch {
                 None => arguments.len(),
             };
             let own = for_postgres(arguments.by_ref().take(own));
-            let (mut rows, mut affected) = (Vec::new(), 0);
-            let mut coming = db.fetch_many(sqlx::query_with(sql, own));
-            while let Some(item) = coming.try_next().await? {
-                match item {
-                    Either::Right(row) => rows.push(Row::Postgres(row)),
-                    Either::Left(done) => affected += done.rows_affected(),
-                }
-            }
-            drop(coming);
+            let (rows, affected) = answered(run_one(db, sql, own)).await?;
             if let Some(refusal) = refusal.filter(|_| affected == 0) {
                 return Err(refusal);
             }
@@ -135,4 +127,20 @@ impl Batch {
         }
         Ok(answers)
     }
+}
+
+async fn run_one(
+    db: &mut PgConnection,
+    sql: &'static str,
+    arguments: PgArguments,
+) -> Result<(Vec<Row>, u64), sqlx::Error> {
+    let (mut rows, mut affected) = (Vec::new(), 0);
+    let mut coming = db.fetch_many(sqlx::query_with(sql, arguments));
+    while let Some(item) = coming.try_next().await? {
+        match item {
+            Either::Right(row) => rows.push(Row::Postgres(row)),
+            Either::Left(done) => affected += done.rows_affected(),
+        }
+    }
+    Ok((rows, affected))
 }

@@ -168,6 +168,7 @@ const IOERR_SHMSIZE: u32 = 4874;
 
 /// PostgreSQL's codes (its manual, appendix A).
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+const QUERY_CANCELED: &str = "57014";
 const PG_DISK_FULL: &str = "53100";
 const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
 /// The connection failed; too many of them; the server is ending, starting, or only a copy; or it put us out for standing still.
@@ -187,6 +188,7 @@ fn known(source: &sqlx::Error) -> Option<Error> {
     if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
         return match error.code() {
             LOCK_NOT_AVAILABLE => Some(Error::Locked),
+            QUERY_CANCELED => Some(Error::Busy),
             PG_DISK_FULL => Some(Error::DiskFull),
             CHARACTER_NOT_IN_REPERTOIRE => Some(Error::Text),
             code if UNREACHABLE.iter().any(|class| code.starts_with(class)) => {

@@ -7,7 +7,7 @@ mod sqlite;
 
 #[cfg(test)]
 pub(crate) use postgres::migrations as postgres_migrations;
-pub(crate) use postgres::{PATIENCE, open as connect};
+pub(crate) use postgres::{PATIENCE, answered, open as connect};
 pub use postgres::{Server, UrlFault};
 pub(crate) use query::{Argument, Builder, for_postgres, for_sqlite, query};
 #[cfg(test)]
@@ -107,7 +107,7 @@ impl Connection<'_> {
     pub(crate) async fn script(self, sql: &'static str) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
-            Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
+            Self::Postgres(connection) => answered(sqlx::raw_sql(sql).execute(connection)).await.map(drop),
         }
     }
 

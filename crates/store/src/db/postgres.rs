@@ -6,12 +6,16 @@ use crate::group::Durability;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{Executor, Postgres, Row};
+use sqlx::{Connection, Executor, Postgres, Row};
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long a change waits for those of other processes before it says that the database is locked.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server works at one statement.
+const WORK: Duration = Duration::from_secs(20);
+/// How long it is waited for to answer: a network that swallows everything says nothing either.
+const ANSWER: Duration = Duration::from_secs(30);
 /// One more listens.
 const READERS: u32 = 8;
 /// More than there are statements.
@@ -112,18 +116,34 @@ pub(crate) async fn open(server: &Server, patience: Duration) -> Result<(Pool, P
     // A connection is asked whether it is still there before it is used.
     let pool = || PgPoolOptions::new().acquire_timeout(2 * patience);
     let millis = |span: Duration| span.as_millis().to_string();
+    // It takes as long as it takes, and others wait for it.
+    let mut alone = PgConnection::connect_with(&server.0).await.map_err(opening)?;
+    migrations().run(&mut alone).await.map_err(|source| Error::migrating(place(), source))?;
+    alone.close().await.map_err(opening)?;
     // Whoever stands still with the lock is put out, or all would wait for it.
     let writing = [
+        ("statement_timeout", millis(WORK)),
         ("lock_timeout", millis(patience)),
         ("idle_in_transaction_session_timeout", millis(2 * patience)),
         ("tcp_user_timeout", millis(2 * patience)),
     ];
     let writing = server.0.clone().options(writing);
     let writer = pool().max_connections(1).connect_with(writing).await.map_err(opening)?;
-    migrations().run(&writer).await.map_err(|source| Error::migrating(place(), source))?;
-    let reading = server.0.clone().options([("default_transaction_read_only", "on")]);
+    let reading = [("statement_timeout", millis(WORK)), ("default_transaction_read_only", "on".to_owned())];
+    let reading = server.0.clone().options(reading);
     let reader = pool().max_connections(READERS + 1).connect_with(reading).await.map_err(opening)?;
     Ok((Pool::Postgres(writer), Pool::Postgres(reader)))
+}
+
+/// The answer, or that there is none. Nobody goes on with the connection then: see [`Transaction::drop`], and what a pool does with one
+/// that does not answer.
+pub(crate) async fn answered<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(ANSWER, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// A transaction that has the lock.
@@ -140,7 +160,7 @@ impl Transaction {
             Durability::Durable => DURABLE,
             Durability::Repeatable => REPEATABLE,
         };
-        let rows = tx.connection.fetch_all(sqlx::raw_sql(sql)).await?;
+        let rows = answered(tx.connection.fetch_all(sqlx::raw_sql(sql))).await?;
         let number: i64 = rows.last().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
         tx.number = number.unsigned_abs();
         Ok(tx)
@@ -151,7 +171,7 @@ impl Transaction {
     }
 
     pub(super) async fn end(mut self, how: &'static str) -> Result<(), sqlx::Error> {
-        self.connection.execute(sqlx::raw_sql(how)).await?;
+        answered(self.connection.execute(sqlx::raw_sql(how))).await?;
         self.ended = true;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! A statement with its parameters, for either database.
 
-use super::{Connection, Pool, Target};
+use super::{Connection, Pool, Target, answered};
 use crate::Error;
 use crate::rows::Row;
+use futures_util::TryFutureExt;
 use sqlx::postgres::PgArguments;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -96,19 +97,19 @@ macro_rules! run {
         match $target.into() {
             Target::Pool(Pool::Sqlite($db)) => {
                 let ($sent, $row) = (sqlx::query_with(sql, for_sqlite(arguments)), Row::Sqlite);
-                $each
+                $each.await
             }
             Target::Connection(Connection::Sqlite($db)) => {
                 let ($sent, $row) = (sqlx::query_with(sql, for_sqlite(arguments)), Row::Sqlite);
-                $each
+                $each.await
             }
             Target::Pool(Pool::Postgres($db)) => {
                 let ($sent, $row) = (sqlx::query_with(sql, for_postgres(arguments)), Row::Postgres);
-                $each
+                answered($each).await
             }
             Target::Connection(Connection::Postgres($db)) => {
                 let ($sent, $row) = (sqlx::query_with(sql, for_postgres(arguments)), Row::Postgres);
-                $each
+                answered($each).await
             }
         }
     }};
@@ -122,23 +123,23 @@ impl Query {
     }
 
     pub(crate) async fn fetch_all<'c>(self, target: impl Into<Target<'c>>) -> Result<Vec<Row>, Error> {
-        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_all(db).await)?)
+        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_all(db))?)
     }
 
     pub(crate) async fn fetch_optional<'c>(
         self,
         target: impl Into<Target<'c>>,
     ) -> Result<Option<Row>, Error> {
-        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_optional(db).await)?)
+        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_optional(db))?)
     }
 
     pub(crate) async fn fetch_one<'c>(self, target: impl Into<Target<'c>>) -> Result<Row, Error> {
-        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_one(db).await)?)
+        Ok(run!(self, target, |sent, db, row| sent.map(row).fetch_one(db))?)
     }
 
     pub(crate) async fn execute<'c>(self, target: impl Into<Target<'c>>) -> Result<Done, Error> {
         let affected =
-            run!(self, target, |sent, db, _row| sent.execute(db).await.map(|done| done.rows_affected()));
+            run!(self, target, |sent, db, _row| sent.execute(db).map_ok(|done| done.rows_affected()));
         Ok(Done(affected?))
     }
 }
