@@ -29,20 +29,18 @@ impl Database {
         let mut known = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
         let server = match known.upgrade() {
             Some(server) => server,
-            None => match tools() {
-                Some(tools) => {
-                    let started = Server::start(tools);
-                    Arc::new(started.unwrap_or_else(|error| panic!("cannot start PostgreSQL: {error}")))
-                }
-                None if std::env::var_os("CI").is_some() => panic!("PostgreSQL is not installed"),
-                None => return Err("PostgreSQL is not installed".to_owned()),
-            },
+            None => Server::started()?,
         };
         *known = Arc::downgrade(&server);
         drop(known);
         let name = format!("test{}", NAMES.fetch_add(1, Ordering::Relaxed));
         server.psql("postgres", &format!("CREATE DATABASE {name}"));
         Ok(Self { server, name })
+    }
+
+    /// The same, on a server that no other test of the process uses.
+    pub fn alone() -> Result<Self, String> {
+        Ok(Self { server: Server::started()?, name: "postgres".to_owned() })
     }
 
     /// Where it is.
@@ -172,6 +170,17 @@ fn template(base: &Path, tools: &Path) -> io::Result<PathBuf> {
 }
 
 impl Server {
+    fn started() -> Result<Arc<Self>, String> {
+        match tools() {
+            Some(tools) => match Self::start(tools) {
+                Ok(server) => Ok(Arc::new(server)),
+                Err(error) => panic!("cannot start PostgreSQL: {error}"),
+            },
+            None if std::env::var_os("CI").is_some() => panic!("PostgreSQL is not installed"),
+            None => Err("PostgreSQL is not installed".to_owned()),
+        }
+    }
+
     fn start(tools: PathBuf) -> io::Result<Self> {
         let base = base()?;
         // Of several processes one after the other makes what it needs here.

@@ -20,6 +20,11 @@ impl Engine {
         testdb::Database::new().ok().map(Arc::new).map(Self::Postgres)
     }
 
+    /// On a server that no other test uses.
+    pub(crate) fn alone() -> Option<Self> {
+        testdb::Database::alone().ok().map(Arc::new).map(Self::Postgres)
+    }
+
     /// The same, with an empty database.
     pub(crate) fn another(&self) -> Self {
         match self {

@@ -117,7 +117,7 @@ async fn a_process_that_stands_still_is_put_out() {
 
 #[tokio::test]
 async fn a_server_that_crashes_comes_back_with_all_that_was_told() {
-    let Some(engine) = Engine::postgres() else { return eprintln!("skipped: PostgreSQL is not installed") };
+    let Some(engine) = Engine::alone() else { return eprintln!("skipped: PostgreSQL is not installed") };
     let world = World::on(engine).await;
     let Engine::Postgres(database) = world.engine.clone() else { unreachable!("a server") };
     world.store.create_account(Actor::System, &new_account("before")).await.unwrap();
