@@ -53,7 +53,7 @@ pub async fn images_in_use(config: &Config) -> Result<BTreeSet<String>, ImagesEr
     let mut digests: BTreeSet<String> =
         Caller::new(http, &origin, key, &standing).images().await?.digests.into_iter().collect();
     // What control has forgotten may live on here.
-    let records = Journal::peek_agents(&config.data.join("node"))?;
+    let records = Journal::peek_agents(&config.data.join("node"), &config.run)?;
     let alive = records.into_values().filter(|record| record.phase != Phase::Destroyed);
     digests.extend(alive.filter_map(|record| record.desired.spec.image_digest));
     Ok(digests)

@@ -127,7 +127,7 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         .map_err(|error| machine("keep its memory to itself")(error.into()))?;
     let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
-    let journal = Arc::new(Journal::open(&config.data.join("node"))?);
+    let journal = Arc::new(Journal::open(&config.data.join("node"), &config.run)?);
     let key = NodeKey::load_or_make(journal.root())?;
     let boot_id = machine::boot_id().map_err(machine("read the machine's boot id"))?;
     let (http, origin) = control::client(&config.control).map_err(RunError::Http)?;

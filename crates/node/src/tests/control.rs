@@ -195,7 +195,7 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await });
 
         let directory = tempfile::tempdir().unwrap();
-        let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
+        let journal = Arc::new(Journal::open(&directory.path().join("node"), directory.path()).unwrap());
         let reporter = Arc::new(Reporter::default());
         let settings = Settings {
             directory: directory.path().join("gates"),

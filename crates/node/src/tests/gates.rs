@@ -67,7 +67,7 @@ impl World {
             tools: BTreeMap::new(),
             sandbox: None,
         };
-        let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
+        let journal = Arc::new(Journal::open(&directory.path().join("node"), directory.path()).unwrap());
         let outbox = Arc::new(Outbox::default());
         let gates = Gates::open(settings, journal.clone(), Arc::default(), outbox.clone()).unwrap();
         Self { directory, journal, outbox, gates, lines: BufReader::new(said).lines(), told: None }
