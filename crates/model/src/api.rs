@@ -217,6 +217,7 @@ pub struct ControlEvidence {
 #[serde(deny_unknown_fields)]
 pub struct CreateWorkspaceToken {
     /// What it is for.
+    #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
 }
 
@@ -246,6 +247,7 @@ pub struct RegisterImage {
     /// Unique in the account. A name that is taken moves to the new content; running agents keep theirs.
     pub name: Name,
     /// Lowercase hex of the SHA-256 of the EROFS file.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub digest: String,
     /// Bytes of the EROFS file.
     pub size: u64,
@@ -274,6 +276,7 @@ pub struct Image {
     /// Its name.
     pub name: Name,
     /// Lowercase hex of the SHA-256 of the EROFS file.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub digest: String,
     /// Bytes of the EROFS file.
     pub size: u64,

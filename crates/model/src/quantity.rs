@@ -7,12 +7,12 @@ use std::time::Duration;
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
-#[schema(value_type = String, example = "512MiB")]
+#[schema(value_type = String, example = "512MiB", pattern = "^[0-9]{1,4} ?([MG]i?B?)$")]
 pub struct ByteSize(pub u64);
 
 /// A span of time in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
-#[schema(value_type = String, example = "30m")]
+#[schema(value_type = String, example = "30m", pattern = "^[0-9]{1,4}[smhd]$")]
 pub struct Span(pub u64);
 
 /// Why a text is not a quantity.

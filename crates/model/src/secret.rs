@@ -23,7 +23,7 @@ pub const DIRECTORY: &str = "/run/secrets";
 /// A secret value. It is overwritten when it is dropped, and `Debug` does not show it; it is serialized as it is.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password, max_length = 16384)]
+#[schema(value_type = String, format = Password, min_length = 1, max_length = 16384)]
 pub struct SecretValue(Zeroizing<String>);
 
 impl SecretValue {
