@@ -500,6 +500,11 @@ impl Drop for World {
 }
 
 /// Where the base image is kept for all worlds of this checkout.
+/// Where `cargo xtask setup` puts programs that the distribution does not have.
+pub fn tools() -> PathBuf {
+    binaries().parent().expect("the target directory").join("tools")
+}
+
 fn image_cache() -> PathBuf {
     let cache = binaries().join("testkit-images");
     fs::create_dir_all(&cache).expect("a folder for images");

@@ -1,13 +1,15 @@
 //! The OpenAPI 3.1 document, generated from the handlers. Which problems an operation may answer with is said
 //! here, once; a test holds the answers it sees against it.
 
-use model::{Code, Problem};
+use super::query;
+use model::{AgentState, Code, Problem};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ArrayBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+    Components, ContentBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder, Schema,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -46,6 +48,7 @@ pub(crate) fn document() -> OpenApi {
         {
             if let Some(operation) = operation {
                 describe_problems(path, takes_body, operation);
+                describe_parameters(operation);
             }
         }
     }
@@ -81,6 +84,39 @@ fn own(operation: &str) -> &'static [Code] {
         "delete_image" | "delete_key" => &[C::InUse],
         _ => &[],
     }
+}
+
+/// What a parameter of this name may be, wherever it stands.
+fn describe_parameters(operation: &mut Operation) {
+    let log = operation.operation_id.as_deref() == Some("list_egress_log");
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let number = matches!(&parameter.schema, Some(RefOr::T(Schema::Object(object)))
+            if object.schema_type == SchemaType::Type(Type::Integer));
+        let schema = match &*parameter.name {
+            "limit" => between(1, query::MAX_LIMIT),
+            "wait" if number => between(0, 60),
+            "wait" => {
+                let states = AgentState::ALL.map(AgentState::as_str).join("|");
+                text(&format!("^({states}|settled|reachable)$"))
+            }
+            "timeout" => text("^(([1-5]?[0-9]|60)s|1m)$"),
+            "cursor" if log => text("^[0-9]{1,19}$"),
+            "cursor" => text("^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+            "label" => ArrayBuilder::new().items(text("^[!-<>-~]{1,63}=[!-~]{0,255}$")).into(),
+            "Idempotency-Key" => text("^[!-~]{1,200}$"),
+            "If-Match" => text(r#"^("[0-9]{1,18}"|\*)$"#),
+            _ => continue,
+        };
+        parameter.schema = Some(schema);
+    }
+}
+
+fn text(pattern: &str) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).into()
+}
+
+fn between(least: u32, most: u32) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most)).into()
 }
 
 fn describe_problems(path: &str, takes_body: bool, operation: &mut Operation) {

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use store::PageOf;
 
-const MAX_LIMIT: u32 = 200;
+pub(super) const MAX_LIMIT: u32 = 200;
 const DEFAULT_LIMIT: u32 = 50;
 
 /// The parameters of a request.

@@ -18,6 +18,7 @@ mod intruder;
 mod levels;
 mod mass;
 mod neighbours;
+mod openapi;
 mod secrets;
 mod story;
 mod verify;
