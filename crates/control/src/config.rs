@@ -44,6 +44,32 @@ pub struct Serve {
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub key: Option<PathBuf>,
+    /// Who issues the certificate, in place of the two.
+    pub acme: Option<Acme>,
+}
+
+/// The table `[serve.acme]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acme {
+    /// The names that it is for. Port 443 there leads to `listen`.
+    pub names: Vec<String>,
+    /// Whether its owner agrees to the authority's terms of service.
+    #[serde(default)]
+    pub agree: bool,
+    /// The mail address of who is told when something is wrong.
+    #[serde(default)]
+    pub contact: Option<String>,
+    /// Where the authority is asked.
+    #[serde(default = "lets_encrypt")]
+    pub directory: String,
+    /// Who vouches for the authority's own server, in PEM; the machine's roots without it.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+}
+
+fn lets_encrypt() -> String {
+    instant_acme::LetsEncrypt::Production.url().to_owned()
 }
 
 /// The table `[secrets]`.
@@ -126,7 +152,7 @@ impl Checked for Config {
         check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
         let bounded = (60..=MAX_KEEP).contains(&self.egress.keep.0);
         check(bounded, "egress.keep", "must be between 1m and 3650d");
-        let Serve { proxies, certificate, key, .. } = &self.serve;
+        let Serve { proxies, certificate, key, acme, .. } = &self.serve;
         check(certificate.iter().all(plain), "serve.certificate", "must be an absolute path without `..`");
         check(key.iter().all(plain), "serve.key", "must be an absolute path without `..`");
         check(
@@ -134,9 +160,19 @@ impl Checked for Config {
             "serve.key",
             "is there with serve.certificate, or not at all",
         );
-        let guarded = certificate.is_some() || !proxies.is_empty();
-        let detail = "reaches beyond this machine: that takes serve.certificate and serve.key, or the addresses of proxies that end \
-                      TLS in front of control, in serve.proxies";
+        if let Some(acme) = acme {
+            check(certificate.is_none(), "serve.acme", "is there in place of serve.certificate");
+            let named = !acme.names.is_empty() && acme.names.iter().all(|name| is_public_name(name));
+            check(named, "serve.acme.names", "must be names such as cofferdam.example.com");
+            check(acme.agree, "serve.acme.agree", "must be true: read the authority's terms of service first");
+            let mail = acme.contact.iter().all(|address| address.contains('@') && !address.contains([' ', ',', ':']));
+            check(mail, "serve.acme.contact", "must be a mail address");
+            check(acme.directory.starts_with("https://"), "serve.acme.directory", "must be an https URL");
+            check(acme.roots.iter().all(plain), "serve.acme.roots", "must be an absolute path without `..`");
+        }
+        let guarded = certificate.is_some() || acme.is_some() || !proxies.is_empty();
+        let detail = "reaches beyond this machine: that takes serve.certificate and serve.key, serve.acme, or the addresses of \
+                      proxies that end TLS in front of control, in serve.proxies";
         check(self.listen.ip().is_loopback() || guarded, "listen", detail);
         let Secrets { provider, file, credential } = &self.secrets;
         check(file.iter().all(plain), "secrets.file", "must be an absolute path without `..`");
@@ -151,9 +187,25 @@ impl Checked for Config {
     }
 }
 
+/// A name that an authority may issue for: no wildcard, which takes a proof that is not spoken here, and no address.
+fn is_public_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&label.len()) && label.bytes().all(usual) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.contains('.') && name.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl Config {
     pub(crate) fn database(&self) -> PathBuf {
         self.data.join("cofferdam.db")
+    }
+
+    /// The names that requests may be for.
+    pub(crate) fn all_hosts(&self) -> Vec<String> {
+        let issued = self.serve.acme.iter().flat_map(|acme| &acme.names);
+        self.hosts.iter().chain(issued).cloned().collect()
     }
 
     pub(crate) fn signing_key(&self) -> PathBuf {
@@ -180,6 +232,9 @@ mod tests {
              [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
         );
         let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
+        let acme = said(
+            "[serve]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n[serve.acme]\nnames = [\"*.example.com\"]\ncontact = \"me\"\ndirectory = \"http://a\"",
+        );
         let serve = said(
             "[serve]\nproxies = [\"10.0.0.1/8\"]\nforwarded = \"via\"\ncertificate = [\"x\"]\ntls = true",
         );
@@ -198,6 +253,7 @@ mod tests {
             ),
             (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
             (beyond, &["listen: ", "serve.key: "]),
+            (acme, &["serve.acme: ", "serve.acme.names: ", "serve.acme.agree: ", "serve.acme.contact: ", "serve.acme.directory: "]),
             (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),
         ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");

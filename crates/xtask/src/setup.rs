@@ -31,6 +31,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "a client of gates"),
     ("openssh-server", "what git speaks to by SSH"),
     ("openssl", "a certificate for the registry"),
+    ("pebble", "an authority that speaks ACME"),
     ("python3-pip", "a client of gates"),
     ("python3-venv", "a place of its own for what comes from PyPI"),
     ("qemu-system-x86", "boots the Debian 12 machine"),

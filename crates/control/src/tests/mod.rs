@@ -1,6 +1,7 @@
 //! The API in-process: the real router over a real database in a temporary directory.
 
 mod access;
+mod acme;
 mod agents;
 mod door;
 mod egress;
