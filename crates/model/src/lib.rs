@@ -18,6 +18,7 @@ pub mod image;
 pub mod mode;
 pub mod name;
 pub mod node_api;
+pub mod people;
 pub mod policy;
 pub mod probe;
 pub mod problem;
@@ -33,8 +34,8 @@ mod tests;
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
 pub use id::{
-    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, RememberedId,
-    SecretId, UserId, VolumeId,
+    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, InvitationId, KeyId, NodeId, QuestionId,
+    RememberedId, SecretId, SessionId, UserId, VolumeId,
 };
 pub use name::Name;
 pub use problem::{Code, Problem};

@@ -15,18 +15,24 @@ mod deadlines;
 mod egress;
 mod error;
 mod events;
+mod factors;
 mod idempotency;
 mod images;
 mod installation;
+mod invitations;
 mod keys;
+mod members;
 mod nodes;
 mod observe;
 mod policies;
 mod rows;
 mod secrets;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod users;
+mod uses;
 
 pub use accounts::NewAccount;
 pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
@@ -35,15 +41,19 @@ pub use creation::{Asked, Candidate, Found, NewAgent};
 pub use deadlines::{Cause, Due};
 pub use egress::{EgressFilter, Watched};
 pub use error::Error;
+pub use factors::Factor;
 pub use idempotency::Idempotency;
 pub use installation::Installation;
-pub use keys::{Bearer, Fresh};
+pub use invitations::{Invited, NewInvitation};
+pub use keys::{Bearer, Fresh, NewKey};
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
     BoundSecret, DataKey, Delivery, Encrypted, NewSecret, NewValue, Placeholders, StoredValue,
     named as secrets_named,
 };
+pub use sessions::{NewSession, Sitting};
+pub use users::Credentials;
 
 use bearers::Bearers;
 use model::clock::Clock;
@@ -72,6 +82,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     on_commit: OnCommit,
     bearers: Arc<Bearers>,
+    uses: uses::Uses,
     /// Counts changes, in the order in which they were made.
     changes: AtomicU64,
 }
@@ -86,6 +97,7 @@ fn migrations() -> Migrator {
         ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
         ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
         ("secrets", include_str!("../migrations/sqlite/0008_secrets.sql")),
+        ("people", include_str!("../migrations/sqlite/0009_people.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -147,7 +159,15 @@ impl Store {
             }
             on_commit(number, changed);
         });
-        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit, bearers, changes: AtomicU64::new(1) })))
+        Ok(Self(Arc::new(Inner {
+            writer,
+            reader,
+            clock,
+            on_commit,
+            bearers,
+            uses: Default::default(),
+            changes: AtomicU64::new(1),
+        })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

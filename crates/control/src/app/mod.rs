@@ -2,23 +2,30 @@
 
 pub(crate) mod agents;
 pub(crate) mod egress;
+pub(crate) mod factors;
 pub(crate) mod images;
+pub(crate) mod invitations;
 pub(crate) mod keys;
+pub(crate) mod members;
 mod names;
 pub(crate) mod node_calls;
 pub(crate) mod placement;
 pub(crate) mod policies;
 pub(crate) mod secrets;
+pub(crate) mod sessions;
+pub(crate) mod users;
 pub(crate) mod validate;
 
 use crate::auth::pace::Pace;
+use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::notify::Notify;
 use crate::vault::Vault;
-use model::Name;
 use model::mode::Mode;
+use model::people::Email;
 use model::token::VerifyingKey;
+use model::{AgentId, Name};
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +39,10 @@ pub(crate) struct App {
     /// The keys of secrets.
     pub(crate) vault: Vault,
     /// How often nodes ask for secrets.
-    pub(crate) pace: Pace,
+    pub(crate) pace: Pace<AgentId>,
+    /// How often somebody tries to log in, or to prove that it is them.
+    pub(crate) tries: Pace<Email>,
+    pub(crate) passwords: Passwords,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.

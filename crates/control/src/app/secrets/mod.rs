@@ -18,6 +18,9 @@ use serde::Serialize;
 use store::{Actor, Idempotency, NewSecret, NewValue, Placeholders};
 use zeroize::Zeroizing;
 
+/// How often the secrets of one agent are asked for within a minute. A node asks when they changed and when it starts; each answer costs a
+/// signature's check, a key exchange and a commit.
+pub(crate) const PACE: usize = 30;
 /// How often something is begun anew that somebody else's change came before.
 const TRIES: usize = 8;
 

@@ -36,6 +36,7 @@ impl From<RekeyError> for Fault {
 
 /// Gives the caller's account another key, and encrypts its secrets anew.
 pub(crate) async fn account(app: &App, caller: &Caller) -> Result<(), Fault> {
+    caller.proved(app.store.now())?;
     {
         let _turning = app.vault.turning.read().await;
         app.store.next_data_key(caller.actor(), &app.vault.make(caller.account)?).await?;
@@ -45,11 +46,7 @@ pub(crate) async fn account(app: &App, caller: &Caller) -> Result<(), Fault> {
 
 /// Makes another key the one that wraps the keys of all accounts.
 pub(crate) async fn installation(app: &App, caller: &Caller) -> Result<(), Fault> {
-    if !caller.operator {
-        let problem =
-            Problem::new(Code::Forbidden, "the key that wraps all others is the operator's to change");
-        return Err(problem.remedy("POST /v1/data-key/rotate changes the key of your account").into());
-    }
+    caller.proved(app.store.now())?;
     if !app.vault.makes_its_own() {
         let detail =
             "the key that wraps all others is handed to control as a credential, which control cannot change";
