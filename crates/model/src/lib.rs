@@ -17,6 +17,7 @@ pub mod id;
 pub mod image;
 pub mod mode;
 pub mod name;
+pub mod network;
 pub mod node_api;
 pub mod people;
 pub mod policy;
@@ -38,6 +39,7 @@ pub use id::{
     RememberedId, SecretId, SessionId, UserId, VolumeId,
 };
 pub use name::Name;
+pub use network::Network;
 pub use problem::{Code, Problem};
 pub use quantity::{ByteSize, Span};
 pub use resources::Resources;

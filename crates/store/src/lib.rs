@@ -16,6 +16,7 @@ mod egress;
 mod error;
 mod events;
 mod factors;
+mod group;
 mod idempotency;
 mod images;
 mod installation;
@@ -56,6 +57,7 @@ pub use sessions::{NewSession, Sitting};
 pub use users::Credentials;
 
 use bearers::Bearers;
+use group::Writer;
 use model::clock::Clock;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -76,11 +78,9 @@ const READERS: u32 = 4;
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    /// One connection: SQLite has one writer at a time, and a queue here is fairer than its busy handler.
-    writer: SqlitePool,
+    writer: Writer,
     reader: SqlitePool,
     clock: Arc<dyn Clock>,
-    on_commit: OnCommit,
     bearers: Arc<Bearers>,
     uses: uses::Uses,
     /// Counts changes, in the order in which they were made.
@@ -159,21 +159,15 @@ impl Store {
             }
             on_commit(number, changed);
         });
-        Ok(Self(Arc::new(Inner {
-            writer,
-            reader,
-            clock,
-            on_commit,
-            bearers,
-            uses: Default::default(),
-            changes: AtomicU64::new(1),
-        })))
+        let writer = Writer::new(writer, 2 * busy, on_commit);
+        let (uses, changes) = (uses::Uses::default(), AtomicU64::new(1));
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, uses, changes })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.
     pub async fn close(&self) {
         self.0.reader.close().await;
-        self.0.writer.close().await;
+        self.0.writer.pool().close().await;
     }
 
     /// Whether the database answers.

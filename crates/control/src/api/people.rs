@@ -4,6 +4,7 @@ use super::extract::{Empty, Id, Json, Private};
 use super::query::{Query, page};
 use crate::app::{App, factors, invitations, members, sessions, users};
 use crate::auth::{Caller, Perhaps, cookie};
+use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -22,12 +23,13 @@ type Cookie = [(HeaderName, HeaderValue); 1];
     responses((status = 201, description = "Who is logged in", body = LoggedIn)))]
 pub(super) async fn login(
     State(state): State<Arc<App>>,
+    from: Client,
     headers: HeaderMap,
     Private(request): Private<Login>,
 ) -> Result<(StatusCode, Cookie, axum::Json<LoggedIn>), Fault> {
     cookie::own_origin(&headers)?;
     let before = cookie::session(&headers).and_then(Result::ok);
-    let (told, token) = sessions::login(&state, &request, before).await?;
+    let (told, token) = sessions::login(&state, from, &request, before).await?;
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, cookie::begin(token.expose()))], axum::Json(told)))
 }
 
@@ -59,9 +61,10 @@ pub(super) async fn logout(
 pub(super) async fn prove(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Private(request): Private<Prove>,
 ) -> Result<StatusCode, Fault> {
-    sessions::prove(&state, &caller, &request).await?;
+    sessions::prove(&state, &caller, from, &request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -95,9 +98,10 @@ pub(super) async fn end_session(
 pub(super) async fn change_password(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Private(request): Private<ChangePassword>,
 ) -> Result<StatusCode, Fault> {
-    users::change_password(&state, &caller, &request).await?;
+    users::change_password(&state, &caller, from, &request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -106,9 +110,10 @@ pub(super) async fn change_password(
     request_body = RedeemReset, responses((status = 200, description = "Whose password it is", body = User)))]
 pub(super) async fn redeem(
     State(state): State<Arc<App>>,
+    from: Client,
     Private(request): Private<RedeemReset>,
 ) -> Result<axum::Json<User>, Fault> {
-    Ok(axum::Json(users::redeem(&state, &request).await?))
+    Ok(axum::Json(users::redeem(&state, from, &request).await?))
 }
 
 /// Makes a second factor, which is shown this once and waits for its first code.
@@ -124,9 +129,10 @@ pub(super) async fn begin_factor(State(state): State<Arc<App>>, caller: Caller, 
 pub(super) async fn confirm_factor(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Private(request): Private<ConfirmFactor>,
 ) -> Result<StatusCode, Fault> {
-    factors::confirm(&state, &caller, &request).await?;
+    factors::confirm(&state, &caller, from, &request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -174,10 +180,11 @@ pub(super) async fn list_users(
 pub(super) async fn reset(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Id(id): Id,
     _: Empty,
 ) -> Made<Reset> {
-    Ok((StatusCode::CREATED, axum::Json(users::reset(&state, &caller, &id).await?)))
+    Ok((StatusCode::CREATED, axum::Json(users::reset(&state, &caller, from, &id).await?)))
 }
 
 /// Takes the second factor from somebody who lost it; for operators.
@@ -274,9 +281,10 @@ pub(super) async fn leave(
 pub(super) async fn invite(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Json(request): Json<CreateInvitation>,
 ) -> Made<Invitation> {
-    Ok((StatusCode::CREATED, axum::Json(invitations::create(&state, &caller, &request).await?)))
+    Ok((StatusCode::CREATED, axum::Json(invitations::create(&state, &caller, from, &request).await?)))
 }
 
 /// Lists invitations that nobody has taken yet.
@@ -313,7 +321,8 @@ pub(super) async fn revoke_invitation(
 pub(super) async fn accept(
     State(state): State<Arc<App>>,
     Perhaps(caller): Perhaps,
+    from: Client,
     Private(request): Private<AcceptInvitation>,
 ) -> Result<axum::Json<Account>, Fault> {
-    Ok(axum::Json(invitations::accept(&state, caller.as_ref(), &request).await?))
+    Ok(axum::Json(invitations::accept(&state, caller.as_ref(), from, &request).await?))
 }

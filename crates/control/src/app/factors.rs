@@ -2,6 +2,8 @@
 
 use crate::app::App;
 use crate::auth::{Caller, totp};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use model::people::{ConfirmFactor, NewFactor};
 use model::secret::SecretValue;
@@ -24,7 +26,12 @@ pub(crate) async fn begin(app: &App, caller: &Caller) -> Result<NewFactor, Fault
 }
 
 /// Has logins ask for it from here on.
-pub(crate) async fn confirm(app: &App, caller: &Caller, request: &ConfirmFactor) -> Result<(), Fault> {
+pub(crate) async fn confirm(
+    app: &App,
+    caller: &Caller,
+    from: Client,
+    request: &ConfirmFactor,
+) -> Result<(), Fault> {
     caller.proved(app.store.now())?;
     let sitting = caller.sitting()?;
     let begun = app.store.factor(sitting.person).await?.filter(|factor| !factor.confirmed);
@@ -32,11 +39,7 @@ pub(crate) async fn confirm(app: &App, caller: &Caller, request: &ConfirmFactor)
         let problem = Problem::new(Code::WrongState, "no second factor waits for its first code");
         problem.remedy("POST /v1/second-factor makes one")
     })?;
-    let email = app.store.credentials_of(sitting.person).await?.user.email;
-    if !app.tries.admits(email, app.store.now()) {
-        let problem = Problem::new(Code::TooMany, "there were too many tries within a minute");
-        return Err(problem.remedy("try again in a minute").into());
-    }
+    app.limits.check(Kind::SecondFactor, from.address, Some(&sitting.person)).await?;
     let seed = app.vault.open_seed(&begun.seed)?;
     let now = app.store.now().unix_timestamp();
     let step = totp::verify(&seed, request.code.expose(), now, begun.last_step).ok_or_else(|| {

@@ -4,6 +4,8 @@ use crate::app::App;
 use crate::app::users::{acceptable, generated, names_for};
 use crate::auth::access::manages;
 use crate::auth::{Caller, secret};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use model::people::{AcceptInvitation, Account, CreateInvitation, Invitation, Role};
 use model::{Code, InvitationId, Problem};
@@ -16,6 +18,7 @@ const LIFE: Duration = Duration::days(7);
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: &CreateInvitation,
 ) -> Result<Invitation, Fault> {
     let CreateInvitation { email, role } = request;
@@ -23,6 +26,7 @@ pub(crate) async fn create(
     if *role == Role::Owner {
         caller.proved(app.store.now())?;
     }
+    app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());
     let new = NewInvitation { account: caller.account, email, role: *role, hash: &hash, life: LIFE };
@@ -46,9 +50,11 @@ fn refused() -> Fault {
 pub(crate) async fn accept(
     app: &App,
     caller: Option<&Caller>,
+    from: Client,
     request: &AcceptInvitation,
 ) -> Result<Account, Fault> {
     let hash = secret::hash(request.token.expose());
+    app.limits.check(Kind::Redemption, from.address, Some(&hash)).await?;
     let invited = app.store.invited(&hash).await?.ok_or_else(refused)?;
     let known = app.store.credentials(&invited.email).await?;
     let taken = match (caller, known) {

@@ -3,6 +3,8 @@
 use crate::app::App;
 use crate::auth::access::Action;
 use crate::auth::{Caller, secret};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use model::people::{ApiKey, CreateKey, KeyScope};
 use model::{KeyId, Problem, UserId};
@@ -13,9 +15,11 @@ use store::{Fresh, Idempotency, NewKey, PageOf};
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: CreateKey,
     idempotency: Option<Idempotency>,
 ) -> Result<ApiKey, Fault> {
+    app.limits.check(Kind::ApiKeys, from.address, Some(&caller.account)).await?;
     caller.proved(app.store.now())?;
     let now = app.store.now();
     if request.expires_at.is_some_and(|end| end <= now) {

@@ -16,16 +16,16 @@ pub(crate) mod sessions;
 pub(crate) mod users;
 pub(crate) mod validate;
 
-use crate::auth::pace::Pace;
 use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
+use crate::limits::Limits;
 use crate::notify::Notify;
+use crate::peer::Proxies;
 use crate::vault::Vault;
+use model::Name;
 use model::mode::Mode;
-use model::people::Email;
 use model::token::VerifyingKey;
-use model::{AgentId, Name};
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -38,11 +38,11 @@ pub(crate) struct App {
     pub(crate) keys: Vec<VerifyingKey>,
     /// The keys of secrets.
     pub(crate) vault: Vault,
-    /// How often nodes ask for secrets.
-    pub(crate) pace: Pace<AgentId>,
-    /// How often somebody tries to log in, or to prove that it is them.
-    pub(crate) tries: Pace<Email>,
     pub(crate) passwords: Passwords,
+    /// How often sensitive things are asked for.
+    pub(crate) limits: Limits,
+    /// Whose word is taken for whom they speak for.
+    pub(crate) proxies: Proxies,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.

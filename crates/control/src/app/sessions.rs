@@ -4,14 +4,13 @@ use crate::app::App;
 use crate::app::users::generated;
 use crate::auth::passwords::Verified;
 use crate::auth::{Caller, cookie, secret, totp};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
-use model::people::{Email, LoggedIn, Login, Prove, Session};
+use model::people::{LoggedIn, Login, Prove, Session};
 use model::secret::SecretValue;
 use model::{Code, Problem, SessionId, UserId};
 use store::{Credentials, NewSession};
-
-/// Tries of one address within a minute.
-pub(crate) const TRIES: usize = 10;
 
 /// One sentence for all that may be wrong, so that it tells nobody who is known here.
 fn wrong() -> Fault {
@@ -19,28 +18,22 @@ fn wrong() -> Fault {
     problem.remedy("try again; whoever operates this installation can reset a password").into()
 }
 
-fn admit(app: &App, email: &Email) -> Result<(), Fault> {
-    if app.tries.admits(email.clone(), app.store.now()) {
-        return Ok(());
-    }
-    let problem = Problem::new(Code::TooMany, "there were too many tries for this address within a minute");
-    Err(problem.remedy("try again in a minute").into())
-}
-
 /// Begins a session. `before` is what the browser had as its cookie: whatever that was, it is good for nothing from here on.
 pub(crate) async fn login(
     app: &App,
+    from: Client,
     request: &Login,
     before: Option<&str>,
 ) -> Result<(LoggedIn, SecretValue), Fault> {
-    admit(app, &request.email)?;
+    // Counted by the address that was typed, known or not: a refusal tells nothing of who is.
+    app.limits.check(Kind::Login, from.address, Some(&request.email)).await?;
     let known = app.store.credentials(&request.email).await?;
     let hash = known.as_ref().and_then(|who| who.hash.as_deref());
     let verified = app.passwords.verify(&request.password, hash).await?;
     let Some(who) = known.filter(|_| verified != Verified::Wrong) else { return Err(wrong()) };
     // Only behind the right password: else this would tell who has a second factor.
     let step = match (&request.code, who.user.second_factor) {
-        (Some(code), true) => Some(step(app, who.user.id, code).await?),
+        (Some(code), true) => Some(step(app, from, who.user.id, code).await?),
         (None, true) => {
             let problem = Problem::new(Code::SecondFactorRequired, "a code of the second factor is required");
             return Err(problem.remedy("send it as `code`").into());
@@ -73,7 +66,8 @@ async fn told(app: &App, who: Credentials, session: Session) -> Result<LoggedIn,
 }
 
 /// The step of a code, if it is right and was not taken before.
-async fn step(app: &App, person: UserId, code: &SecretValue) -> Result<i64, Fault> {
+async fn step(app: &App, from: Client, person: UserId, code: &SecretValue) -> Result<i64, Fault> {
+    app.limits.check(Kind::SecondFactor, from.address, Some(&person)).await?;
     let factor = app.store.factor(person).await?.filter(|factor| factor.confirmed).ok_or_else(wrong)?;
     let seed = app.vault.open_seed(&factor.seed)?;
     let now = app.store.now().unix_timestamp();
@@ -83,11 +77,12 @@ async fn step(app: &App, person: UserId, code: &SecretValue) -> Result<i64, Faul
 /// Checks the password of somebody who is known.
 pub(super) async fn verify(
     app: &App,
+    from: Client,
     who: &Credentials,
     password: &SecretValue,
     field: &str,
 ) -> Result<(), Fault> {
-    admit(app, &who.user.email)?;
+    app.limits.check(Kind::Proof, from.address, Some(&who.user.id)).await?;
     match app.passwords.verify(password, who.hash.as_deref()).await? {
         Verified::Wrong => {
             Err(Problem::invalid(field, "this is not the password").remedy("try again").into())
@@ -123,25 +118,27 @@ pub(crate) async fn end(app: &App, caller: &Caller, id: &str) -> Result<(), Faul
 }
 
 /// A fresh proof: the password, or a code of the second factor.
-pub(crate) async fn prove(app: &App, caller: &Caller, request: &Prove) -> Result<(), Fault> {
+pub(crate) async fn prove(app: &App, caller: &Caller, from: Client, request: &Prove) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
     let who = app.store.credentials_of(sitting.person).await?;
     let taken = match (&request.password, &request.code) {
         (Some(password), None) => {
-            verify(app, &who, password, "password").await?;
+            verify(app, from, &who, password, "password").await?;
             None
         }
         (None, Some(code)) => {
-            admit(app, &who.user.email)?;
-            let not = || Problem::invalid("code", "this is not the code, or it was used already");
-            Some(step(app, sitting.person, code).await.map_err(|_| not())?)
+            let step = step(app, from, sitting.person, code).await;
+            let wrong = |Fault(problem): &Fault| problem.code == Code::Unauthenticated;
+            Some(step.map_err(|fault| if wrong(&fault) { not_the_code() } else { fault })?)
         }
         _ => return Err(Problem::invalid("password", "one of `password` and `code` is required").into()),
     };
     match app.store.prove(sitting, taken).await {
-        Err(store::Error::TokenRefused) => {
-            Err(Problem::invalid("code", "this is not the code, or it was used already").into())
-        }
+        Err(store::Error::TokenRefused) => Err(not_the_code()),
         proved => Ok(proved?),
     }
+}
+
+fn not_the_code() -> Fault {
+    Problem::invalid("code", "this is not the code, or it was used already").into()
 }

@@ -1,7 +1,10 @@
 //! People: made known by the operator, and their passwords.
 
 use crate::app::{App, names, sessions};
+use crate::auth::access::Action;
 use crate::auth::{Caller, passwords, secret};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use model::people::{Account, ChangePassword, CreateAccount, CreateUser, Email, RedeemReset, Reset, User};
 use model::secret::SecretValue;
@@ -50,9 +53,10 @@ async fn find(app: &App, key: &str) -> Result<Credentials, Fault> {
 }
 
 /// A token that sets another password for somebody. Whoever has it can be them, but for their second factor: that stays.
-pub(crate) async fn reset(app: &App, caller: &Caller, key: &str) -> Result<Reset, Fault> {
+pub(crate) async fn reset(app: &App, caller: &Caller, from: Client, key: &str) -> Result<Reset, Fault> {
     caller.proved(app.store.now())?;
     let who = find(app, key).await?;
+    app.limits.check(Kind::Reset, from.address, Some(&who.user.id)).await?;
     let token = generated(secret::RESET)?;
     let hash = secret::hash(token.expose());
     let (user, expires_at) = app.store.issue_reset(caller.actor(), who.user.id, &hash, RESET_LIFE).await?;
@@ -77,8 +81,9 @@ fn token_refused() -> Fault {
 }
 
 /// Sets a password by a token, once.
-pub(crate) async fn redeem(app: &App, request: &RedeemReset) -> Result<User, Fault> {
+pub(crate) async fn redeem(app: &App, from: Client, request: &RedeemReset) -> Result<User, Fault> {
     let hash = secret::hash(request.token.expose());
+    app.limits.check(Kind::Redemption, from.address, Some(&hash)).await?;
     // Looked up first: what is no token costs no hash of a password.
     let who = app.store.reset(&hash).await?.ok_or_else(token_refused)?;
     acceptable(&request.password, &who.user.email)?;
@@ -96,11 +101,12 @@ pub(crate) async fn redeem(app: &App, request: &RedeemReset) -> Result<User, Fau
 pub(crate) async fn change_password(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: &ChangePassword,
 ) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
     let who = app.store.credentials_of(sitting.person).await?;
-    sessions::verify(app, &who, &request.current, "current").await?;
+    sessions::verify(app, from, &who, &request.current, "current").await?;
     acceptable(&request.password, &who.user.email)?;
     let password = app.passwords.hash(&request.password).await?;
     Ok(app.store.change_password(&who, &password, sitting.session).await?)
@@ -112,7 +118,6 @@ pub(crate) async fn create_account(
     caller: &Caller,
     request: &CreateAccount,
 ) -> Result<Account, Fault> {
-    use crate::auth::access::Action;
     let owner = match &request.owner {
         Some(email) => {
             caller.check(Action::Operate)?;

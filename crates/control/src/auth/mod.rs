@@ -3,7 +3,6 @@
 pub(crate) mod access;
 pub(crate) mod assertion;
 pub(crate) mod cookie;
-pub(crate) mod pace;
 pub(crate) mod passwords;
 pub(crate) mod seal;
 pub(crate) mod seats;
