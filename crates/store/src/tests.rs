@@ -2,6 +2,7 @@
 
 mod egress;
 mod group;
+mod people;
 mod secrets;
 
 use crate::agents::{Agent, AgentFilter, Order};
