@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 struct Mine {
     agent: String,
     image: String,
+    account: String,
     key: String,
     question: String,
     remembered: String,
@@ -72,6 +73,7 @@ impl Mine {
         Self {
             agent,
             image,
+            account: text(&account),
             key,
             question,
             remembered,
@@ -93,6 +95,7 @@ impl Mine {
             Some("secrets") => &self.secret,
             Some("sessions") => &self.session,
             Some("users" | "members") => &self.target,
+            Some("accounts") => &self.account,
             Some("invitations") => &self.invitation,
             Some("egress") if template.contains("remembered") => &self.remembered,
             Some("egress") => &self.question,
@@ -215,6 +218,8 @@ fn cases(image: &str) -> Vec<Case> {
         case("POST", "/v1/users/{id}/reset", none.clone(), [403; 5]),
         case("DELETE", "/v1/users/{id}/second-factor", none.clone(), [403; 5]),
         case("GET", "/v1/accounts", none.clone(), OWN),
+        case("GET", "/v1/quota", none.clone(), OWN),
+        case("PUT", "/v1/accounts/{id}/quota", json!({"agents": 100}), OPERATOR),
         case("POST", "/v1/accounts", json!({"name": "fresh"}), to(201, PERSON)),
         case("GET", "/v1/members", none.clone(), OWN),
         case("PUT", "/v1/members/{id}", json!({"role": "admin"}), ADMINS),
