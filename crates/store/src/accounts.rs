@@ -5,6 +5,7 @@ use crate::keys::NewKey;
 use crate::rows::Columns;
 use crate::{Error, Store};
 use model::people::{Account, AccountKind, Role};
+use model::quota::Quota;
 use model::{AccountId, Name, NodeId, UserId};
 use serde_json::json;
 use sqlx::sqlite::SqliteRow;
@@ -98,14 +99,16 @@ impl Store {
         Ok(account)
     }
 
-    /// Makes an organisation that a person owns.
+    /// Makes an organisation that a person owns. It may have what `quota` says, if it says anything.
     pub async fn create_organisation(
         &self,
         actor: Actor,
         name: &Name,
         owner: UserId,
+        quota: Option<Quota>,
     ) -> Result<Account, Error> {
         let mut change = self.change(actor).await?;
+        change.new_quota = quota.unwrap_or(change.new_quota);
         let id = change.add_bare_account(name, AccountKind::Organisation, false).await?;
         change.add_member(id, owner, Role::Owner);
         let row = sqlx::query(

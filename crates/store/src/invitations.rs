@@ -4,6 +4,7 @@ use crate::change::{Actor, Change};
 use crate::rows::{Columns, millis};
 use crate::{Error, PageOf, Store};
 use model::people::{Email, Invitation, Role};
+use model::quota::Quota;
 use model::{AccountId, InvitationId, Name, UserId};
 use serde_json::json;
 use sqlx::sqlite::SqliteRow;
@@ -18,6 +19,8 @@ pub struct NewInvitation<'a> {
     pub email: &'a Email,
     /// As what.
     pub role: Role,
+    /// Who makes it; nobody for a key that is the account's own.
+    pub person: Option<UserId>,
     /// Of its token.
     pub hash: &'a str,
     /// How long it can be taken.
@@ -62,6 +65,20 @@ impl Change {
         Ok(row.is_some())
     }
 
+    /// Takes back what somebody invited to who may no longer, and tells how many that were.
+    pub(crate) async fn revoke_invitations_of(
+        &mut self,
+        account: AccountId,
+        person: UserId,
+    ) -> Result<u64, Error> {
+        let gone = sqlx::query("DELETE FROM invitations WHERE account = $1 AND person = $2")
+            .bind(account.to_string())
+            .bind(person.to_string())
+            .execute(self.db().await?)
+            .await?;
+        Ok(gone.rows_affected())
+    }
+
     /// Uses an invitation up.
     async fn take(&mut self, invited: &Invited, hash: &str) -> Result<(), Error> {
         let now = self.now;
@@ -78,7 +95,7 @@ impl Change {
 impl Store {
     /// Invites somebody, in place of an earlier invitation of theirs.
     pub async fn invite(&self, actor: Actor, new: &NewInvitation<'_>) -> Result<Invitation, Error> {
-        let NewInvitation { account, email, role, hash, life } = *new;
+        let NewInvitation { account, email, role, person, hash, life } = *new;
         let mut change = self.change(actor).await?;
         let personal = sqlx::query("SELECT 1 FROM accounts WHERE id = $1 AND kind = 'personal'")
             .bind(account.to_string())
@@ -97,13 +114,14 @@ impl Store {
             .execute(change.db().await?)
             .await?;
         let row = sqlx::query(
-            "INSERT INTO invitations (id, account, email, role, hash, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
+            "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",
         )
         .bind(id.to_string())
         .bind(account.to_string())
         .bind(email.as_str())
         .bind(role.as_str())
+        .bind(person.map(|person| person.to_string()))
         .bind(hash)
         .bind(now)
         .bind(now + life.whole_milliseconds() as i64)
@@ -189,15 +207,18 @@ impl Store {
         change.commit().await
     }
 
-    /// The same for somebody who is not known yet, with the hash of their password.
+    /// The same for somebody who is not known yet, with the hash of their password. Their own account may have what `quota` says, if it
+    /// says anything.
     pub async fn join_anew(
         &self,
         invited: &Invited,
         hash: &str,
         personal: &Name,
         password: &str,
+        quota: Option<Quota>,
     ) -> Result<UserId, Error> {
         let mut change = self.change(Actor::System).await?;
+        change.new_quota = quota.unwrap_or(change.new_quota);
         change.take(invited, hash).await?;
         let person = change.add_user(&invited.email, personal, Some(password)).await?;
         change.add_member(invited.account, person, invited.role);

@@ -77,7 +77,7 @@ impl Store {
         member(&row.ok_or(Error::NotFound { what: "member" })?)
     }
 
-    /// Makes a member something else, if they still are what they were taken for.
+    /// Makes a member something else, if they still are what they were taken for. Whoever may less has invited nobody.
     pub async fn set_role(
         &self,
         actor: Actor,
@@ -98,13 +98,17 @@ impl Store {
             return Err(Error::Overtaken);
         }
         change.has_an_owner(account).await?;
-        let detail = json!({"from": before.role, "to": role});
+        let revoked = match role < before.role {
+            true => change.revoke_invitations_of(account, before.user).await?,
+            false => 0,
+        };
+        let detail = json!({"from": before.role, "to": role, "invitations_revoked": revoked});
         change.event(Some(account), "member.role_changed", before.user, detail);
         change.touch(Changed::Keys);
         change.commit().await
     }
 
-    /// Removes a member, with the keys that they made there, and ends the account's workspace tokens.
+    /// Removes a member, with the keys and invitations that they made there, and ends the account's workspace tokens.
     pub async fn remove_member(
         &self,
         actor: Actor,
@@ -128,8 +132,10 @@ impl Store {
             .execute(change.db().await?)
             .await?
             .rows_affected();
+        let revoked = change.revoke_invitations_of(account, before.user).await?;
         change.revoke_workspace_tokens(account).await?;
-        let detail = json!({"role": before.role, "keys_deleted": keys, "workspace_tokens": "revoked"});
+        let detail = json!({"role": before.role, "keys_deleted": keys, "invitations_revoked": revoked,
+            "workspace_tokens": "revoked"});
         change.event(Some(account), "member.removed", before.user, detail);
         change.touch(Changed::Keys);
         change.commit().await

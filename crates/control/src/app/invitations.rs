@@ -1,7 +1,7 @@
 //! Invitations to the caller's account, and taking one.
 
 use crate::app::App;
-use crate::app::users::{acceptable, generated, names_for};
+use crate::app::users::{acceptable, generated, names_for, unasked};
 use crate::auth::access::Action;
 use crate::auth::{Caller, secret};
 use crate::limits::Kind;
@@ -26,7 +26,14 @@ pub(crate) async fn create(
     app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());
-    let new = NewInvitation { account: caller.account, email, role: *role, hash: &hash, life: LIFE };
+    let new = NewInvitation {
+        account: caller.account,
+        email,
+        role: *role,
+        person: caller.person,
+        hash: &hash,
+        life: LIFE,
+    };
     let made = app.store.invite(caller.actor(), &new).await?;
     Ok(Invitation { token: Some(token), ..made })
 }
@@ -89,9 +96,9 @@ async fn join_anew(
     let password = request.password.as_ref().ok_or_else(missing)?;
     acceptable(password, &invited.email)?;
     let password = app.passwords.hash(password).await?;
-    let mut taken = Err(store::Error::Overtaken);
+    let (mut taken, quota) = (Err(store::Error::Overtaken), unasked(app));
     for name in names_for(&invited.email)? {
-        taken = app.store.join_anew(invited, hash, &name, &password).await.map(drop);
+        taken = app.store.join_anew(invited, hash, &name, &password, quota).await.map(drop);
         if !matches!(taken, Err(store::Error::NameTaken { .. })) {
             break;
         }

@@ -6,7 +6,9 @@ use crate::auth::{Caller, passwords, secret};
 use crate::limits::Kind;
 use crate::peer::Client;
 use crate::problems::Fault;
+use model::mode::Mode;
 use model::people::{Account, ChangePassword, CreateAccount, CreateUser, Email, RedeemReset, Reset, User};
+use model::quota::Quota;
 use model::secret::SecretValue;
 use model::{Code, Name, Problem, UserId};
 use store::Credentials;
@@ -120,12 +122,19 @@ pub(crate) async fn change_password(
     Ok(app.store.change_password(&who, &password, sitting.session).await?)
 }
 
+/// What an account may have that is made without the operator. Where accounts share machines that is nothing, until the operator gives it
+/// more: else whoever is short of room would make another account.
+pub(super) fn unasked(app: &App) -> Option<Quota> {
+    (app.mode == Mode::Managed).then_some(Quota { agents: Some(0), ..Quota::default() })
+}
+
 /// Makes an organisation: of the caller, or, by an operator, of somebody else.
 pub(crate) async fn create_account(
     app: &App,
     caller: &Caller,
     request: &CreateAccount,
 ) -> Result<Account, Fault> {
+    let quota = if request.owner.is_some() { None } else { unasked(app) };
     let owner = match &request.owner {
         Some(email) => {
             caller.check(Action::Operate)?;
@@ -139,7 +148,7 @@ pub(crate) async fn create_account(
             caller.person.ok_or_else(nobody)?
         }
     };
-    Ok(app.store.create_organisation(caller.actor(), &request.name, owner).await?)
+    Ok(app.store.create_organisation(caller.actor(), &request.name, owner, quota).await?)
 }
 
 /// Where the caller belongs; for a key that is an account's own, that one.

@@ -1,6 +1,6 @@
 //! Quotas: what an account may have, whoever tries, and that others do not count.
 
-use super::people::{ACME, Organisation, Person};
+use super::people::{ACME, Organisation, PASSWORD, Person, browse};
 use super::world::{Answer, Machine, World};
 use model::agent::Observed;
 use serde_json::{Value, json};
@@ -81,6 +81,33 @@ async fn an_account_gets_what_it_may_have_and_no_more() {
     assert_eq!(agents["items"].as_array().unwrap().len(), 3);
     set(&world, &acme, json!({})).await.expect(200);
     make(&world, owner, ACME, "e", little).await.expect(201);
+}
+
+#[tokio::test]
+async fn another_account_is_no_way_to_more_room() {
+    let mut world = World::new().await;
+    world.switch(model::mode::Mode::Managed).await;
+    let ada = Person::new(&world, "ada").await;
+    let limits = async |who: &Person, account: &str| {
+        let quota = who.call_in(&world, account, "GET", "/v1/quota", None).await.expect(200);
+        quota["limits"].clone()
+    };
+    assert_eq!(limits(&ada, "ada").await, json!({}), "the operator made it");
+    ada.call(&world, "POST", "/v1/accounts", Some(json!({"name": "more"}))).await.expect(201);
+    assert_eq!(limits(&ada, "more").await, json!({"agents": 0}));
+    let body = json!({"email": "new@example.com"});
+    let invited = ada.call_in(&world, "more", "POST", "/v1/invitations", Some(body)).await.expect(201);
+    let taken = json!({"token": invited["token"], "password": PASSWORD});
+    browse(&world, "POST", "/v1/invitations/accept", &[], Some(&taken)).await.expect(200);
+    let new = Person {
+        email: "new@example.com".to_owned(),
+        id: String::new(),
+        cookie: Person::again(&world, "new@example.com").await,
+    };
+    assert_eq!(limits(&new, "new").await, json!({"agents": 0}));
+    let given = json!({"name": "given", "owner": "ada@example.com"});
+    world.post("/v1/accounts", given).await.expect(201);
+    assert_eq!(limits(&ada, "given").await, json!({}));
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ CREATE TABLE invitations (
     account    TEXT    NOT NULL REFERENCES accounts (id),
     email      TEXT    NOT NULL,
     role       TEXT    NOT NULL CHECK (role IN ('owner', 'admin', 'member')),
+    -- Who made it: it ends when they are removed, or may less.
+    person     TEXT    REFERENCES users (id),
     hash       TEXT    NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,

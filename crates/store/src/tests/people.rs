@@ -33,13 +33,13 @@ fn seed(who: &Credentials) -> DataKey {
 }
 
 async fn organisation(world: &World, owner: &Credentials) -> AccountId {
-    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id).await.unwrap().id
+    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id, None).await.unwrap().id
 }
 
 /// Invites and lets in.
 async fn join(world: &World, account: AccountId, who: &Credentials, role: Role) -> Member {
     let (hash, email) = (format!("join-{}", who.user.id), &who.user.email);
-    let new = NewInvitation { account, email, role, hash: &hash, life: WEEK };
+    let new = NewInvitation { account, email, role, person: None, hash: &hash, life: WEEK };
     world.store.invite(Actor::System, &new).await.unwrap();
     let invited = world.store.invited(&hash).await.unwrap().unwrap();
     world.store.join(&invited, &hash, who.user.id).await.unwrap();
@@ -168,15 +168,22 @@ async fn an_invitation_is_taken_once() {
     let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
     let acme = organisation(&world, &ada).await;
     let address = email("new");
-    let new = |hash| NewInvitation { account: acme, email: &address, role: Role::Member, hash, life: WEEK };
+    let new = |hash| NewInvitation {
+        account: acme,
+        email: &address,
+        role: Role::Member,
+        person: None,
+        hash,
+        life: WEEK,
+    };
     world.store.invite(Actor::System, &new("one")).await.unwrap();
     world.store.invite(Actor::System, &new("two")).await.unwrap();
     assert_eq!(world.store.invited("one").await.unwrap(), None, "another came in its place");
     let invited = world.store.invited("two").await.unwrap().unwrap();
     let (left, right) = (word("left"), word("right"));
     let (one, two) = tokio::join!(
-        world.store.join_anew(&invited, "two", &left, "hash"),
-        world.store.join_anew(&invited, "two", &right, "hash"),
+        world.store.join_anew(&invited, "two", &left, "hash", None),
+        world.store.join_anew(&invited, "two", &right, "hash", None),
     );
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
     assert_eq!(world.count("SELECT COUNT(*) FROM users WHERE email = 'new@example.com'").await, 1);
@@ -331,5 +338,5 @@ async fn an_installation_from_before_there_were_people_keeps_its_operator_and_ke
         assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
     }
     let ada = store.create_user(Actor::System, &email("ada"), &word("ada"), "reset", HOUR).await.unwrap().0;
-    store.create_organisation(Actor::System, &word("acme"), ada.id).await.unwrap();
+    store.create_organisation(Actor::System, &word("acme"), ada.id, None).await.unwrap();
 }

@@ -19,6 +19,7 @@ async fn what_is_sensitive_asks_for_a_fresh_proof() {
     let sensitive: Vec<(&str, &str, Option<Value>)> = vec![
         ("POST", "/v1/keys", Some(json!({"name": "mine"}))),
         ("POST", "/v1/data-key/rotate", None),
+        ("PUT", "/v1/secrets/mine/hosts", Some(json!({"hosts": ["a.example"]}))),
         ("POST", "/v1/second-factor", None),
         ("PUT", "/v1/second-factor", Some(json!({"code": "123456"}))),
         ("DELETE", "/v1/second-factor", None),

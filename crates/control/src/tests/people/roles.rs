@@ -99,6 +99,24 @@ async fn who_is_gone_opens_nothing() {
 }
 
 #[tokio::test]
+async fn who_may_less_or_is_gone_has_invited_nobody() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let (one, two) = (Person::new(&world, "one").await, Person::new(&world, "two").await);
+    let kept = invite(&world, &org.owner, "kept@example.com", "member").await;
+    let first = invite(&world, &org.admin, &one.email, "admin").await;
+    set(&world, &org.owner, &org.admin, "member").await.expect(200);
+    assert_eq!(accept(&world, &one, &first).await.problem().0, "UNAUTHENTICATED");
+    set(&world, &org.owner, &org.admin, "admin").await.expect(200);
+    let second = invite(&world, &org.admin, &two.email, "admin").await;
+    remove(&world, &org.owner, &org.admin).await.expect(204);
+    assert_eq!(accept(&world, &two, &second).await.problem().0, "UNAUTHENTICATED");
+    let left = org.owner.call_in(&world, ACME, "GET", "/v1/invitations", None).await.expect(200);
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    assert!(!kept.is_empty() && left["items"][0]["email"] == "kept@example.com");
+}
+
+#[tokio::test]
 async fn a_key_does_no_more_than_its_person_may_now() {
     let world = World::new().await;
     let org = Organisation::new(&world).await;
