@@ -4,9 +4,10 @@ use crate::error::Error;
 use crate::http::Endpoint;
 use crate::workspace::Workspace;
 use model::api::{
-    Agent, AgentEvidence, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event,
-    GrantImage, Image, Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
+    Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
+    Page, RegisterImage, WorkspaceToken,
 };
+use model::people::{ApiKey, CreateKey, WhoAmI};
 use model::policy::Policy;
 use model::token::Scope;
 use model::{AgentId, AgentState, EventId, Verb};

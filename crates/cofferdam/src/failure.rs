@@ -60,10 +60,13 @@ pub fn exit_code(code: Code) -> u8 {
         Code::Validation | Code::TooLarge | Code::UnsupportedMediaType => USAGE,
         Code::NotFound => NOT_FOUND,
         Code::Unauthenticated
+        | Code::SecondFactorRequired
         | Code::Forbidden
+        | Code::ProofRequired
         | Code::NotSigned
         | Code::CrossOrigin
         | Code::ModeRefuses
+        | Code::QuotaExceeded
         | Code::LevelUnavailable
         | Code::NameTaken
         | Code::WrongState

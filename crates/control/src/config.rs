@@ -3,13 +3,14 @@
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
-use model::{Name, Network, Span};
+use model::quota::Quota;
+use model::{ByteSize, Name, Network, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
 
 /// The configuration of the control process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the API answers.
@@ -28,8 +29,31 @@ pub struct Config {
     pub egress: Egress,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
+    /// What a password costs whoever guesses at it.
+    pub passwords: Passwords,
+    /// What all agents of an account may have together, of accounts that are made from now on; unlimited where it says nothing.
+    pub quota: Quota,
     /// How the API is served to others than this machine.
     pub serve: Serve,
+}
+
+/// The table `[passwords]`: the cost of Argon2id, the second choice of RFC 9106 with one lane unless told. Passwords that were hashed with
+/// another cost are hashed anew when their people log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passwords {
+    /// Of one check.
+    pub memory: ByteSize,
+    /// Over that memory.
+    pub passes: u32,
+    /// Checks at a time; others wait.
+    pub at_once: usize,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self { memory: ByteSize(64 << 20), passes: 3, at_once: 2 }
+    }
 }
 
 /// The table `[serve]`.
@@ -128,6 +152,8 @@ impl Default for Config {
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
             secrets: Secrets::default(),
+            passwords: Passwords::default(),
+            quota: Quota::default(),
             serve: Serve::default(),
         }
     }
@@ -135,7 +161,7 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets", "serve"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets", "passwords", "quota", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -183,6 +209,12 @@ impl Checked for Config {
             && credential.bytes().all(usual)
             && !credential.starts_with('.');
         check(named, "secrets.credential", "must be the name of a credential, without a dot in front");
+        let Passwords { memory, passes, at_once } = &self.passwords;
+        // OWASP's least is 19 MiB in two passes.
+        check((19 << 20..=4 << 30).contains(&memory.0), "passwords.memory", "must be between 19MiB and 4GiB");
+        check((2..=64).contains(passes), "passwords.passes", "must be between 2 and 64");
+        check((1..=64).contains(at_once), "passwords.at_once", "must be between 1 and 64");
+        check(self.quota.fault().is_none(), "quota.cpus", "must be a number of cores, 0 or more");
         faults
     }
 }
@@ -229,7 +261,8 @@ mod tests {
         );
         let bounds = said(
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
-             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
+             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"\n\
+             [passwords]\nmemory = \"1MiB\"\npasses = 1\nat_once = 0\n[quota]\ncpus = -1.0",
         );
         let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
         let acme = said(
@@ -251,7 +284,20 @@ mod tests {
                     "secrets.key: ",
                 ][..],
             ),
-            (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
+            (
+                bounds,
+                &[
+                    "data: ",
+                    "hosts: ",
+                    "egress.keep: ",
+                    "secrets.file: ",
+                    "secrets.credential: ",
+                    "passwords.memory: ",
+                    "passwords.passes: ",
+                    "passwords.at_once: ",
+                    "quota.cpus: ",
+                ],
+            ),
             (beyond, &["listen: ", "serve.key: "]),
             (acme, &["serve.acme: ", "serve.acme.names: ", "serve.acme.agree: ", "serve.acme.contact: ", "serve.acme.directory: "]),
             (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),

@@ -27,6 +27,7 @@ pub use tls::TlsError;
 pub use vault::KeyError;
 
 use app::App;
+use auth::passwords::Passwords;
 use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
@@ -42,7 +43,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use store::{Actor, NewAccount, OnCommit, Store};
+use store::{Actor, NewAccount, NewKey, OnCommit, Store};
 use tls::Tls;
 use tokio_util::sync::CancellationToken;
 use vault::Vault;
@@ -181,7 +182,8 @@ pub async fn issue_key(config: &Config, key: &Name) -> Result<FirstStart, Error>
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let account = store.operator().await?.ok_or_else(missing)?;
     let api_key = secret::generate(secret::API_KEY)?;
-    store.create_key(Actor::System, account, key, &secret::hash(&api_key), None).await?;
+    let hash = secret::hash(&api_key);
+    store.create_key(Actor::System, &NewKey::of_account(account, key, &hash), None).await?;
     store.close().await;
     Ok(FirstStart { account, api_key })
 }
@@ -201,6 +203,7 @@ async fn assemble(
     let waker = notify.clone();
     let limits = Limits::new(clock.clone());
     let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
+    store.set_new_quota(config.quota);
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     let vault = Vault::open(config, &store.wrapped_by().await?)?;
@@ -215,6 +218,7 @@ async fn assemble(
         signer,
         keys,
         vault,
+        passwords: Passwords::new(&config.passwords)?,
         limits,
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
@@ -256,6 +260,7 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         tokio::spawn(tasks::deadlines::run(app.clone())),
         tokio::spawn(tasks::cleanup::run(app.clone())),
         tokio::spawn(tasks::keys::run(app.clone())),
+        tokio::spawn(tasks::uses::run(app.clone())),
     ];
     if let Some((settings, files, tls)) = acme {
         tasks.push(tokio::spawn(acme::keep(settings, files, tls, clock, ending.clone())));

@@ -6,13 +6,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
-#[schema(value_type = String, example = "512MiB", pattern = "^[0-9]{1,4} ?([MG]i?B?)$")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
+#[schema(value_type = String, example = "512MiB")]
 pub struct ByteSize(pub u64);
 
 /// A span of time in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
-#[schema(value_type = String, example = "30m", pattern = "^[0-9]{1,4}[smhd]$")]
+#[schema(value_type = String, example = "30m")]
 pub struct Span(pub u64);
 
 /// Why a text is not a quantity.
