@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// One agent, for as long as node knows it or it has doors.
 pub struct Agent {
@@ -33,10 +33,12 @@ pub struct Agent {
     pub ledger: Arc<Ledger>,
     /// What waits for a decision.
     pub holds: Arc<Holds>,
-    /// Connections that may be looked into.
-    looked_into: Arc<Semaphore>,
+    /// Connections that are looked into.
+    looked_into: Arc<AtomicUsize>,
+    /// Requests under way.
+    pub requests: Arc<AtomicUsize>,
     /// Bodies of requests that may be held as a whole.
-    pub bodies: Semaphore,
+    pub bodies: Arc<Semaphore>,
     /// Under what it is shown servers.
     authority: Mutex<Option<Arc<Authority>>>,
     /// What is put into its requests, once node told.
@@ -67,6 +69,12 @@ pub enum Denied {
     /// It would have to be looked into, and was not from its beginning on.
     #[error("a policy that looks into it")]
     NotLookedInto,
+    /// Something was put into it that would not be put there now.
+    #[error("a credential that was taken away")]
+    TakenAway,
+    /// So many requests of the agent are under way that there is no place for one more.
+    #[error("too many requests at a time")]
+    TooMany,
 }
 
 /// What becomes of a question for a name.
@@ -100,8 +108,9 @@ impl Agent {
             dials: Arc::new(Semaphore::new(limits::DIALS_PER_AGENT)),
             ledger: Ledger::new(id, voices.records.clone(), voices.fold),
             holds: Holds::new(id, voices.questions.clone(), voices.hold),
-            looked_into: Arc::new(Semaphore::new(limits::LOOKED_INTO_PER_AGENT)),
-            bodies: Semaphore::new(limits::PUT_BODIES_PER_AGENT),
+            looked_into: Arc::default(),
+            requests: Arc::default(),
+            bodies: Arc::new(Semaphore::new(limits::PUT_BODIES_PER_AGENT)),
             authority: Mutex::default(),
             credentials: Mutex::default(),
         })
@@ -165,9 +174,10 @@ impl Agent {
         lock(&self.authority).clone()
     }
 
-    /// From now on this is put into its requests.
+    /// From now on this is put into its requests. What is open with something else is looked at again.
     pub fn uses(&self, credentials: Option<Credentials>) {
         *lock(&self.credentials) = credentials.map(Arc::new);
+        self.table.send_modify(|_| {});
     }
 
     /// What is put into its requests, once that is known.
@@ -176,8 +186,8 @@ impl Agent {
     }
 
     /// A place for one more connection that is looked into.
-    pub fn look_into(&self) -> Option<OwnedSemaphorePermit> {
-        self.looked_into.clone().try_acquire_owned().ok()
+    pub fn look_into(&self, places: &Arc<Places>) -> Option<Place> {
+        places.take(&self.looked_into)
     }
 
     /// Forgets all names.

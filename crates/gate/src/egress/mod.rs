@@ -22,6 +22,7 @@ mod http;
 mod listen;
 mod log;
 pub mod names;
+mod ongoing;
 mod questions;
 mod resolve;
 pub mod secrets;
@@ -94,8 +95,10 @@ struct Context {
     workers: Workers,
     places: Arc<Places>,
     tls: Tls,
+    /// Of those, how many may be looked into.
+    looked_into: Arc<Places>,
     /// Bodies of requests that may be held as a whole.
-    bodies: Semaphore,
+    bodies: Arc<Semaphore>,
     original: fn(&TcpStream) -> io::Result<SocketAddr>,
 }
 
@@ -236,7 +239,11 @@ impl Egress {
             workers: Workers::new(here, more),
             places: Places::new(settings.flows, settings.flows_per_agent),
             tls: Tls::new(),
-            bodies: Semaphore::new(limits::PUT_BODIES),
+            looked_into: Places::new(
+                (settings.flows / limits::LOOKED_INTO_SHARE).max(1),
+                limits::LOOKED_INTO_PER_AGENT,
+            ),
+            bodies: Arc::new(Semaphore::new(limits::PUT_BODIES)),
             original: settings.original,
         };
         let all = CancellationToken::new();

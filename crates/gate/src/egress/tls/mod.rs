@@ -39,16 +39,19 @@ pub struct Tls {
 pub enum Version {
     /// HTTP/1.1.
     One,
+    /// HTTP/2.
+    Two,
 }
 
 impl Version {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::One];
+    pub const ALL: [Self; 2] = [Self::One, Self::Two];
 
     /// Its name in ALPN (RFC 7301).
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::One => b"http/1.1",
+            Self::Two => b"h2",
         }
     }
 }
@@ -86,7 +89,7 @@ pub async fn serve(
     let Some(authority) = flow.agent.authority() else {
         return Err(End::Alert("no authority to look into TLS under".to_owned()));
     };
-    let Some(_place) = flow.agent.look_into() else {
+    let Some(_place) = flow.agent.look_into(&context.looked_into) else {
         return Err(End::Alert("too many connections that are looked into".to_owned()));
     };
     let wire = Wire::client(prefix, client.clone(), flow.clone());
@@ -111,6 +114,7 @@ pub async fn serve(
 async fn speak(proxy: &Arc<Proxy>, version: Version, client: TlsStream<Wire>) -> Result<(), End> {
     match version {
         Version::One => http::serve_one(proxy, TokioIo::new(client)).await,
+        Version::Two => http::serve_two(proxy, TokioIo::new(client)).await,
     }
 }
 

@@ -96,6 +96,7 @@ pub async fn connect(
     let Some(version) = version else { return Err(fail("does not speak the same version of HTTP")) };
     let link = match version {
         Version::One => Link::one(TokioIo::new(server), ends).await,
+        Version::Two => Link::two(TokioIo::new(server), ends).await,
     };
     Ok((version, link.map_err(|_| http::silent())?))
 }

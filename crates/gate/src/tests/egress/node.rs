@@ -41,6 +41,8 @@ pub fn send_packet(socket: &UnixDatagram, bytes: &[u8], descriptors: &[BorrowedF
 #[derive(Clone)]
 pub enum Route {
     To(SocketAddr),
+    /// The same, and little is kept on the way.
+    Narrow(SocketAddr),
     Fail(Unconnected),
     /// No answer until the test gives one.
     Never,
@@ -104,8 +106,11 @@ pub async fn serve_node(node: Arc<Node>, sockets: Arc<UnixDatagram>) {
         let why = match route {
             Route::Never => continue,
             Route::Fail(why) => why,
-            Route::To(address) => match TcpStream::connect(address).await {
+            Route::To(address) | Route::Narrow(address) => match TcpStream::connect(address).await {
                 Ok(stream) => {
+                    if matches!(route, Route::Narrow(_)) {
+                        setsockopt(&stream, sockopt::SndBuf, &4096).unwrap();
+                    }
                     say(&sockets, &ToGateSockets::Connected { request }, &[stream.as_fd()]);
                     continue;
                 }
