@@ -1,8 +1,9 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
+use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
-use model::{Name, Span};
+use model::{Name, Network, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
@@ -27,6 +28,22 @@ pub struct Config {
     pub egress: Egress,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
+    /// How the API is served to others than this machine.
+    pub serve: Serve,
+}
+
+/// The table `[serve]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Proxies in front of control, each by its address or the network that it is in: what they say of whom they speak for is believed.
+    pub proxies: Vec<Network>,
+    /// Which header they say it in.
+    pub forwarded: ForwardedBy,
+    /// The certificate to show, with those that it was issued by behind it, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub key: Option<PathBuf>,
 }
 
 /// The table `[secrets]`.
@@ -85,13 +102,14 @@ impl Default for Config {
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
             secrets: Secrets::default(),
+            serve: Serve::default(),
         }
     }
 }
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -108,6 +126,18 @@ impl Checked for Config {
         check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
         let bounded = (60..=MAX_KEEP).contains(&self.egress.keep.0);
         check(bounded, "egress.keep", "must be between 1m and 3650d");
+        let Serve { proxies, certificate, key, .. } = &self.serve;
+        check(certificate.iter().all(plain), "serve.certificate", "must be an absolute path without `..`");
+        check(key.iter().all(plain), "serve.key", "must be an absolute path without `..`");
+        check(
+            certificate.is_some() == key.is_some(),
+            "serve.key",
+            "is there with serve.certificate, or not at all",
+        );
+        let guarded = certificate.is_some() || !proxies.is_empty();
+        let detail = "reaches beyond this machine: that takes serve.certificate and serve.key, or the addresses of proxies that end \
+                      TLS in front of control, in serve.proxies";
+        check(self.listen.ip().is_loopback() || guarded, "listen", detail);
         let Secrets { provider, file, credential } = &self.secrets;
         check(file.iter().all(plain), "secrets.file", "must be an absolute path without `..`");
         let ours = file.is_none() || *provider == Provider::File;
@@ -149,6 +179,10 @@ mod tests {
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
              [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
         );
+        let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
+        let serve = said(
+            "[serve]\nproxies = [\"10.0.0.1/8\"]\nforwarded = \"via\"\ncertificate = [\"x\"]\ntls = true",
+        );
         for (said, keys) in [
             (
                 types,
@@ -163,9 +197,18 @@ mod tests {
                 ][..],
             ),
             (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
+            (beyond, &["listen: ", "serve.key: "]),
+            (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),
         ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");
         }
         assert_eq!(Config::read("", Default::default()), Ok(Config::default()));
+        for good in [
+            "listen = \"[::]:443\"\n[serve]\ncertificate = \"/etc/tls.pem\"\nkey = \"/etc/tls.key\"",
+            "listen = \"10.0.0.2:7700\"\n[serve]\nproxies = [\"10.0.0.1\", \"fd00::/8\"]\nforwarded = \"forwarded\"",
+            "listen = \"127.0.0.2:7700\"",
+        ] {
+            Config::read(good, Default::default()).unwrap();
+        }
     }
 }

@@ -8,34 +8,41 @@ mod app;
 mod auth;
 mod config;
 mod decode;
+mod limits;
 mod notify;
+mod peer;
 mod problems;
 mod server;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod vault;
 
 pub use auth::secret::NoRandomness;
 pub use auth::signing::SigningError;
 pub use config::Config;
+pub use tls::TlsError;
 pub use vault::KeyError;
 
 use app::App;
-use auth::pace::Pace;
 use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
+use limits::Limits;
 use model::clock::{Clock, SystemClock};
 use model::{AccountId, Name};
 use notify::Notify;
+use peer::Proxies;
 use rustix::process::DumpableBehavior;
+use server::Entry;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Actor, NewAccount, OnCommit, Store};
+use tls::Tls;
 use tokio_util::sync::CancellationToken;
 use vault::Vault;
 
@@ -87,6 +94,9 @@ pub enum Error {
     /// There are no keys that wrap those of secrets, or not the right ones.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The certificate cannot be shown.
+    #[error("{0}; see `serve` in control.toml")]
+    Tls(#[from] TlsError),
     /// No secrets can be made.
     #[error(transparent)]
     Random(#[from] NoRandomness),
@@ -188,6 +198,7 @@ async fn assemble(
 ) -> Result<Arc<App>, Error> {
     let notify = Notify::default();
     let waker = notify.clone();
+    let limits = Limits::new(clock.clone());
     let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
@@ -203,7 +214,8 @@ async fn assemble(
         signer,
         keys,
         vault,
-        pace: Pace::default(),
+        limits,
+        proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
         installation,
         database: config.database(),
@@ -223,7 +235,11 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         .map_err(|error| Error::Memory(error.into()))?;
     let ending = CancellationToken::new();
     server::end_on_signals(ending.clone())?;
-    let doors = server::Doors::new(server::listen(config.listen).await?, socket)?;
+    let entry = match (&config.serve.certificate, &config.serve.key) {
+        (Some(certificate), Some(key)) => Entry::Tls(Tls::open(certificate.clone(), key.clone())?),
+        _ => Entry::Plain(config.serve.proxies.clone()),
+    };
+    let doors = server::Doors::new(server::listen(config.listen).await?, entry, socket)?;
     let own = doors.tcp.local_addr()?;
     let clock = Arc::new(SystemClock);
     let app = assemble(&config, clock, own, ending.clone()).await?;

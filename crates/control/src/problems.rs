@@ -7,8 +7,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::{Code, Problem};
 
-/// How long to leave a server alone that cannot answer now.
-const RETRY_SECONDS: &str = "5";
+/// How long to leave a server alone that cannot answer now, where nothing says it better.
+const RETRY_SECONDS: u64 = 5;
 
 /// A problem on its way out. `api::shield` renders it, once it knows the request id.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl From<store::Error> for Fault {
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),
-            E::Busy => say(Code::Unavailable).remedy("ask again in a while"),
+            E::Busy | E::Undone => say(Code::Unavailable).remedy("ask again in a while"),
             E::DiskFull => say(Code::DiskFull),
             E::Open { .. } | E::Migrate { .. } | E::Corrupt { .. } | E::Unaudited | E::Database(_) => {
                 return Self::internal(&error);
@@ -142,6 +142,11 @@ fn status(code: Code) -> StatusCode {
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+fn retry_after(problem: &Problem) -> Option<u64> {
+    let passes = matches!(problem.code, Code::Unavailable | Code::TooMany);
+    problem.retry_after.or(passes.then_some(RETRY_SECONDS))
+}
+
 /// Writes out the problem that a response carries, under its request id.
 pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
@@ -150,8 +155,8 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let mut rendered = (status(problem.code), body).into_response();
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if problem.code == Code::Unavailable {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+    if let Some(seconds) = retry_after(&problem) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if problem.code == Code::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

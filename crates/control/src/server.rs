@@ -1,6 +1,8 @@
 //! Listens, serves connections with limits, and ends cleanly.
 
 use crate::Error;
+use crate::peer::Peer;
+use crate::tls::Tls;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use hyper::server::conn::http1;
@@ -8,14 +10,17 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use model::Network;
 use model::crowd::{Crowd, Guest};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
@@ -43,9 +48,30 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 /// Where control is reached: everything that comes in by either door has to show the same keys.
 pub(crate) struct Doors {
     pub(crate) tcp: TcpListener,
+    pub(crate) entry: Entry,
     /// `control.sock`, if the supervisor made one.
     pub(crate) unix: Option<UnixListener>,
 }
+
+/// How one comes in over a network.
+pub(crate) enum Entry {
+    /// By TLS that ends here.
+    Tls(Tls),
+    /// As it is, for this machine and for proxies: over a network, keys would go in the clear.
+    Plain(Vec<Network>),
+}
+
+impl Entry {
+    pub(crate) fn admits(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        match self {
+            Self::Tls(_) => true,
+            Self::Plain(proxies) => peer.is_loopback() || proxies.iter().any(|it| it.contains(peer)),
+        }
+    }
+}
+
+type Plain = Either<TcpStream, UnixStream>;
 
 /// Which door a request came by. Absent for those that came by no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +82,16 @@ pub(crate) enum Door {
 
 impl Doors {
     /// Takes over the socket that the supervisor listens on.
-    pub(crate) fn new(tcp: TcpListener, unix: Option<std::os::unix::net::UnixListener>) -> io::Result<Self> {
+    pub(crate) fn new(
+        tcp: TcpListener,
+        entry: Entry,
+        unix: Option<std::os::unix::net::UnixListener>,
+    ) -> io::Result<Self> {
         let unix = unix.map(|listener| listener.set_nonblocking(true).map(|()| listener)).transpose()?;
-        Ok(Self { tcp, unix: unix.map(UnixListener::from_std).transpose()? })
+        Ok(Self { tcp, entry, unix: unix.map(UnixListener::from_std).transpose()? })
     }
 
-    async fn accept(&self) -> io::Result<(Either<TcpStream, UnixStream>, Door)> {
+    async fn accept(&self) -> io::Result<(Plain, Option<Peer>)> {
         let unix = async {
             match &self.unix {
                 Some(unix) => unix.accept().await,
@@ -70,14 +100,25 @@ impl Doors {
         };
         tokio::select! {
             accepted = self.tcp.accept() => {
-                let (stream, _) = accepted?;
+                let (stream, address) = accepted?;
                 // Answers are small and awaited; without this they wait for the peer's delayed ACK.
                 let _ = stream.set_nodelay(true);
-                Ok((Either::Left(stream), Door::Tcp))
+                Ok((Either::Left(stream), Some(Peer { address: address.ip(), tls: matches!(self.entry, Entry::Tls(_)) })))
             }
-            accepted = unix => Ok((Either::Right(accepted?.0), Door::Unix)),
+            accepted = unix => Ok((Either::Right(accepted?.0), None)),
         }
     }
+}
+
+/// Ends TLS, if that is what is spoken on this connection.
+async fn open(
+    stream: Plain,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    within: Duration,
+) -> io::Result<Either<Plain, TlsStream<Plain>>> {
+    let Some(tls) = tls else { return Ok(Either::Left(stream)) };
+    let shaken = tokio::time::timeout(within, TlsAcceptor::from(tls).accept(stream)).await;
+    Ok(Either::Right(shaken.map_err(|_| io::ErrorKind::TimedOut)??))
 }
 
 /// A connection, as its requests know it.
@@ -96,17 +137,26 @@ fn places() -> usize {
 
 /// Serves until `ending`, then lets answers under way finish.
 pub(crate) async fn serve(doors: Doors, router: Router, ending: CancellationToken) {
-    serve_some(doors, router, ending, places()).await;
+    serve_some(doors, router, ending, Bounds { places: places(), head: HEADER_TIME }).await;
 }
 
-/// The same for so many connections at a time. When there are more, those that did not yet show who they are,
-/// or idle, make room: see [`model::crowd`].
-pub(crate) async fn serve_some(doors: Doors, router: Router, ending: CancellationToken, places: usize) {
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Connections at a time.
+    pub(crate) places: usize,
+    /// How long the head of a request may take, and how long a connection may idle before it.
+    pub(crate) head: Duration,
+}
+
+/// The same within bounds. When there are more connections, those that did not yet show who they are, or
+/// idle, make room: see [`model::crowd`].
+pub(crate) async fn serve_some(doors: Doors, router: Router, ending: CancellationToken, bounds: Bounds) {
     let graceful = GracefulShutdown::new();
-    let crowd = Crowd::new(places);
+    let crowd = Crowd::new(bounds.places);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(bounds.head)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS);
     loop {
@@ -114,13 +164,21 @@ pub(crate) async fn serve_some(doors: Doors, router: Router, ending: Cancellatio
             accepted = doors.accept() => accepted,
             () = ending.cancelled() => break,
         };
-        let (stream, door) = match accepted {
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(BACKOFF).await;
                 continue;
             }
+        };
+        if peer.is_some_and(|peer| !doors.entry.admits(peer.address)) {
+            tracing::debug!(?peer, "a connection without TLS from somewhere else than a proxy");
+            continue;
+        }
+        let tls = match &doors.entry {
+            Entry::Tls(tls) => peer.map(|_| tls.config()),
+            Entry::Plain(_) => None,
         };
         let leave = CancellationToken::new();
         // Every place is taken by a request that may be made: this one has to come again.
@@ -131,7 +189,8 @@ pub(crate) async fn serve_some(doors: Doors, router: Router, ending: Cancellatio
         let inner = TowerToHyperService::new(router.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert::<Connection>(guest.clone());
-            request.extensions_mut().insert(door);
+            request.extensions_mut().insert(if peer.is_some() { Door::Tcp } else { Door::Unix });
+            peer.map(|peer| request.extensions_mut().insert(peer));
             // A body of chunks may come with a length too, which hyper does not show: whoever relayed it may see its end
             // elsewhere, so nothing that follows is taken for a request (RFC 9112, section 6.1).
             let last = request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -144,7 +203,17 @@ pub(crate) async fn serve_some(doors: Doors, router: Router, ending: Cancellatio
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let (http, watcher, ending) = (http.clone(), graceful.watcher(), ending.clone());
+        let connection = async move {
+            let stream = tokio::select! {
+                opened = open(stream, tls, bounds.head) => opened?,
+                () = ending.cancelled() => return Ok(()),
+            };
+            watcher
+                .watch(http.serve_connection(TokioIo::new(stream), service))
+                .await
+                .map_err(io::Error::other)
+        };
         tokio::spawn(async move {
             tokio::select! {
                 served = connection => if let Err(error) = served {

@@ -50,7 +50,7 @@ pub const VERIFIED_TOKENS: usize = 1024;
 pub const COMING: Duration = Duration::from_secs(10);
 
 /// Calls that wait for that at a time. One more is answered at once.
-pub const CALLS_AHEAD: usize = 64;
+pub const CALLS_AHEAD: usize = 256;
 
 /// Those of them that wait for one and the same agent.
 pub const CALLS_AHEAD_OF_ONE: usize = 8;

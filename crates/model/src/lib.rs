@@ -17,6 +17,7 @@ pub mod id;
 pub mod image;
 pub mod mode;
 pub mod name;
+pub mod network;
 pub mod node_api;
 pub mod policy;
 pub mod probe;
@@ -37,6 +38,7 @@ pub use id::{
     SecretId, UserId, VolumeId,
 };
 pub use name::Name;
+pub use network::Network;
 pub use problem::{Code, Problem};
 pub use quantity::{ByteSize, Span};
 pub use resources::Resources;

@@ -151,6 +151,8 @@ fn busiest(asks: &VecDeque<Instant>) -> usize {
 enum Chore {
     Make(Form),
     Remove(Box<Blank>),
+    /// Look at it again: it was seen whole long ago.
+    Look(Box<Blank>, Shape),
     /// Nothing before then.
     Wait(Instant),
 }
@@ -206,7 +208,8 @@ impl Blanks {
         (found, dead)
     }
 
-    fn chore(&self) -> Chore {
+    /// What to do next, if what was seen counts for so long.
+    fn chore(&self, every: Duration) -> Chore {
         let mut pool = lock(&self.pool);
         let now = Instant::now();
         if let Some(settled) = pool.taken.map(|taken| taken + SETTLE).filter(|settled| *settled > now) {
@@ -219,6 +222,11 @@ impl Blanks {
             }
             if blanks.len() > wanted.get(form).copied().unwrap_or(0) {
                 return blanks.pop().map_or(Chore::Wait(now), |blank| Chore::Remove(Box::new(blank)));
+            }
+            if let Form::Whole(shape) = form
+                && let Some(unseen) = blanks.iter().position(|blank| !blank.was_seen(every))
+            {
+                return Chore::Look(Box::new(blanks.swap_remove(unseen)), shape.clone());
             }
         }
         let have = |form: &Form| pool.ready.get(form).map_or(0, Vec::len);
@@ -256,10 +264,14 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             }
             remembered = last;
         }
-        let again = match shared.blanks.chore() {
+        let again = match shared.blanks.chore(shared.config.inspect_every.duration()) {
             Chore::Wait(until) => until,
             Chore::Remove(blank) => {
                 discard(&shared, vec![*blank]).await;
+                continue;
+            }
+            Chore::Look(blank, shape) => {
+                look_again(&shared, *blank, shape).await;
                 continue;
             }
             Chore::Make(form) => {
@@ -319,6 +331,25 @@ async fn make(shared: &Arc<Shared>, form: Form) -> Instant {
             }
             Instant::now() + again
         }
+    }
+}
+
+/// Puts one back if it is as it was.
+async fn look_again(shared: &Arc<Shared>, mut blank: Blank, shape: Shape) {
+    let (sandbox, form) = (shared.sandbox.clone(), Form::Whole(shape.clone()));
+    let looked = tokio::task::spawn_blocking(move || {
+        let seen = sandbox.look_at(&mut blank, &shape);
+        (blank, seen)
+    });
+    match looked.await {
+        Ok((blank, Ok(()))) => lock(&shared.blanks.pool).ready.entry(form).or_default().push(blank),
+        Ok((blank, Err(_))) if !blank.is_alive() => discard(shared, vec![blank]).await,
+        Ok((blank, Err(error))) => {
+            tracing::error!(error = %crate::chain(&error), "a blank is not whole any more; it is ended");
+            discard(shared, vec![blank]).await;
+        }
+        // Only when the runtime shuts down.
+        Err(_) => {}
     }
 }
 

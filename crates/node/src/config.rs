@@ -1,9 +1,8 @@
 //! `node.toml`.
 
-use crate::egress::Network;
 use model::agent::Level;
 use model::config::{Checked, Fault};
-use model::{ByteSize, Driver, Span};
+use model::{ByteSize, Driver, Network, Span};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

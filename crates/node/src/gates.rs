@@ -15,7 +15,6 @@ mod stale;
 pub(crate) use credentials::read_roots;
 
 use crate::config::{Egress, GATE_UIDS};
-use crate::egress::Network;
 use crate::journal::{Journal, JournalError};
 use crate::local::Phase;
 use crate::outbox::Outbox;
@@ -23,7 +22,7 @@ use crate::report::Reporter;
 use model::egress::Attention;
 use model::gate_api::{Credential, GateAgent, MAX_LOGS, ToGate};
 use model::token::VerifyingKey;
-use model::{AccountId, AgentId};
+use model::{AccountId, AgentId, Network};
 use sandbox::{Boundary, Doors, Sandbox};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

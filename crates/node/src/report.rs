@@ -15,6 +15,9 @@ use tokio::time::Instant;
 
 /// An agent's mere activity is reported at most this often.
 pub(crate) const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
+/// Between the first news and the report: what happens at the same time is one report, and whoever the news is about has the
+/// processor first.
+const GATHER: Duration = Duration::from_millis(2);
 /// Agents in one report, so that a report stays small.
 const BATCH: usize = 50;
 
@@ -196,9 +199,14 @@ impl Reporter {
         let mut backoff = Backoff::to_control();
         loop {
             match self.take(Instant::now()) {
-                Due::Later(None) => self.wake.notified().await,
+                Due::Later(None) => {
+                    self.wake.notified().await;
+                    tokio::time::sleep(GATHER).await;
+                }
                 Due::Later(Some(at)) => {
-                    let _ = tokio::time::timeout_at(at, self.wake.notified()).await;
+                    if tokio::time::timeout_at(at, self.wake.notified()).await.is_ok() {
+                        tokio::time::sleep(GATHER).await;
+                    }
                 }
                 Due::Now(report) => match send(caller, &report).await {
                     Ok(()) => backoff.reset(),

@@ -6,10 +6,15 @@ use crate::container::BoundaryRecord;
 use crate::host::namespace;
 use crate::network::Found;
 use crate::oci::{self, evidence::Kernel};
-use crate::{UidRange, apparmor, network, procfs};
+use crate::procfs::{self, Mount, Own};
+use crate::{UidRange, apparmor, network};
 use jail::layout::{AGENT_ID, HOME, INIT_CAPABILITY, MASKED, ROOT_CAPABILITIES, SAVED_GID, SYSTEM};
+use jail::oci::kernel::Seen;
+use model::Driver;
+use model::agent::Level;
 use model::evidence::{Control, Evidence, State};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -35,92 +40,144 @@ pub(crate) struct Places<'a> {
     pub(crate) hidden: &'a [PathBuf],
 }
 
+/// Whose boundary is looked at: an init, and what it was made with. It may be no agent's yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) pid: u32,
+    pub(crate) start_time: u64,
+    pub(crate) base_uid: u32,
+    pub(crate) level: Level,
+    pub(crate) landlock_abi: u32,
+    pub(crate) driver: Driver,
+    pub(crate) kernel: Option<&'a Seen>,
+}
+
+impl<'a> From<&'a BoundaryRecord> for Subject<'a> {
+    fn from(record: &'a BoundaryRecord) -> Self {
+        let BoundaryRecord { pid, start_time, base_uid, level, landlock_abi, driver, .. } = *record;
+        Self { pid, start_time, base_uid, level, landlock_abi, driver, kernel: record.kernel.as_ref() }
+    }
+}
+
 /// The agent's disk. Its root is an overlay that answers with its upper layer's filesystem, the volume; without an image
 /// that is mounted at the home, and what leads there is read-only. No name that the agent chose is resolved for it.
-pub(crate) fn disk(record: &BoundaryRecord) -> Option<Disk> {
-    let home = if record.level.has_image() { "" } else { HOME };
-    let stat = rustix::fs::statvfs(format!("/proc/{}/root{home}", record.pid)).ok()?;
+pub(crate) fn disk(subject: Subject<'_>) -> Option<Disk> {
+    let home = if subject.level.has_image() { "" } else { HOME };
+    let stat = rustix::fs::statvfs(format!("/proc/{}/root{home}", subject.pid)).ok()?;
     let (size, free) = (stat.f_blocks * stat.f_frsize, stat.f_bfree * stat.f_frsize);
     Some(Disk { used: size.saturating_sub(free), size })
 }
 
+/// What an agent has of its own in a boundary that was made ahead: its limits, and its disk.
+const FITTED: [Control; 4] =
+    [Control::MemoryLimit, Control::CpuLimit, Control::PidsLimit, Control::DiskLimit];
+
+/// All controls of the level.
 pub(crate) fn inspect(
-    record: &BoundaryRecord,
+    subject: Subject<'_>,
     group: &Group,
     places: Places<'_>,
     is_alive: impl Fn() -> bool,
 ) -> Vec<Evidence> {
-    let pid = record.pid;
+    let besides = subject.driver.is_kernel().then_some(Control::KernelBoundary);
+    let controls = Control::of(subject.level).iter().copied().chain(besides);
+    unless_gone(look(subject, group, places, controls), is_alive)
+}
+
+/// The same of a boundary that was looked at when nobody had it: nothing ran in it since, and what was fitted since is looked
+/// at now.
+pub(crate) fn inspect_fitted(
+    subject: Subject<'_>,
+    group: &Group,
+    places: Places<'_>,
+    is_alive: impl Fn() -> bool,
+    mut before: Vec<Evidence>,
+) -> Vec<Evidence> {
+    for found in look(subject, group, places, FITTED.into_iter()) {
+        if let Some(known) = before.iter_mut().find(|known| known.control == found.control) {
+            *known = found;
+        }
+    }
+    unless_gone(before, is_alive)
+}
+
+/// Asked last: the pid named this very init the whole time, or nothing counts.
+fn unless_gone(mut evidence: Vec<Evidence>, is_alive: impl Fn() -> bool) -> Vec<Evidence> {
+    if !is_alive() {
+        for found in &mut evidence {
+            let detail = "init is gone".to_owned();
+            *found = Evidence { control: found.control, state: State::Missing, detail };
+        }
+    }
+    evidence
+}
+
+fn look(
+    subject: Subject<'_>,
+    group: &Group,
+    places: Places<'_>,
+    controls: impl Iterator<Item = Control>,
+) -> Vec<Evidence> {
+    let pid = subject.pid;
     let read = |file: &str| {
         procfs::read(format!("/proc/{pid}/{file}")).map_err(|error| format!("cannot read {file}: {error}"))
     };
-    let status = read("status");
-    let membership = read("cgroup");
+    // Read when the first control asks for it.
+    let status = LazyCell::new(|| read("status"));
+    let membership = LazyCell::new(|| read("cgroup"));
     let limit =
         |controller| group.observed_limit(controller, membership.as_deref().map_err(|why| why.clone())?);
     let word = |key: &str| {
         let status = status.as_deref().map_err(|why| why.clone())?;
         procfs::status_value(status, key).map(str::to_owned).ok_or(format!("{key} is not in status"))
     };
-    let mounts = read("mountinfo");
-    let table = || mounts.as_deref().map_err(Clone::clone);
+    let table = LazyCell::new(|| read("mountinfo"));
+    let mounts = LazyCell::new(|| Ok(procfs::mounts(table.as_ref()?).collect::<Vec<_>>()));
+    let mounts = || mounts.as_deref().map_err(|why: &&String| (*why).clone());
+    let own = || procfs::own_mounts().map_err(|error| error.to_string());
     let find_here = |control| match control {
-        Control::UserNamespace => user_namespace(record),
-        Control::PidNamespace => host_owned(record, "pid"),
-        Control::MountNamespace => host_owned(record, "mnt"),
+        Control::UserNamespace => user_namespace(subject),
+        Control::PidNamespace => host_owned(subject, "pid"),
+        Control::MountNamespace => host_owned(subject, "mnt"),
         Control::NetworkNamespace => {
             // A kernel without IPv6 has no such table.
             let routes = [&read("net/route")?, &read("net/ipv6_route").unwrap_or_default()];
-            network_namespace(record, &read("net/dev")?, routes.map(String::as_str))
+            network_namespace(subject, &read("net/dev")?, routes.map(String::as_str))
         }
-        Control::IpcNamespace => host_owned(record, "ipc"),
-        Control::UtsNamespace => host_owned(record, "uts"),
-        Control::CgroupNamespace => host_owned(record, "cgroup"),
+        Control::IpcNamespace => host_owned(subject, "ipc"),
+        Control::UtsNamespace => host_owned(subject, "uts"),
+        Control::CgroupNamespace => host_owned(subject, "cgroup"),
         Control::NoNewPrivs => expect("NoNewPrivs", &word("NoNewPrivs")?, "1"),
         Control::Seccomp => seccomp(&word("Seccomp")?, word("Seccomp_filters").ok().as_deref()),
-        Control::Capabilities if record.level.has_image() => capabilities(&word("CapBnd")?),
+        Control::Capabilities if subject.level.has_image() => capabilities(&word("CapBnd")?),
         Control::Capabilities => no_capabilities(|key| word(key)),
-        Control::RootFilesystem => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            root_filesystem(table()?, &host)
-        }
+        Control::RootFilesystem => root_filesystem(mounts()?, own()?.as_ref()),
         Control::MemoryLimit => limit(Controller::Memory),
         Control::CpuLimit => limit(Controller::Cpu),
         Control::PidsLimit => limit(Controller::Pids),
-        Control::DiskLimit => disk_limit(record, places.volume),
-        Control::Landlock => landlock(record.landlock_abi, kernels_landlock()),
+        Control::DiskLimit => disk_limit(subject, places.volume),
+        Control::Landlock => landlock(subject.landlock_abi, kernels_landlock()),
         Control::AppArmor => apparmor::seen(pid),
-        Control::KernelInterfaces => kernel_interfaces(table()?),
-        Control::Devices => devices(table()?),
-        Control::InitProtection if record.level.has_image() => init_protection(&word("CapPrm")?),
-        Control::InitProtection => os_user_protection(record, &word("Gid")?),
-        Control::OsUser => os_user(record, |key| word(key)),
-        Control::ReadOnlySystem => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            read_only_system(table()?, &host, places.hidden)
-        }
-        Control::PrivateTmp => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            private_tmp(table()?, &host)
-        }
+        Control::KernelInterfaces => kernel_interfaces(mounts()?),
+        Control::Devices => devices(mounts()?),
+        Control::InitProtection if subject.level.has_image() => init_protection(&word("CapPrm")?),
+        Control::InitProtection => os_user_protection(subject, &word("Gid")?),
+        Control::OsUser => os_user(subject, |key| word(key)),
+        Control::ReadOnlySystem => read_only_system(mounts()?, own()?.as_ref(), places.hidden),
+        Control::PrivateTmp => private_tmp(mounts()?, own()?.as_ref()),
         Control::KernelBoundary => Err("the host's kernel answers its system calls".to_owned()),
     };
-    let kernel = record.driver.is_kernel().then(|| Kernel::look(record, group));
+    let kernel = subject.driver.is_kernel().then(|| Kernel::look(subject, group));
     let find = |control| match &kernel {
         None => find_here(control),
         Some(Err(why)) => Err(why.clone()),
         Some(Ok(kernel)) if control == Control::KernelBoundary => kernel.boundary(),
         Some(Ok(kernel)) => {
-            let host = procfs::read("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-            kernel.find(control, || find_here(control), &host).unwrap_or_else(|| find_here(control))
+            kernel.find(control, || find_here(control), own()?.as_ref()).unwrap_or_else(|| find_here(control))
         }
     };
-    let besides = kernel.is_some().then_some(Control::KernelBoundary);
     let unsupported = |control| kernel.is_some().then(|| oci::evidence::unsupported(control)).flatten();
-    let mut evidence: Vec<Evidence> = Control::of(record.level)
-        .iter()
-        .copied()
-        .chain(besides)
+    controls
         .map(|control| match find(control) {
             _ if let Some(why) = unsupported(control) => {
                 Evidence { control, state: State::Unsupported, detail: why.to_owned() }
@@ -129,15 +186,7 @@ pub(crate) fn inspect(
             Err(detail) if is_lacked(control) => Evidence { control, state: State::Unsupported, detail },
             Err(detail) => Evidence { control, state: State::Missing, detail },
         })
-        .collect();
-    // Asked last: the pid named this very init the whole time, or nothing above counts.
-    if !is_alive() {
-        for found in &mut evidence {
-            let detail = "init is gone".to_owned();
-            *found = Evidence { control: found.control, state: State::Missing, detail };
-        }
-    }
-    evidence
+        .collect()
 }
 
 /// Whether this machine cannot have it.
@@ -151,14 +200,14 @@ fn is_lacked(control: Control) -> bool {
 
 /// The same with what takes longer than the start of an agent may: the rules in its network namespace.
 pub(crate) fn inspect_whole(
-    record: &BoundaryRecord,
+    subject: Subject<'_>,
     group: &Group,
     places: Places<'_>,
     is_alive: impl Fn() -> bool,
 ) -> Vec<Evidence> {
     // Whoever made others could do so as the host's root alone.
-    let rules = network::inspect(record.pid);
-    let mut evidence = inspect(record, group, places, is_alive);
+    let rules = network::inspect(subject.pid);
+    let mut evidence = inspect(subject, group, places, is_alive);
     let network = evidence.iter_mut().find(|found| found.control == Control::NetworkNamespace);
     if let Some(found) = network.filter(|found| found.state.holds()) {
         match rules {
@@ -233,20 +282,20 @@ pub(crate) fn zygote_holds(pid: u32) {
 }
 
 /// The process's namespace, when it is neither ours nor anybody else's.
-fn own_namespace(record: &BoundaryRecord, kind: &'static str) -> Result<(File, u64), String> {
-    let namespace = open_namespace(&record.pid.to_string(), kind)?;
+fn own_namespace(subject: Subject<'_>, kind: &'static str) -> Result<(File, u64), String> {
+    let namespace = open_namespace(&subject.pid.to_string(), kind)?;
     let is = identity(&namespace)?;
     if is == host_namespace(kind)? {
         return Err(format!("it is in the host's {kind} namespace"));
     }
-    if !holds_alone((record.pid, record.start_time), is, kind) {
+    if !holds_alone((subject.pid, subject.start_time), is, kind) {
         return Err(format!("{kind}:[{}] is another boundary's, or the zygote's", is.1));
     }
     Ok((namespace, is.1))
 }
 
-pub(crate) fn host_owned(record: &BoundaryRecord, kind: &'static str) -> Finding {
-    let (namespace, inode) = own_namespace(record, kind)?;
+pub(crate) fn host_owned(subject: Subject<'_>, kind: &'static str) -> Finding {
+    let (namespace, inode) = own_namespace(subject, kind)?;
     let owner = namespace::owner(namespace.as_fd())
         .map_err(|error| format!("cannot tell who owns {kind}:[{inode}]: {error}"))?;
     if identity(&File::from(owner))? != host_namespace("user")? {
@@ -255,11 +304,11 @@ pub(crate) fn host_owned(record: &BoundaryRecord, kind: &'static str) -> Finding
     Ok(format!("{kind}:[{inode}], owned by the host"))
 }
 
-fn user_namespace(record: &BoundaryRecord) -> Finding {
-    let (namespace, inode) = own_namespace(record, "user")?;
-    let wanted = ["0".to_owned(), record.base_uid.to_string(), UidRange::COUNT.to_string()];
+fn user_namespace(subject: Subject<'_>) -> Finding {
+    let (namespace, inode) = own_namespace(subject, "user")?;
+    let wanted = ["0".to_owned(), subject.base_uid.to_string(), UidRange::COUNT.to_string()];
     for map in ["uid_map", "gid_map"] {
-        let text = procfs::read(format!("/proc/{}/{map}", record.pid))
+        let text = procfs::read(format!("/proc/{}/{map}", subject.pid))
             .map_err(|error| format!("cannot read {map}: {error}"))?;
         if !text.split_whitespace().eq(wanted.iter().map(String::as_str)) {
             return Err(format!("{map} is {:?}, not {:?}", text.trim(), wanted.join(" ")));
@@ -267,16 +316,16 @@ fn user_namespace(record: &BoundaryRecord) -> Finding {
     }
     let owner =
         namespace::owner_uid(namespace.as_fd()).map_err(|error| format!("cannot tell its owner: {error}"))?;
-    if owner != record.base_uid {
+    if owner != subject.base_uid {
         // Its limits are counted per creator: they would be shared with others of the same creator.
-        return Err(format!("user:[{inode}] was made by uid {owner}, not {}", record.base_uid));
+        return Err(format!("user:[{inode}] was made by uid {owner}, not {}", subject.base_uid));
     }
-    let last = record.base_uid + (UidRange::COUNT - 1);
+    let last = subject.base_uid + (UidRange::COUNT - 1);
     Ok(format!("user:[{inode}], ids 0-65535 are {owner}-{last}, made by uid {owner}"))
 }
 
-fn network_namespace(record: &BoundaryRecord, devices: &str, routes: [&str; 2]) -> Finding {
-    let owned = host_owned(record, "net")?;
+fn network_namespace(subject: Subject<'_>, devices: &str, routes: [&str; 2]) -> Finding {
+    let owned = host_owned(subject, "net")?;
     let [v4, v6] = routes;
     let routes = match network::routes(v4, v6) {
         Found::None => "no routes",
@@ -331,11 +380,11 @@ fn no_capabilities(word: impl Fn(&str) -> Result<String, String>) -> Finding {
 }
 
 /// Who it is to the machine: an id of its range, and nothing else.
-fn os_user(record: &BoundaryRecord, word: impl Fn(&str) -> Result<String, String>) -> Finding {
-    if record.base_uid < UidRange::COUNT {
-        return Err(format!("its range begins at {}, among the machine's own users", record.base_uid));
+fn os_user(subject: Subject<'_>, word: impl Fn(&str) -> Result<String, String>) -> Finding {
+    if subject.base_uid < UidRange::COUNT {
+        return Err(format!("its range begins at {}, among the machine's own users", subject.base_uid));
     }
-    let (id, saved) = (record.base_uid + AGENT_ID, record.base_uid + SAVED_GID);
+    let (id, saved) = (subject.base_uid + AGENT_ID, subject.base_uid + SAVED_GID);
     // Real, effective, saved, of the file system.
     for (key, wanted) in [("Uid", vec![id; 4]), ("Gid", vec![id, id, saved, id]), ("Groups", vec![id])] {
         let is = word(key)?;
@@ -344,7 +393,7 @@ fn os_user(record: &BoundaryRecord, word: impl Fn(&str) -> Result<String, String
             return Err(format!("{key} is {is:?}, not {wanted:?}"));
         }
     }
-    let user = identity(&open_namespace(&record.pid.to_string(), "user")?)?;
+    let user = identity(&open_namespace(&subject.pid.to_string(), "user")?)?;
     if user != host_namespace("user")? {
         return Err("it is in a user namespace, in which these ids are others".to_owned());
     }
@@ -360,11 +409,9 @@ fn is_system(path: &str) -> bool {
     SYSTEM.contains(&first)
 }
 
-fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+fn read_only_system(mounts: &[Mount<'_>], own: &Own, hidden: &[PathBuf]) -> Finding {
     let mut shown = 0;
-    for mount in &mounts {
+    for mount in mounts {
         let (target, kind, options) = (&*mount.target, mount.kind, mount.options);
         let read_only = has(options, "ro");
         if !has(options, "nosuid") {
@@ -374,7 +421,7 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
             return Err(format!("{target} can be written to"));
         }
         // That of the kernel is the same for all in one network namespace.
-        if !hosts.contains(mount.device) || kind == "sysfs" && read_only {
+        if !own.devices.contains(mount.device) || kind == "sysfs" && read_only {
             continue;
         }
         if !is_system(target) || !read_only {
@@ -386,13 +433,14 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
     let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
     let empty = |path: &str| {
         at(path).is_some_and(|mount| {
-            mount.kind == "tmpfs" && has(mount.options, "ro") && !hosts.contains(mount.device)
+            mount.kind == "tmpfs" && has(mount.options, "ro") && !own.devices.contains(mount.device)
         })
     };
     if !empty("/") {
         return Err("its root is not an empty one of its own".to_owned());
     }
-    let names = |path: &PathBuf| procfs::names(path, host, table);
+    let host: Vec<_> = procfs::mounts(&own.table).collect();
+    let names = |path: &PathBuf| procfs::names(path, &host, mounts);
     for path in hidden.iter().filter(|path| path.is_dir()).flat_map(names) {
         if !path.to_str().is_some_and(empty) {
             return Err(format!("{} is not hidden", path.display()));
@@ -404,12 +452,10 @@ fn read_only_system(table: &str, host: &str, hidden: &[PathBuf]) -> Finding {
     Ok(format!("{shown} mounts of the machine's system, read-only and without setuid, none elsewhere"))
 }
 
-fn private_tmp(table: &str, host: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
+fn private_tmp(mounts: &[Mount<'_>], own: &Own) -> Finding {
     for path in ["/tmp", "/var/tmp"] {
         let mount = mounts.iter().rev().find(|mount| mount.target == path);
-        if !mount.is_some_and(|mount| mount.kind == "tmpfs" && !hosts.contains(mount.device)) {
+        if !mount.is_some_and(|mount| mount.kind == "tmpfs" && !own.devices.contains(mount.device)) {
             return Err(format!("{path} is no file system of its own"));
         }
     }
@@ -419,8 +465,7 @@ fn private_tmp(table: &str, host: &str) -> Finding {
 /// Device nodes that are the same for everybody, so showing the host's shows nothing.
 const SHARED_NODES: [&str; 6] = ["/null", "/zero", "/full", "/random", "/urandom", "/tty"];
 
-pub(crate) fn root_filesystem(mounts: &str, host: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(mounts).collect();
+pub(crate) fn root_filesystem(mounts: &[Mount<'_>], own: &Own) -> Finding {
     // A later mount on the same place covers the earlier.
     let root = mounts.iter().rev().find(|mount| mount.target == "/").ok_or("it has no root mount")?;
     if root.kind != "overlay" {
@@ -437,9 +482,9 @@ pub(crate) fn root_filesystem(mounts: &str, host: &str) -> Finding {
             return Err(format!("its root overlay lacks {wanted}"));
         }
     }
-    let hosts: HashSet<&str> = procfs::mounts(host).map(|mount| mount.device).collect();
     let is_node = |root: &str| SHARED_NODES.contains(&root);
-    if let Some(found) = mounts.iter().find(|mount| hosts.contains(mount.device) && !is_node(&mount.root)) {
+    let shown = |mount: &&Mount<'_>| own.devices.contains(mount.device) && !is_node(&mount.root);
+    if let Some(found) = mounts.iter().find(shown) {
         return Err(format!("a mount of the host ({}) is visible at {}", found.kind, found.target));
     }
     Ok(format!("overlay, rw, redirect_dir=on, metacopy=on; {} mounts, none of the host", mounts.len()))
@@ -472,12 +517,11 @@ static TO_MASK: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Whether something is an empty filesystem, or the null device of the agent's own `/dev`.
-fn is_cover(mount: &procfs::Mount<'_>) -> bool {
+fn is_cover(mount: &Mount<'_>) -> bool {
     mount.kind == "tmpfs" && has(mount.options, "ro")
 }
 
-fn kernel_interfaces(table: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
+fn kernel_interfaces(mounts: &[Mount<'_>]) -> Finding {
     // A later mount on the same place covers the earlier.
     let at = |target: &str| mounts.iter().rev().find(|mount| mount.target == target);
     match at("/proc/sys") {
@@ -499,16 +543,14 @@ fn kernel_interfaces(table: &str) -> Finding {
     Ok(format!("/proc/sys and /sys are read-only, {} names in /proc are covered", TO_MASK.len()))
 }
 
-fn devices(table: &str) -> Finding {
-    let mounts: Vec<_> = procfs::mounts(table).collect();
+fn devices(mounts: &[Mount<'_>]) -> Finding {
     let dev = mounts.iter().rev().find(|mount| mount.target == "/dev").ok_or("nothing is mounted at /dev")?;
     let wanted = ["ro", "nosuid", "noexec"];
     if dev.kind != "tmpfs" || !wanted.iter().all(|option| has(dev.options, option)) {
         return Err(format!("/dev is {} with the options {}", dev.kind, dev.options));
     }
     // OCI runtimes say no more of what covers names in /proc than that it is read-only; nobody could make a node there.
-    let covers =
-        |mount: &procfs::Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
+    let covers = |mount: &Mount<'_>| is_cover(mount) && TO_MASK.iter().any(|path| *path == mount.target);
     let with_devices = mounts.iter().filter(|mount| !has(mount.options, "nodev") && !covers(mount));
     for mount in with_devices {
         if !(mount.target == "/dev" || mount.kind == "devpts") {
@@ -529,21 +571,21 @@ fn init_protection(permitted: &str) -> Finding {
 
 /// Nobody may trace or read a process that is not dumpable, whose files in /proc are root's (proc(5)), nor limit one that has
 /// another saved gid (prlimit(2)).
-fn os_user_protection(record: &BoundaryRecord, gids: &str) -> Finding {
-    let (gid, saved) = (record.base_uid + AGENT_ID, record.base_uid + SAVED_GID);
+fn os_user_protection(subject: Subject<'_>, gids: &str) -> Finding {
+    let (gid, saved) = (subject.base_uid + AGENT_ID, subject.base_uid + SAVED_GID);
     if gids.split_whitespace().nth(2) != Some(&saved.to_string()) {
         return Err(format!("Gid is {gids:?}: its saved one is not {saved}"));
     }
     let owner =
-        fs::metadata(format!("/proc/{}/environ", record.pid)).map_err(|error| error.to_string())?.uid();
+        fs::metadata(format!("/proc/{}/environ", subject.pid)).map_err(|error| error.to_string())?.uid();
     match owner {
         0 => Ok(format!("not dumpable; saved gid {saved}, the agent's processes have {gid}")),
         owner => Err(format!("its memory can be read by uid {owner}")),
     }
 }
 
-fn disk_limit(record: &BoundaryRecord, volume: &Path) -> Finding {
-    let disk = disk(record).ok_or("cannot read the size of its disk")?;
+fn disk_limit(subject: Subject<'_>, volume: &Path) -> Finding {
+    let disk = disk(subject).ok_or("cannot read the size of its disk")?;
     let file = fs::metadata(volume).map_err(|error| format!("cannot read its volume: {error}"))?.len();
     // ext4's own structures make it a little smaller than its file; the host's disk would be another size.
     match disk.size {

@@ -32,7 +32,7 @@ mod zygote;
 mod tests;
 
 pub use cgroup::{CgroupError, is_cgroup_path};
-pub use container::{Blank, Boundary, BoundaryRecord, Form, Shape};
+pub use container::{Blank, Boundary, BoundaryRecord, Form, Proof, Shape};
 pub use error::{BoundaryError, LaunchError, StartError};
 pub use given::{Given, wiped_json};
 pub use image::ImageError;
@@ -81,7 +81,8 @@ impl Config {
 
     /// The same with every other name that a mount gives it on this machine.
     pub(crate) fn hidden_names(&self) -> std::io::Result<Vec<PathBuf>> {
-        let host = procfs::read("/proc/self/mountinfo")?;
+        let own = procfs::own_mounts()?;
+        let host: Vec<_> = procfs::mounts(&own.table).collect();
         let names = |path: PathBuf| {
             let others = procfs::names(&path, &host, &host);
             [path].into_iter().chain(others)
@@ -174,6 +175,11 @@ impl Sandbox {
     /// Makes a boundary that waits for an agent. Dropping it ends it.
     pub fn prepare(&self, form: &Form, lease: UidRange) -> Result<Blank, LaunchError> {
         container::prepare(&self.shared, form, lease)
+    }
+
+    /// Looks again at a boundary that waits. What it lacks now it may have lost while nobody looked: it is to be ended then.
+    pub fn look_at(&self, blank: &mut Blank, shape: &Shape) -> Result<(), LaunchError> {
+        blank.prove(&self.shared, shape)
     }
 
     /// Takes over a boundary that an earlier process launched; `None` if its init is gone.

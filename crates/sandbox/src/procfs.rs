@@ -1,9 +1,12 @@
 //! What `/proc` says, parsed. Pure but for the small readers at the end.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +47,13 @@ fn mount(line: &str) -> Option<Mount<'_>> {
 
 /// Where a mount table shows a directory of the host, or something beneath it. A file system may be mounted more than once,
 /// whole or in part, so that one directory has many names. `host` is the table that the path is of.
-pub(crate) fn names(path: &Path, host: &str, table: &str) -> Vec<PathBuf> {
+pub(crate) fn names(path: &Path, host: &[Mount<'_>], table: &[Mount<'_>]) -> Vec<PathBuf> {
     // Of mounts on one place the last is seen.
-    let above = mounts(host).filter(|mount| path.starts_with(&*mount.target));
+    let above = host.iter().filter(|mount| path.starts_with(&*mount.target));
     let Some(home) = above.max_by_key(|mount| mount.target.len()) else { return Vec::new() };
     let Ok(rest) = path.strip_prefix(&*home.target) else { return Vec::new() };
     let inside = Path::new(&*home.root).join(rest);
-    let name = |mount: Mount<'_>| {
+    let name = |mount: &Mount<'_>| {
         let (target, root) = (Path::new(&*mount.target), Path::new(&*mount.root));
         match inside.strip_prefix(root) {
             // Joining nothing would end it with a slash.
@@ -59,7 +62,7 @@ pub(crate) fn names(path: &Path, host: &str, table: &str) -> Vec<PathBuf> {
             Err(_) => root.starts_with(&inside).then(|| target.to_owned()),
         }
     };
-    mounts(table).filter(|mount| mount.device == home.device).filter_map(name).collect()
+    table.iter().filter(|mount| mount.device == home.device).filter_map(name).collect()
 }
 
 /// Undoes the octal escapes of blanks.
@@ -106,6 +109,35 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<String> {
         length if length > MOST => Err(io::Error::other("it is longer than 1 MiB")),
         _ => Ok(text),
     }
+}
+
+/// The mount table of this process, and the filesystems in it.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) table: String,
+    pub(crate) devices: HashSet<String>,
+}
+
+/// As it is now. It is read again only when the kernel says that it changed (proc_pid_mountinfo(5)).
+pub(crate) fn own_mounts() -> io::Result<Arc<Own>> {
+    static KNOWN: Mutex<Option<(File, Arc<Own>)>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Told of a change, the kernel does not tell of it again: what was known counts no more, whatever happens next.
+    if let Some((file, own)) = known.take()
+        && poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&now))? == 0
+    {
+        *known = Some((file, own.clone()));
+        return Ok(own);
+    }
+    // Whatever changes after it was opened is told of when it is asked about next.
+    let path = "/proc/self/mountinfo";
+    let file = File::open(path)?;
+    let table = read(path)?;
+    let devices = mounts(&table).map(|mount| mount.device.to_owned()).collect();
+    let own = Arc::new(Own { table, devices });
+    *known = Some((file, own.clone()));
+    Ok(own)
 }
 
 /// The start time of a process.

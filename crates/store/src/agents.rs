@@ -308,6 +308,7 @@ impl Store {
     pub async fn order(&self, actor: Actor, id: AgentId, verb: Verb, order: &Order) -> Result<Agent, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(order.idempotency.as_ref()).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;

@@ -1,13 +1,14 @@
-//! One change: a transaction that cannot be committed without its audit event.
+//! One change, which cannot be committed without its audit event.
 
 use crate::agents::Agent;
 use crate::batch::Batch;
+use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::millis;
 use crate::{Error, Store};
 use model::{AccountId, AgentId, EventId, KeyId, NodeId};
 use serde_json::Value;
+use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,9 +53,9 @@ pub enum Changed {
 /// is known by it.
 pub type OnCommit = Arc<dyn Fn(u64, Changed) + Send + Sync>;
 
-/// A transaction under way. Dropped without a commit, it leaves nothing behind.
+/// A change under way. Dropped without a commit, it leaves nothing behind.
 pub(crate) struct Change {
-    tx: Transaction<'static, Sqlite>,
+    turn: Turn,
     /// Milliseconds since 1970.
     pub(crate) now: i64,
     pub(crate) actor: Actor,
@@ -62,38 +63,33 @@ pub(crate) struct Change {
     /// Taken while no other change can be under way.
     number: u64,
     changed: Vec<Changed>,
-    on_commit: OnCommit,
     /// Statements that nothing was read after yet.
     pub(crate) deferred: Batch,
 }
 
-// IMMEDIATE takes the write lock now: a transaction that reads first and then finds the lock taken by another process could
-// not be retried by SQLite's busy handler. FULL syncs at the commit, NORMAL with a later one.
-const BEGIN_DURABLE: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
-const BEGIN_REPEATABLE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
-
 impl Store {
     /// Begins a change that is on disk once it is committed.
     pub(crate) async fn change(&self, actor: Actor) -> Result<Change, Error> {
-        self.begin(actor, BEGIN_DURABLE).await
+        self.begin(actor, Durability::Durable).await
     }
 
     /// Begins a change that a power cut may undo as a whole, because whoever told it will tell it again.
     pub(crate) async fn repeatable_change(&self, actor: Actor) -> Result<Change, Error> {
-        self.begin(actor, BEGIN_REPEATABLE).await
+        self.begin(actor, Durability::Repeatable).await
     }
 
-    async fn begin(&self, actor: Actor, statement: &'static str) -> Result<Change, Error> {
-        let tx = self.0.writer.begin_with(statement).await?;
+    async fn begin(&self, actor: Actor, durability: Durability) -> Result<Change, Error> {
+        let turn = self.0.writer.turn(durability).await?;
+        let mut deferred = Batch::default();
+        deferred.add(SAVEPOINT);
         Ok(Change {
-            tx,
+            turn,
             number: self.0.changes.fetch_add(1, Ordering::Relaxed),
             now: millis(self.now()),
             actor,
             audited: false,
             changed: Vec::new(),
-            on_commit: self.0.on_commit.clone(),
-            deferred: Batch::default(),
+            deferred,
         })
     }
 }
@@ -102,7 +98,7 @@ impl Change {
     /// The connection, for a statement that cannot wait. Those that could are run first.
     pub(crate) async fn db(&mut self) -> Result<&mut SqliteConnection, Error> {
         self.flush().await?;
-        Ok(&mut self.tx)
+        self.turn.connection()
     }
 
     /// Runs these statements now, behind those that were deferred, and tells the rows of each.
@@ -114,7 +110,7 @@ impl Change {
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         match std::mem::take(&mut self.deferred) {
             none if none.is_empty() => Ok(()),
-            deferred => deferred.run(&mut self.tx).await.map(drop),
+            deferred => deferred.run(self.turn.connection()?).await.map(drop),
         }
     }
 
@@ -165,18 +161,24 @@ impl Change {
         self.commit_bookkeeping().await
     }
 
+    /// Nothing is changed, and what was read is told: that may be of changes before, which are made only with the commit.
+    pub(crate) async fn settle(self) -> Result<(), Error> {
+        self.commit_bookkeeping().await
+    }
+
     /// Commits what changes nothing that anybody asked for: when something was last seen or used, that an
     /// answer was given before, and the removal of what has expired.
     pub(crate) async fn commit_bookkeeping(mut self) -> Result<(), Error> {
-        self.flush().await?;
-        let Self { tx, number, changed, on_commit, .. } = self;
-        // In a task of its own: a client that hangs up now drops our caller, and whoever waits for this change
-        // must hear of it all the same.
+        // In a task of its own: a client that hangs up now drops our caller, and a savepoint of which nobody knows whether it is
+        // there would take all others with it.
         let committing = tokio::spawn(async move {
-            tx.commit().await?;
-            changed.into_iter().for_each(|changed| on_commit(number, changed));
-            Ok(())
+            // Its own trip: what was refused is not released.
+            self.flush().await?;
+            self.deferred.add(RELEASE);
+            self.flush().await?;
+            let Self { turn, number, changed, .. } = self;
+            turn.made(number, changed).await
         });
-        committing.await.unwrap_or_else(|_| Err(Error::Database(sqlx::Error::WorkerCrashed)))
+        committing.await.unwrap_or(Err(Error::Database(sqlx::Error::WorkerCrashed)))
     }
 }

@@ -131,6 +131,7 @@ impl Store {
             return Err(Error::Unaudited.into());
         };
         if let Some(before) = replayed(replay, idempotency)? {
+            change.settle().await?;
             return Ok((before, Fresh::No));
         }
         if !taken.is_empty() {

@@ -110,6 +110,11 @@ pub enum Error {
     /// The disk is full.
     #[error("the disk that holds the database is full; nothing was changed")]
     DiskFull,
+    /// Another change failed in a way that undid all that were to be committed with it.
+    #[error(
+        "the database undid this with another change that failed; nothing was changed, and it can be tried again"
+    )]
+    Undone,
     /// The database could not be opened.
     #[error("cannot open the database {}: {source}", path.display())]
     Open {

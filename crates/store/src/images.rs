@@ -31,6 +31,7 @@ impl Store {
     ) -> Result<Image, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let now = change.now;

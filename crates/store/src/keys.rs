@@ -100,6 +100,7 @@ impl Store {
     ) -> Result<(ApiKey, Fresh), Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok((before, Fresh::No));
         }
         let key = change.add_key(account, name, hash).await?;

@@ -15,6 +15,7 @@ mod deadlines;
 mod egress;
 mod error;
 mod events;
+mod group;
 mod idempotency;
 mod images;
 mod installation;
@@ -46,6 +47,7 @@ pub use secrets::{
 };
 
 use bearers::Bearers;
+use group::Writer;
 use model::clock::Clock;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -66,11 +68,9 @@ const READERS: u32 = 4;
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    /// One connection: SQLite has one writer at a time, and a queue here is fairer than its busy handler.
-    writer: SqlitePool,
+    writer: Writer,
     reader: SqlitePool,
     clock: Arc<dyn Clock>,
-    on_commit: OnCommit,
     bearers: Arc<Bearers>,
     /// Counts changes, in the order in which they were made.
     changes: AtomicU64,
@@ -147,13 +147,14 @@ impl Store {
             }
             on_commit(number, changed);
         });
-        Ok(Self(Arc::new(Inner { writer, reader, clock, on_commit, bearers, changes: AtomicU64::new(1) })))
+        let writer = Writer::new(writer, 2 * busy, on_commit);
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, changes: AtomicU64::new(1) })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.
     pub async fn close(&self) {
         self.0.reader.close().await;
-        self.0.writer.close().await;
+        self.0.writer.pool().close().await;
     }
 
     /// Whether the database answers.

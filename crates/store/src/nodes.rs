@@ -1,11 +1,14 @@
 //! Nodes, their slots, and what each of them should make true.
 
 use crate::agents::{Agent, agent};
+use crate::batch::Batch;
 use crate::change::{Actor, Change};
+use crate::egress::{ask_attention, attention};
 use crate::rows::Columns;
 use crate::{Error, PageOf, Store};
 use model::agent::AgentState;
 use model::api::Node;
+use model::egress::Attention;
 use model::node_api::{Capacity, DesiredAgent};
 use model::{AccountId, AgentId, Name, NodeId};
 use serde_json::json;
@@ -33,6 +36,9 @@ pub struct DesiredRows {
     pub agents: Vec<DesiredAgent>,
     /// Agents that are gone since the one that was asked about.
     pub gone: Vec<AgentId>,
+    /// Whom on it somebody looks after, and what they said. Read behind the rest: what changes from there on raises the
+    /// revision above that of the rows.
+    pub attention: Vec<Attention>,
 }
 
 fn node(row: &SqliteRow) -> Result<Node, Error> {
@@ -178,30 +184,29 @@ impl Store {
     /// What a node should make true: what changed after `since`, or everything. One statement, so that the revision is
     /// that of the rows.
     pub async fn desired(&self, node: NodeId, since: Option<u64>) -> Result<DesiredRows, Error> {
-        let rows = match since {
-            Some(since) => {
-                sqlx::query(
+        let mut asked = Batch::default();
+        match since {
+            Some(since) => asked
+                .add(
                     "SELECT n.rev, a.* FROM nodes n LEFT JOIN agents a ON a.node = n.id AND a.node_rev > $2
                      WHERE n.id = $1 ORDER BY a.id",
                 )
                 .bind(node.to_string())
-                .bind(i64::try_from(since).unwrap_or(i64::MAX))
-                .fetch_all(&self.0.reader)
-                .await?
-            }
-            None => {
-                sqlx::query(
+                .bind(i64::try_from(since).unwrap_or(i64::MAX)),
+            None => asked
+                .add(
                     "SELECT n.rev, a.* FROM nodes n LEFT JOIN agents a ON a.node = n.id AND a.state <> 'destroyed'
                      WHERE n.id = $1 ORDER BY a.id",
                 )
-                .bind(node.to_string())
-                .fetch_all(&self.0.reader)
-                .await?
-            }
+                .bind(node.to_string()),
         };
+        ask_attention(&mut asked, node, self.now());
+        let answers = asked.run(&mut *self.0.reader.acquire().await?).await?;
+        let [rows, attended] = &*answers else { return Err(Error::NotFound { what: "node" }) };
         let rev = rows.first().ok_or(Error::NotFound { what: "node" })?.number("rev")?;
-        let mut found = DesiredRows { rev, agents: Vec::new(), gone: Vec::new() };
-        for row in &rows {
+        let mut found =
+            DesiredRows { rev, agents: Vec::new(), gone: Vec::new(), attention: attention(attended)? };
+        for row in rows {
             if row.try_get::<Option<&str>, _>("id")?.is_none() {
                 // A node without any agents to tell of.
                 break;

@@ -51,6 +51,7 @@ impl Store {
     ) -> Result<Agent, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;

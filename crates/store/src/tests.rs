@@ -1,6 +1,7 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
 mod egress;
+mod group;
 mod secrets;
 
 use crate::agents::{Agent, AgentFilter, Order};
@@ -126,7 +127,7 @@ impl World {
         for bind in binds {
             query = query.bind(bind.clone());
         }
-        query.execute(&self.store.0.writer).await.map(|done| done.rows_affected())
+        query.execute(self.store.0.writer.pool()).await.map(|done| done.rows_affected())
     }
 
     async fn count(&self, sql: &'static str) -> i64 {
@@ -332,7 +333,7 @@ async fn a_full_disk_says_so_and_passes() {
     let world = World::new().await;
     let pages = world.count("PRAGMA page_count").await;
     // What SQLite answers when it cannot grow is the same whether the disk or this keeps it from growing.
-    let mut writer = world.store.0.writer.acquire().await.unwrap();
+    let mut writer = world.store.0.writer.pool().acquire().await.unwrap();
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
     sqlx::query(limit).execute(&mut *writer).await.unwrap();
     drop(writer);
@@ -697,7 +698,7 @@ async fn a_database_from_before_there_were_levels_is_taken_over() {
     assert_eq!((kept.spec.level, kept.spec.image), (Level::Container, Some(image)));
     assert_eq!(kept.image_name.map(|name| name.to_string()).as_deref(), Some("debian"));
     assert_eq!((kept.policy, kept.policy_revision), (None, 0));
-    let writer = &store.0.writer;
+    let writer = store.0.writer.pool();
     for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let found = sqlx::query(check).fetch_all(writer).await.unwrap();
         let said: Vec<String> = found.iter().map(|row| row.get(0)).collect();

@@ -5,6 +5,7 @@ use super::query::{Query, page};
 use crate::app::App;
 use crate::app::keys as app;
 use crate::auth::Caller;
+use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,11 +20,12 @@ use std::sync::Arc;
 pub(super) async fn create(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     guards: Guards,
     Json(request): Json<CreateKey>,
 ) -> Result<(StatusCode, axum::Json<ApiKey>), Fault> {
     let idempotency = guards.idempotency(caller.account, "create_key", &request)?;
-    Ok((StatusCode::CREATED, axum::Json(app::create(&state, &caller, request, idempotency).await?)))
+    Ok((StatusCode::CREATED, axum::Json(app::create(&state, &caller, from, request, idempotency).await?)))
 }
 
 /// Lists API keys, newest first, without their secrets.

@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::app::node_calls as app;
 use crate::app::secrets::deliver;
 use crate::auth::{Bearer, NodeCaller};
+use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -22,16 +23,18 @@ const MAX_WAIT: u64 = 60;
 pub(super) async fn enroll(
     State(state): State<Arc<App>>,
     Bearer(token): Bearer,
+    from: Client,
     Json(request): Json<Enroll>,
 ) -> Result<axum::Json<Enrolled>, Fault> {
-    Ok(axum::Json(app::enroll(&state, &token, request).await?))
+    Ok(axum::Json(app::enroll(&state, from, &token, request).await?))
 }
 
 pub(super) async fn token(
     State(state): State<Arc<App>>,
+    from: Client,
     Json(request): Json<TokenRequest>,
 ) -> Result<axum::Json<CallbackToken>, Fault> {
-    Ok(axum::Json(app::token(&state, request).await?))
+    Ok(axum::Json(app::token(&state, from, request).await?))
 }
 
 pub(super) async fn desired(

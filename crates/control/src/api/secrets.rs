@@ -5,6 +5,7 @@ use super::query::{Query, page};
 use crate::app::App;
 use crate::app::secrets::{self as app, rekey};
 use crate::auth::Caller;
+use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 pub(super) async fn create(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     guards: Guards,
     Private(request): Private<CreateSecret>,
 ) -> Result<(StatusCode, axum::Json<Secret>), Fault> {
-    let made = app::create(&state, &caller, &request, guards.idempotency_key()?).await?;
+    let made = app::create(&state, &caller, from, &request, guards.idempotency_key()?).await?;
     Ok((StatusCode::CREATED, axum::Json(made)))
 }
 
@@ -69,11 +71,12 @@ pub(super) async fn get(
 pub(super) async fn rotate(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Id(id): Id,
     guards: Guards,
     Private(request): Private<RotateSecret>,
 ) -> Result<axum::Json<Secret>, Fault> {
-    Ok(axum::Json(app::rotate(&state, &caller, &id, &request, guards.idempotency_key()?).await?))
+    Ok(axum::Json(app::rotate(&state, &caller, from, &id, &request, guards.idempotency_key()?).await?))
 }
 
 /// Says which hosts a secret may go to. Refused while an agent has it for others.
@@ -110,9 +113,10 @@ pub(super) async fn delete(
 pub(super) async fn rotate_data_key(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    to_its_end(async move { rekey::account(&state, &caller).await }).await
+    to_its_end(async move { rekey::account(&state, &caller, from).await }).await
 }
 
 /// Makes another key that wraps the keys of all accounts; for operators.
@@ -121,9 +125,10 @@ pub(super) async fn rotate_data_key(
 pub(super) async fn rotate_wrapping_key(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    to_its_end(async move { rekey::installation(&state, &caller).await }).await
+    to_its_end(async move { rekey::installation(&state, &caller, from).await }).await
 }
 
 /// Goes on with it also when whoever asked for it does not wait.

@@ -1,12 +1,14 @@
-//! Around every request: its id, and the checks that keep web pages out. A page in the user's browser can reach
-//! loopback; it cannot choose `Host` (DNS rebinding would show), nor leave out `Origin` where it matters. It cannot
-//! reach a unix socket at all: there clients without an address to name may also say `localhost`.
+//! Around every request: its id, whom it came from, the checks that keep web pages out, and the headers that keep them from what
+//! is answered. A page in the user's browser can reach loopback; it cannot choose `Host` (DNS rebinding would show), nor leave out
+//! `Origin` where it matters. It cannot reach a unix socket at all: there clients without an address to name may also say
+//! `localhost`. No header here lets another origin read anything (CORS).
 
 use crate::app::App;
+use crate::limits::Kind;
 use crate::problems::{Fault, render};
 use crate::server::Door;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use model::{Code, Problem};
@@ -58,27 +60,62 @@ fn refuse_foreign(app: &App, request: &Request) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What a browser is told to do with whatever control answers: nothing. A page that is one says what it needs itself.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// A year. Other hosts of the domain are not ours to speak for.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+fn secure(headers: &mut HeaderMap, tls: bool) {
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+    }
+}
+
 fn request_id() -> String {
     let random = getrandom::u64().unwrap_or_default();
     format!("req_{random:016x}")
 }
 
 /// The outermost layer.
-pub(crate) async fn shield(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn shield(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id();
+    let client = app.proxies.client(request.extensions().get(), request.headers());
+    request.extensions_mut().insert(client);
+    let presented =
+        [header::AUTHORIZATION, header::COOKIE].iter().any(|it| request.headers().contains_key(it));
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let response = match refuse_foreign(&app, &request) {
         Ok(()) => next.run(request).instrument(span).await,
         Err(fault) => fault.into_response(),
     };
     let mut response = response;
+    let failed = |problem: &Problem| problem.code == Code::Unauthenticated;
+    if presented
+        && response.extensions().get().is_some_and(failed)
+        && let Err(fault) = app.limits.check(Kind::Failures, client.address, None).await
+    {
+        response = fault.into_response();
+    }
     if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
         Fault::locate(problem, &app.database);
     }
     let mut response = render(response, &id);
     let headers = response.headers_mut();
     headers.insert("x-request-id", HeaderValue::from_str(&id).expect("made of hexadecimal digits"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    secure(headers, client.secure);
     response
 }

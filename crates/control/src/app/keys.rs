@@ -2,6 +2,8 @@
 
 use crate::app::App;
 use crate::auth::{Caller, secret};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use model::KeyId;
 use model::api::{ApiKey, CreateKey};
@@ -11,9 +13,11 @@ use store::{Fresh, Idempotency};
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: CreateKey,
     idempotency: Option<Idempotency>,
 ) -> Result<ApiKey, Fault> {
+    app.limits.check(Kind::ApiKeys, from.address, Some(&caller.account)).await?;
     let secret = secret::generate(secret::API_KEY).map_err(|error| Fault::internal(&error))?;
     let (key, fresh) = app
         .store

@@ -11,10 +11,11 @@ pub(crate) mod policies;
 pub(crate) mod secrets;
 pub(crate) mod validate;
 
-use crate::auth::pace::Pace;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
+use crate::limits::Limits;
 use crate::notify::Notify;
+use crate::peer::Proxies;
 use crate::vault::Vault;
 use model::Name;
 use model::mode::Mode;
@@ -31,8 +32,10 @@ pub(crate) struct App {
     pub(crate) keys: Vec<VerifyingKey>,
     /// The keys of secrets.
     pub(crate) vault: Vault,
-    /// How often nodes ask for secrets.
-    pub(crate) pace: Pace,
+    /// How often sensitive things are asked for.
+    pub(crate) limits: Limits,
+    /// Whose word is taken for whom they speak for.
+    pub(crate) proxies: Proxies,
     pub(crate) seats: Seats,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it.

@@ -2,6 +2,8 @@
 
 use crate::app::{App, validate};
 use crate::auth::{assertion, secret};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +16,8 @@ use store::Enrolment;
 
 const CALLBACK_LIFE: time::Duration = time::Duration::hours(24);
 
-pub(crate) async fn enroll(app: &App, token: &str, request: Enroll) -> Result<Enrolled, Fault> {
+pub(crate) async fn enroll(app: &App, from: Client, token: &str, request: Enroll) -> Result<Enrolled, Fault> {
+    app.limits.check(Kind::Enrolment, from.address, Some(&secret::hash(token))).await?;
     validate::enroll(&request)?;
     let key = URL_SAFE_NO_PAD.decode(&request.public_key).ok();
     if key.is_none_or(|key| key.len() != 32) {
@@ -30,7 +33,8 @@ pub(crate) async fn enroll(app: &App, token: &str, request: Enroll) -> Result<En
     Ok(Enrolled { node, installation: app.installation.id.clone() })
 }
 
-pub(crate) async fn token(app: &App, request: TokenRequest) -> Result<CallbackToken, Fault> {
+pub(crate) async fn token(app: &App, from: Client, request: TokenRequest) -> Result<CallbackToken, Fault> {
+    app.limits.check(Kind::TokenExchange, from.address, None).await?;
     let refused = |error: assertion::AssertionError| {
         let remedy = "sign a new assertion with the enrolled key, for this installation, valid for a minute";
         Fault(Problem::new(Code::Unauthenticated, error.to_string()).remedy(remedy))
@@ -39,6 +43,8 @@ pub(crate) async fn token(app: &App, request: TokenRequest) -> Result<CallbackTo
     let key = app.store.node_key(node).await?.ok_or_else(|| refused(assertion::AssertionError::Signature))?;
     let now = app.store.now().unix_timestamp();
     let claims = assertion::verify(&request.assertion, &key, &app.installation.id, now).map_err(refused)?;
+    // Only now: who cannot sign for a node does not use up what it may.
+    app.limits.check(Kind::TokenExchange, None, Some(&node)).await?;
     let token = secret::generate(secret::CALLBACK).map_err(|error| Fault::internal(&error))?;
     app.store.trade_assertion(&claims, &secret::hash(&token), CALLBACK_LIFE).await?;
     Ok(CallbackToken { token, expires_in: CALLBACK_LIFE.whole_seconds().unsigned_abs() })
@@ -70,8 +76,6 @@ pub(crate) async fn desired(
         // It has a revision that never was here.
         rows = app.store.desired(node, None).await?;
     }
-    // Read behind the rows: what changes from here on raises the revision above theirs.
-    let attention = app.store.attention(node).await?;
     Ok(DesiredState {
         installation: app.installation.id.clone(),
         database_epoch: app.installation.database_epoch,
@@ -80,7 +84,7 @@ pub(crate) async fn desired(
         since,
         gone: rows.gone,
         keys: app.keys.clone(),
-        attention,
+        attention: rows.attention,
     })
 }
 

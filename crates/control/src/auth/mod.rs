@@ -1,7 +1,6 @@
 //! Who is asking: holders of API keys, and nodes.
 
 pub(crate) mod assertion;
-pub(crate) mod pace;
 pub(crate) mod seal;
 pub(crate) mod seats;
 pub(crate) mod secret;

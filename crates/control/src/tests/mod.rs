@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod door;
 mod egress;
 mod evidence;
 mod images;
@@ -14,4 +15,5 @@ mod rekey;
 mod secrets;
 mod serving;
 mod time_passes;
+mod tls;
 mod world;

@@ -8,6 +8,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+fn plain() -> server::Entry {
+    server::Entry::Plain(Vec::new())
+}
+
 #[tokio::test]
 async fn a_taken_port_names_the_remedy() {
     let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,7 +59,7 @@ async fn connections_are_limited_and_end_cleanly() {
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let ending = CancellationToken::new();
-    let doors = server::Doors::new(listener, None).unwrap();
+    let doors = server::Doors::new(listener, plain(), None).unwrap();
     let serving = tokio::spawn(server::serve(doors, api::router(world.app.clone()), ending.clone()));
     let exchange = async |request: Vec<u8>| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -96,7 +100,7 @@ async fn the_unix_socket_asks_for_the_same_keys() {
     let tcp = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = tcp.local_addr().unwrap();
     let ending = CancellationToken::new();
-    let doors = server::Doors::new(tcp, Some(unix)).unwrap();
+    let doors = server::Doors::new(tcp, plain(), Some(unix)).unwrap();
     let serving = tokio::spawn(server::serve(doors, api::router(world.app.clone()), ending.clone()));
     let ask = |host: &str, more: &str| {
         format!("GET /v1/whoami HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n").into_bytes()
@@ -149,8 +153,9 @@ async fn those_who_only_hold_places_keep_nobody_out() {
     let address = listener.local_addr().unwrap();
     let ending = CancellationToken::new();
     let router = api::router(world.app.clone());
-    let doors = server::Doors::new(listener, None).unwrap();
-    let serving = tokio::spawn(server::serve_some(doors, router, ending.clone(), 4));
+    let doors = server::Doors::new(listener, plain(), None).unwrap();
+    let bounds = server::Bounds { places: 4, head: Duration::from_secs(10) };
+    let serving = tokio::spawn(server::serve_some(doors, router, ending.clone(), bounds));
     let open = async |text: String| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
@@ -222,4 +227,50 @@ async fn one_account_does_not_take_all_of_control() {
     assert_eq!(other.status.as_u16(), 200, "others are served");
     waits.shutdown().await;
     assert_eq!(world.get("/v1/whoami").await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn heads_that_trickle_in_are_not_waited_for() {
+    let world = World::new().await;
+    let listener = server::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ending = CancellationToken::new();
+    let bounds = server::Bounds { places: 64, head: Duration::from_millis(500) };
+    let doors = server::Doors::new(listener, plain(), None).unwrap();
+    let serving =
+        tokio::spawn(server::serve_some(doors, api::router(world.app.clone()), ending.clone(), bounds));
+    let began = std::time::Instant::now();
+    let get = "GET /v1/healthz HTTP/1.1\r\nHost: 127.0.0.1:7700\r\n";
+    let mut slow = tokio::task::JoinSet::new();
+    // One that says nothing, one that says a byte at a time, one that is answered and then begins another head, and one that idles.
+    for (first, then) in
+        [("", ""), (get, "X"), (&*format!("{get}\r\n{get}"), "X"), (&*format!("{get}\r\n"), "")]
+    {
+        let (first, then) = (first.to_owned(), then.to_owned());
+        slow.spawn(async move {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (mut reading, mut writing) = stream.into_split();
+            writing.write_all(first.as_bytes()).await.unwrap();
+            let trickle = async {
+                while writing.write_all(then.as_bytes()).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            let mut said = Vec::new();
+            tokio::select! {
+                // A reset is an end, too.
+                _ = reading.read_to_end(&mut said) => {}
+                () = trickle => {}
+            }
+            let said = String::from_utf8_lossy(&said).into_owned();
+            (first.contains("\r\n\r\n"), said)
+        });
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(8), slow.join_all()).await;
+    for (whole, said) in ended.expect("all of them were put out") {
+        assert_eq!(said.contains("200 OK"), whole, "{said}");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(500), "not before their time");
+    ending.cancel();
+    tokio::time::timeout(Duration::from_secs(8), serving).await.unwrap().unwrap();
 }

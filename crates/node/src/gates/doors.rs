@@ -6,7 +6,8 @@
 //! of another account is none of its business.
 
 use super::Gates;
-use crate::egress::{self, Network};
+use crate::egress;
+use model::Network;
 use model::gate_api::{FromGateSockets, MAX_PACKET, ToGateSockets, Unconnected};
 use model::{AccountId, AgentId};
 use rustix::io::Errno;

@@ -1,5 +1,6 @@
 use crate::Config;
-use crate::egress::{Network, is_allowed};
+use crate::egress::is_allowed;
+use model::Network;
 use model::config::Checked;
 
 fn keys(text: &str) -> Vec<String> {

@@ -14,7 +14,7 @@ use sandbox::Given;
 use time::OffsetDateTime;
 
 impl Worker {
-    /// All of it, with the authority of this start; `None` when it does not start now.
+    /// All of it, with the authority of this start if its policy needs one; `None` when it does not start now.
     pub(super) async fn given(
         &mut self,
         spec: &AgentSpec,
@@ -22,16 +22,16 @@ impl Worker {
         let policy = self.local.as_ref().and_then(|local| local.desired.policy.clone());
         let Some(mut given) = self.secrets(spec, policy.as_ref()).await? else { return Ok(None) };
         // Nothing of a workspace passes a gate.
-        if spec.level == Level::Workspace {
+        let looked_into =
+            spec.level != Level::Workspace && policy.is_some_and(|policy| policy.terminates_anything());
+        if !looked_into {
             return Ok(Some((given, None)));
         }
         let made = authority::make(self.agent, OffsetDateTime::now_utc());
         let made = made.map_err(|error| stuck("make its authority", &error))?;
-        if policy.is_some_and(|policy| policy.terminates_anything()) {
-            given.authority = Some(made.certificate.clone());
-            let roots = self.shared.config.egress.roots.clone();
-            given.roots = self.blocking("read certificates", move |_| gates::read_roots(&roots).ok()).await?;
-        }
+        given.authority = Some(made.certificate.clone());
+        let roots = self.shared.config.egress.roots.clone();
+        given.roots = self.blocking("read certificates", move |_| gates::read_roots(&roots).ok()).await?;
         Ok(Some((given, Some(made))))
     }
 

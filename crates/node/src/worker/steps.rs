@@ -11,10 +11,12 @@ use crate::lease::Owner;
 use crate::local::{After, Local, Motion, Phase};
 use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
-use model::evidence::Evidence;
+use model::evidence::{Evidence, Observation};
 use model::node_api::DesiredAgent;
 use model::{AgentSpec, BoundaryId, Desired, Driver, ExitReason};
-use sandbox::{Blank, Boundary, BoundaryError, BoundaryRecord, Doors, LaunchError, Sandbox, Shape, UidRange};
+use sandbox::{
+    Blank, Boundary, BoundaryError, BoundaryRecord, Doors, LaunchError, Proof, Sandbox, Shape, UidRange,
+};
 use std::error::Error;
 use std::time::Instant;
 use time::OffsetDateTime;
@@ -96,7 +98,7 @@ impl Worker {
         match found.map_err(|error| stuck("adopt it", &error))? {
             Ok(seen) => {
                 tracing::info!(agent = %self.agent, pid = seen.boundary.record().pid, "adopted");
-                self.hold(seen, Motion::Unknown)?;
+                self.hold(seen, Motion::Unknown).await?;
             }
             Err(reason) => {
                 let after = if rebooted { After::Parked } else { After::Ended };
@@ -261,6 +263,10 @@ impl Worker {
         }
         let path = channel(&address.directory, self.agent);
         let mut blank = self.blank.take();
+        if let Some(blank) = &mut blank {
+            // The pool may have been too busy to look.
+            blank.forget(2 * self.shared.config.inspect_every.duration());
+        }
         let launched = self
             .heavy("launch", move |sandbox| {
                 let mut attempts = 1;
@@ -277,7 +283,7 @@ impl Worker {
                 tracing::info!(agent = %self.agent, pid = seen.boundary.record().pid, "launched");
                 let now = OffsetDateTime::now_utc();
                 self.change(|local| local.last_activity = Some(now));
-                self.hold(seen, Motion::Running)
+                self.hold(seen, Motion::Running).await
             }
             // It is there: left by a node whose journal was lost.
             Err(LaunchError::AlreadyRunning { .. }) => self.recover().await,
@@ -305,7 +311,7 @@ impl Worker {
         match found.map_err(|error: BoundaryError| stuck("recover it", &error))? {
             Some(Ok(seen)) => {
                 tracing::info!(%agent, pid = seen.boundary.record().pid, "found after a launch that was cut short");
-                self.hold(seen, Motion::Unknown)
+                self.hold(seen, Motion::Unknown).await
             }
             Some(Err((reason, record))) => {
                 // It ran and ended by itself: that was its one start. Else it never really ran.
@@ -326,8 +332,8 @@ impl Worker {
     }
 
     /// Takes a live boundary in hand.
-    fn hold(&mut self, found: Found, motion: Motion) -> Result<(), Stuck> {
-        let Found { boundary, evidence, doors } = found;
+    async fn hold(&mut self, found: Found, motion: Motion) -> Result<(), Stuck> {
+        let Found { boundary, evidence, at, doors } = found;
         let record = boundary.record().clone();
         let held = Held::new(boundary, doors).map_err(|error| stuck("watch it", &error))?;
         let lease = UidRange { base: record.base_uid };
@@ -337,7 +343,7 @@ impl Worker {
             tracing::error!(agent = %self.agent, %error, "two agents have the same user ids");
         }
         self.shared.secrets.need(self.agent);
-        self.observation = Some(verify::observation(&record));
+        self.observation = Some(Observation { at, ..verify::observation(&record) });
         self.next_look =
             Instant::now() + recheck::phase(self.agent, self.shared.config.inspect_every.duration());
         self.boundary = Some(held);
@@ -351,6 +357,8 @@ impl Worker {
         });
         // Whoever waits for it need not wait for the record: until that is written, a node that finds it adopts it.
         self.publish();
+        // What was told now waits for this thread.
+        tokio::task::yield_now().await;
         self.save()
     }
 
@@ -553,13 +561,19 @@ impl Worker {
 struct Found {
     boundary: Boundary,
     evidence: Vec<Evidence>,
+    at: OffsetDateTime,
     doors: Option<Doors>,
 }
 
 /// A boundary with what was seen of it before it began.
 fn proved(boundary: Boundary) -> Found {
-    let (evidence, doors) = (boundary.proof().to_vec(), open_doors(&boundary));
-    Found { boundary, evidence, doors }
+    match boundary.proof().cloned() {
+        Some(Proof { evidence, at }) => {
+            let doors = open_doors(&boundary);
+            Found { boundary, evidence, at: at.into(), doors }
+        }
+        None => inspected(boundary),
+    }
 }
 
 /// One that was taken over, with what there is around it. What it lacks now it may have lost while nobody looked: it is not
@@ -568,7 +582,7 @@ fn inspected(boundary: Boundary) -> Found {
     // What leads to its doors is a part of what is looked at.
     let doors = open_doors(&boundary);
     let evidence = boundary.inspect();
-    Found { boundary, evidence, doors }
+    Found { boundary, evidence, at: OffsetDateTime::now_utc(), doors }
 }
 
 /// Its doors, if it has any. Without, nothing leaves it, and that is tried again with every look.

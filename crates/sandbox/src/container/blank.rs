@@ -6,18 +6,20 @@
 //! pipe closes.
 
 use super::launch::agent;
-use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, blank_dir};
+use super::{Boundary, BoundaryRecord, EXIT_RECORD, PATIENCE, Proof, blank_dir};
 use crate::cgroup::Group;
 use crate::children::{self, Watch};
 use crate::error::LaunchError;
+use crate::inspect::{self, Places, Subject};
+use crate::network::{self, Doors};
 use crate::oci::Made;
 use crate::zygote::{Begun, Launched, Prepared, Refusal, ZygoteError};
-use crate::{Shared, UidRange, apparmor, files, network, systemd};
+use crate::{Shared, UidRange, apparmor, files, procfs, systemd};
 use jail::laps::Laps;
 use jail::oci::kernel::Seen;
 use jail::spec::{Identity, Launch, PrepareFds, Root};
 use model::agent::Level;
-use model::evidence::Evidence;
+use model::evidence::{Evidence, missing};
 use model::{AgentSpec, BoundaryId, ByteSize, Driver, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -29,9 +31,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
 
 /// Connections that may wait for init to accept them.
 const CHANNEL_BACKLOG: i32 = 128;
+/// A process that ends has no namespaces any more a little before it is seen to have ended.
+const ENDING: Duration = Duration::from_millis(200);
 /// The channel's socket, until the agent's directory has it.
 pub(crate) const CHANNEL: &str = "channel";
 
@@ -111,6 +117,10 @@ pub struct Blank {
     pub(super) traces: Traces,
     /// Its volume, until it is mounted inside.
     mount: Option<OwnedFd>,
+    /// Where all arrives that leaves it, if it has a network of its own.
+    doors: Option<Doors>,
+    /// What was seen of it once it was whole.
+    pub(super) proof: Option<Proof>,
     _watch: Watch,
 }
 
@@ -131,9 +141,7 @@ impl Blank {
 
     /// Whether its process still waits.
     pub fn is_alive(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let Some(pidfd) = &self.traces.pidfd else { return false };
-        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ended| ended == 0)
+        self.traces.lives_for(Duration::ZERO)
     }
 
     /// Ends it and removes all of it. Its ids are free once that is done.
@@ -163,21 +171,52 @@ impl Blank {
             laps,
             traces,
             mount: None,
+            doors: made.doors,
+            proof: None,
             _watch: Watch::new(pid),
         }
     }
 
+    /// Looks at one that is whole as at an agent's, so that whoever takes it need not wait for that.
+    pub(crate) fn prove(&mut self, shared: &Shared, shape: &Shape) -> Result<(), LaunchError> {
+        let at = SystemTime::now();
+        let subject = Subject {
+            pid: self.pid,
+            start_time: procfs::process_start_time(self.pid).map_err(LaunchError::DiedAtOnce)?,
+            base_uid: self.lease.base,
+            level: shape.level,
+            landlock_abi: self.landlock_abi.unwrap_or_default(),
+            driver: shape.driver,
+            kernel: self.kernel.as_ref(),
+        };
+        let volume = shared.volumes.blank_path(self.id);
+        let hidden = hidden(shared, shape.level);
+        let places = Places { volume: &volume, hidden: &hidden };
+        let evidence = inspect::inspect(subject, &self.traces.group, places, || self.is_alive());
+        require(shape.level, &evidence)?;
+        self.proof = Some(Proof { evidence, at });
+        Ok(())
+    }
+
+    /// Whether it was looked at within this time. A clock that was set back says no.
+    pub fn was_seen(&self, within: Duration) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.at.elapsed().is_ok_and(|age| age <= within))
+    }
+
+    /// What was seen longer ago than this does not count: whoever takes it looks at all of it.
+    pub fn forget(&mut self, before: Duration) {
+        if !self.was_seen(before) {
+            self.proof = None;
+        }
+    }
+
     /// The agent's from now on.
-    pub(super) fn into_boundary(
-        mut self,
-        shared: &Shared,
-        record: BoundaryRecord,
-        proof: Vec<Evidence>,
-    ) -> Boundary {
+    pub(super) fn into_boundary(mut self, shared: &Shared, record: BoundaryRecord, proof: Proof) -> Boundary {
         self.traces.kept = true;
         let pidfd = self.traces.pidfd.take();
         let mut boundary = Boundary::new(shared, record, pidfd);
-        boundary.proof = proof;
+        boundary.proof = Some(proof);
+        boundary.doors = Mutex::new(self.doors.take());
         boundary
     }
 }
@@ -221,6 +260,13 @@ impl Traces {
         Ok((PrepareFds { init: init.into(), channel, exit_record, config, cgroups }, ours.into()))
     }
 
+    /// Whether its process is there, and still so after this time.
+    fn lives_for(&self, time: Duration) -> bool {
+        let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+        let Some(pidfd) = &self.pidfd else { return false };
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time)).is_ok_and(|ended| ended == 0)
+    }
+
     fn remove(&mut self) -> Result<(), LaunchError> {
         if self.kept {
             return Ok(());
@@ -262,6 +308,7 @@ pub(crate) fn prepare(shared: &Shared, form: &Form, lease: UidRange) -> Result<B
     if let Form::Whole(shape) = form {
         let volume = shared.volumes.blank_path(blank.id);
         complete(shared, &mut blank, shape, &volume)?;
+        blank.prove(shared, shape)?;
     }
     Ok(blank)
 }
@@ -293,10 +340,15 @@ pub(super) fn begin(
     traces.pidfd = Some(pidfd);
     laps.lap("namespaces and ids");
     laps.within(within);
-    if !host_network {
-        network::steer_own(pid)?;
-        laps.lap("steering");
-    }
+    let doors = match host_network {
+        true => None,
+        false => match network::own_doors(pid) {
+            // It waits for the zygote, and ended with it.
+            Err(_) if !traces.lives_for(ENDING) => return Err(ZygoteError::Died.into()),
+            made => made?,
+        },
+    };
+    laps.lap("steering and doors");
     Ok(Blank {
         id,
         lease,
@@ -309,6 +361,8 @@ pub(super) fn begin(
         laps,
         traces,
         mount,
+        doors,
+        proof: None,
         _watch: Watch::new(pid),
     })
 }
@@ -340,6 +394,19 @@ fn refused(refusal: Refusal) -> LaunchError {
         (true, None) => "the zygote does not say why".to_owned(),
     };
     LaunchError::Step { step: refusal.step, detail, source }
+}
+
+/// What an agent of this level must not see of the machine's system.
+pub(super) fn hidden(shared: &Shared, level: Level) -> Vec<PathBuf> {
+    if level.has_image() { Vec::new() } else { shared.config.hidden() }
+}
+
+/// Nothing of an agent runs in a boundary that lacks what its level demands.
+pub(super) fn require(level: Level, evidence: &[Evidence]) -> Result<(), LaunchError> {
+    match missing(level, evidence) {
+        lacking if lacking.is_empty() => Ok(()),
+        lacking => Err(LaunchError::Unproven { level, lacking }),
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<OwnedFd, LaunchError> {

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// One agent's boundary. Dropping it ends nothing.
 #[derive(Debug)]
@@ -37,12 +37,23 @@ pub struct Boundary {
     jail: PathBuf,
     jail_digest: String,
     /// What was seen before it began.
-    pub(super) proof: Vec<Evidence>,
+    pub(super) proof: Option<Proof>,
+    /// Doors that were made with it, until somebody has them.
+    pub(super) doors: Mutex<Option<Doors>>,
     /// Set when we ended it, so that its end is no riddle.
     killed: AtomicBool,
     /// How init ended, once it was collected: the kernel tells it only once.
     status: Mutex<Option<Status>>,
     _watch: Watch,
+}
+
+/// What was seen of a boundary before anything of its agent ran.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proof {
+    /// One for each control of its level.
+    pub evidence: Vec<Evidence>,
+    /// When; limits and disk, which are the agent's own, were seen as it began.
+    pub at: SystemTime,
 }
 
 /// How init ended, as its parent learns it.
@@ -82,7 +93,8 @@ impl Boundary {
             _watch: Watch::new(record.pid),
             record,
             pidfd,
-            proof: Vec::new(),
+            proof: None,
+            doors: Mutex::new(None),
             killed: AtomicBool::new(false),
             status: Mutex::new(None),
         }
@@ -221,7 +233,7 @@ impl Boundary {
     /// What it uses now.
     pub fn stats(&self) -> Stats {
         let usage = self.group.usage();
-        let disk = crate::inspect::disk(&self.record).unwrap_or_default();
+        let disk = crate::inspect::disk((&self.record).into()).unwrap_or_default();
         Stats {
             cpu_usec: usage.cpu_usec,
             memory: usage.memory,
@@ -234,14 +246,14 @@ impl Boundary {
         }
     }
 
-    /// What the kernel said of each control before anything of the agent ran. Empty for one that was taken over.
-    pub fn proof(&self) -> &[Evidence] {
-        &self.proof
+    /// What the kernel said of each control before anything of the agent ran. Nothing for one that was taken over.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.proof.as_ref()
     }
 
     /// What the kernel says of each control, now. One [`Evidence`] per control of its level.
     pub fn inspect(&self) -> Vec<Evidence> {
-        crate::inspect::inspect(&self.record, &self.group, self.places(), || self.is_alive())
+        crate::inspect::inspect((&self.record).into(), &self.group, self.places(), || self.is_alive())
     }
 
     fn places(&self) -> crate::inspect::Places<'_> {
@@ -250,18 +262,21 @@ impl Boundary {
 
     /// The same with what takes longer to read.
     pub fn inspect_whole(&self) -> Vec<Evidence> {
-        crate::inspect::inspect_whole(&self.record, &self.group, self.places(), || self.is_alive())
+        crate::inspect::inspect_whole((&self.record).into(), &self.group, self.places(), || self.is_alive())
     }
 
-    /// The doors at which all arrives that leaves it, shut, and its gate's to open. Sets what leads there if it is not set, and
-    /// compares it if it is. `None` where nothing can leave in this way: in the host's network (level 0), and under
+    /// The doors at which all arrives that leaves it, shut, and its gate's to open. The first are those that were made with it.
+    /// For others, sets what leads there if it is not set, and compares it if it is. `None` where nothing can leave in this way: in the host's network (level 0), and under
     /// another kernel.
     pub fn open_doors(&self) -> Result<Option<Doors>, SteerError> {
         if self.record.level == Level::Workspace || self.record.driver.is_kernel() {
             return Ok(None);
         }
-        network::steer(self.record.pid)?;
-        let doors = network::doors(self.record.pid)?;
+        let ready = self.doors.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let doors = match ready {
+            Some(doors) => doors,
+            None => network::doors(self.record.pid)?,
+        };
         // Its pid named this very init the whole time.
         Ok(self.is_alive().then_some(doors))
     }

@@ -1,15 +1,15 @@
 //! Giving a boundary to an agent. It is the same whether the boundary waited for one, or is made now.
 
 use super::blank::{self, Blank, CHANNEL, Shape};
-use super::{Boundary, BoundaryRecord, RECORD, adopt, agent_dir, find};
+use super::{Boundary, BoundaryRecord, Proof, RECORD, adopt, agent_dir, find};
 use crate::cgroup::Group;
 use crate::error::LaunchError;
 use crate::given::{Given, wiped_json};
 use crate::host::namespace;
-use crate::{Shared, UidRange, children, files, inspect, oci, procfs};
+use crate::inspect::{self, Subject};
+use crate::{Shared, UidRange, children, files, oci, procfs};
 use jail::spec::{self, ExecSpec, FileRules, InitConfig};
 use model::agent::{Command, Level, RunAs};
-use model::evidence::missing;
 use model::secret::SecretValue;
 use model::{AgentSpec, Driver};
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 use zeroize::{Zeroize, Zeroizing};
 
 /// What a pipe holds without being asked to hold more (pipe(7)).
@@ -112,13 +113,21 @@ fn claim(
     };
     // Init waits for its configuration: nothing of the agent runs before all is seen that its level demands.
     let volume = shared.volumes.path(spec.volume);
-    let hidden = if record.level.has_image() { Vec::new() } else { shared.config.hidden() };
+    let proof = blank.proof.take();
+    let hidden = if proof.is_none() { blank::hidden(shared, spec.level) } else { Vec::new() };
     let places = inspect::Places { volume: &volume, hidden: &hidden };
-    let evidence = inspect::inspect(&record, &blank.traces.group, places, || blank.is_alive());
-    let lacking = missing(spec.level, &evidence);
-    if !lacking.is_empty() {
-        return Err(LaunchError::Unproven { level: spec.level, lacking });
-    }
+    let (subject, group) = (Subject::from(&record), &blank.traces.group);
+    let proof = match proof {
+        Some(Proof { evidence, at }) => {
+            let evidence = inspect::inspect_fitted(subject, group, places, || blank.is_alive(), evidence);
+            Proof { evidence, at }
+        }
+        None => {
+            let at = SystemTime::now();
+            Proof { evidence: inspect::inspect(subject, group, places, || blank.is_alive()), at }
+        }
+    };
+    blank::require(spec.level, &proof.evidence)?;
     blank.laps.lap("inspect");
     let path = blank.traces.dir.join(CHANNEL);
     hand_over(&path, gid, channel)
@@ -144,7 +153,7 @@ fn claim(
     }
     blank.laps.lap("configuration");
     tracing::debug!(agent = %spec.id, laps = blank.laps.to_json(), "launched");
-    Ok(blank.into_boundary(shared, record, evidence))
+    Ok(blank.into_boundary(shared, record, proof))
 }
 
 /// Gives the listening socket its owner, and then its place: nobody could reach it before.

@@ -6,8 +6,8 @@ mod launch;
 
 pub(crate) use blank::prepare;
 pub use blank::{Blank, Form, Shape};
-pub use boundary::Boundary;
 pub(crate) use boundary::printable;
+pub use boundary::{Boundary, Proof};
 pub(crate) use launch::launch;
 
 use crate::apparmor::{self, Offer};

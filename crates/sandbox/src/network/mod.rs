@@ -110,7 +110,7 @@ impl Links {
 
 /// Sets routes and rules in the network namespace of a process, unless they are there, and sees that there is nothing else.
 /// Refused for the host's own namespace.
-pub(crate) fn steer(pid: u32) -> Result<(), SteerError> {
+fn steer(pid: u32) -> Result<(), SteerError> {
     Links::open(pid).map_err(failed("open sockets"))?.steer()?;
     match old_tables(pid) {
         old if old.is_empty() => Ok(()),
@@ -130,10 +130,10 @@ pub(crate) fn try_out() -> Result<(), SteerError> {
 
 /// The same for a boundary that is being made. One that has no namespace of its own is left as it is: whoever looks at it
 /// before it begins misses that.
-pub(crate) fn steer_own(pid: u32) -> Result<(), SteerError> {
+pub(crate) fn own_doors(pid: u32) -> Result<Option<Doors>, SteerError> {
     match namespace::is_in_hosts_network(pid) {
-        Ok(true) => Ok(()),
-        _ => steer(pid),
+        Ok(true) => Ok(None),
+        _ => doors(pid).map(Some),
     }
 }
 
@@ -182,8 +182,9 @@ pub struct Doors {
     pub udp: OwnedFd,
 }
 
-/// See [`Doors::make`].
+/// Doors of a namespace, and what leads there. The doors are shut.
 pub(crate) fn doors(pid: u32) -> Result<Doors, SteerError> {
+    steer(pid)?;
     Doors::make(pid).map_err(failed("make sockets"))
 }
 

@@ -6,10 +6,9 @@
 //! cannot be seen from here was asked of init before anything of the agent ran, and says so.
 
 use crate::cgroup::Group;
-use crate::container::BoundaryRecord;
 use crate::host::namespace;
-use crate::inspect::{Finding, Identity, host_owned, identity, open_namespace, root_filesystem};
-use crate::procfs;
+use crate::inspect::{Finding, Identity, Subject, host_owned, identity, open_namespace, root_filesystem};
+use crate::procfs::{self, Own};
 use jail::layout::ROOT_CAPABILITIES;
 use model::evidence::Control;
 use std::fs::{self, File};
@@ -51,7 +50,7 @@ struct Process {
 /// All processes of one such agent.
 #[derive(Debug)]
 pub(crate) struct Kernel<'a> {
-    record: &'a BoundaryRecord,
+    subject: Subject<'a>,
     processes: Vec<Process>,
     /// The agent's user namespace, and those of sentries below it.
     users: Vec<Identity>,
@@ -59,12 +58,12 @@ pub(crate) struct Kernel<'a> {
 
 impl<'a> Kernel<'a> {
     /// Looks at every process in the agent's cgroup.
-    pub(crate) fn look(record: &'a BoundaryRecord, group: &Group) -> Result<Self, String> {
-        let own = user(record.pid)?;
+    pub(crate) fn look(subject: Subject<'a>, group: &Group) -> Result<Self, String> {
+        let own = user(subject.pid)?;
         let mut users = vec![own];
         let mut processes = Vec::new();
         for pid in group.processes() {
-            let found = if pid == record.pid { Ok(Role::Guard) } else { role(pid, own, &mut users) };
+            let found = if pid == subject.pid { Ok(Role::Guard) } else { role(pid, own, &mut users) };
             match found.and_then(|role| Ok(Process { pid, role, status: read(pid, "status")? })) {
                 Ok(process) => processes.push(process),
                 // It ended meanwhile, as stubs do when programs end.
@@ -77,11 +76,11 @@ impl<'a> Kernel<'a> {
                 return Err(format!("there is no {what} in its cgroup"));
             }
         }
-        Ok(Self { record, processes, users })
+        Ok(Self { subject, processes, users })
     }
 
     /// What is said of a control in another way than of an agent of the host's kernel; `None` where it is the same.
-    pub(crate) fn find(&self, control: Control, same: impl Fn() -> Finding, host: &str) -> Option<Finding> {
+    pub(crate) fn find(&self, control: Control, same: impl Fn() -> Finding, own: &Own) -> Option<Finding> {
         let all = |finding: Finding| finding.map(|said| format!("{said}; {}", self.count()));
         Some(match control {
             Control::UserNamespace => same().map(|said| {
@@ -97,7 +96,7 @@ impl<'a> Kernel<'a> {
             Control::NoNewPrivs => all(self.each("NoNewPrivs", "1")),
             Control::Seccomp => all(self.each("Seccomp", "2")),
             Control::Capabilities => self.capabilities(),
-            Control::RootFilesystem => self.root(host),
+            Control::RootFilesystem => self.root(own),
             Control::KernelInterfaces => self.mounts(|mount| {
                 let reaching =
                     ["proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "bpf"];
@@ -131,8 +130,8 @@ impl<'a> Kernel<'a> {
 
     /// The guard's is the host's; all others are in it, or in one that belongs to the agent's ids.
     fn namespace(&self, kind: &'static str) -> Finding {
-        let said = host_owned(self.record, kind)?;
-        let own = identity(&open_namespace(&self.record.pid.to_string(), kind)?)?;
+        let said = host_owned(self.subject, kind)?;
+        let own = identity(&open_namespace(&self.subject.pid.to_string(), kind)?)?;
         let mut others = 0;
         for Process { pid, role, .. } in &self.processes {
             let namespace = match open_namespace(&pid.to_string(), kind) {
@@ -185,7 +184,7 @@ impl<'a> Kernel<'a> {
             .to_owned())
     }
 
-    fn root(&self, host: &str) -> Finding {
+    fn root(&self, own: &Own) -> Finding {
         let mut said = String::new();
         for role in [Role::Guard, Role::Gofer] {
             for process in self.of(role) {
@@ -195,7 +194,7 @@ impl<'a> Kernel<'a> {
                     .lines()
                     .filter(|line| !line.contains("//deleted "))
                     .fold(String::new(), |all, line| all + line + "\n");
-                said = root_filesystem(&table, host)?;
+                said = root_filesystem(&procfs::mounts(&table).collect::<Vec<_>>(), own)?;
             }
         }
         for process in self.of(Role::Sentry) {
@@ -230,7 +229,7 @@ impl<'a> Kernel<'a> {
 
     /// Another kernel answers the agent's system calls: nothing of the agent is a process that could ask the host's.
     pub(crate) fn boundary(&self) -> Finding {
-        let seen = self.record.kernel.as_ref().ok_or("init has said nothing of its kernel")?;
+        let seen = self.subject.kernel.ok_or("init has said nothing of its kernel")?;
         if !seen.log.contains("gVisor") {
             return Err(format!("the kernel's log began with {:?}", seen.log));
         }

@@ -18,7 +18,8 @@ use crate::container::Shape;
 use crate::container::blank::{self, Blank, CHANNEL, Traces};
 use crate::error::LaunchError;
 use crate::host::process::spawn_with_fd;
-use crate::{Shared, UidRange, files, image, network};
+use crate::network::{self, Doors};
+use crate::{Shared, UidRange, files, image};
 use jail::laps::Laps;
 use jail::layout::ZYGOTE_FD;
 use jail::oci::kernel::{Seen, paths};
@@ -164,7 +165,7 @@ pub(crate) fn begin(
     };
     laps.lap("cgroups, channel, bundle");
     let given = [image, disk, runtime.into()].into_iter().chain(fds.into_vec()).collect();
-    let made = workshop.make(&shared.init.path, &order, given)?;
+    let mut made = workshop.make(&shared.init.path, &order, given)?;
     laps.lap(driver.as_str());
     let pid = match made.guard {
         Some(pid) => pid,
@@ -174,12 +175,12 @@ pub(crate) fn begin(
     traces.group.join(pid)?;
     traces.pidfd = Some(pidfd);
     if driver.is_kernel() {
+        // It has a network of its own, with nothing in it.
         workshop.take_channel(&traces).map_err(|error| workshop.run(error))?;
     } else {
-        // A kernel of its own has a network of its own, with nothing in it.
-        network::steer_own(pid)?;
-        laps.lap("steering");
+        made.doors = network::own_doors(pid)?;
     }
+    laps.lap("steering and doors");
     let blank = Blank::made(traces, lease, spec.resources, pid, made, config, laps);
     // Its bundle and its state are of no use any more.
     drop(workshop);
@@ -194,6 +195,8 @@ pub(crate) struct Made {
     pub(crate) kernel: Option<Seen>,
     /// Who stands for init then.
     guard: Option<u32>,
+    /// Where all arrives that leaves it, where there is anything.
+    pub(crate) doors: Option<Doors>,
 }
 
 /// What a runtime needs while it works, under the name of a boundary that there never is. With its traces goes
@@ -302,7 +305,7 @@ impl Workshop {
                 Err(RuntimeError::Timeout { driver: self.driver, seconds: PATIENCE.as_secs() })
             }
             (Ok(Heard::Word(Word::Ready { landlock_abi, kernel })), Ok(true)) if status.success() => {
-                Ok(Made { landlock_abi, kernel, guard })
+                Ok(Made { landlock_abi, kernel, guard, doors: None })
             }
             (Ok(Heard::Word(Word::Failed(error))), _) => Err(failed(error.to_string())),
             (Ok(_), Ok(_)) => Err(failed(self.said())),

@@ -163,7 +163,7 @@ fn missed(world: &World, level: Level, by: By) -> Result<Vec<Evidence>, String> 
     let looked = missing(spec.level, &boundary.inspect());
     let tried = boundary.probe(&spec, Duration::from_secs(20)).map_err(|error| chain(&error));
     boundary.kill().map_err(|error| chain(&error))?;
-    let evidence = with_probe(boundary.proof().to_vec(), &tried?, &[]);
+    let evidence = with_probe(boundary.proof().unwrap().evidence.clone(), &tried?, &[]);
     boundary.cleanup().map_err(|error| chain(&error))?;
     if by == By::Inspect || !looked.is_empty() {
         return Err(format!("a look missed {looked:?}, and it is the {by:?}'s to miss something"));
@@ -182,7 +182,7 @@ fn a_jail_for_sabotage_that_leaves_nothing_out_is_whole() {
     for level in Level::ALL {
         let spec = world.spec_at(level, None);
         let boundary = world.launch(&sandbox, &spec);
-        assert_eq!(claim(level, boundary.proof()), crate::full(level));
+        assert_eq!(claim(level, &boundary.proof().unwrap().evidence), crate::full(level));
         boundary.kill().unwrap();
         boundary.cleanup().unwrap();
     }

@@ -122,6 +122,7 @@ impl Store {
     ) -> Result<Answered, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let (question, node) = change.question(account, id).await?;

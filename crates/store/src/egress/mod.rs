@@ -11,6 +11,7 @@ pub(crate) use remembered::hosts;
 #[cfg(test)]
 pub(crate) use watching::ATTENTION;
 pub use watching::Watched;
+pub(crate) use watching::{ask_attention, attention};
 
 use crate::change::{Actor, Change};
 use crate::rows::{Columns, to_json};

@@ -1,12 +1,14 @@
 //! Who looks after questions, and what nodes are told of that.
 
 use super::questions::{asked, port};
+use crate::batch::Batch;
 use crate::change::{Actor, Change};
 use crate::rows::{Columns, millis};
 use crate::{Error, Store};
 use model::egress::{Answer, Attention};
 use model::{AccountId, AgentId, NodeId};
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use std::collections::BTreeMap;
 use time::{Duration, OffsetDateTime};
 
@@ -108,24 +110,24 @@ impl Store {
         }
         Ok((WATCHED - RENEWED).unsigned_abs())
     }
+}
 
-    /// Whom on a node somebody looks after, and what they said.
-    pub async fn attention(&self, node: NodeId) -> Result<Vec<Attention>, Error> {
-        let rows = sqlx::query(ATTENTION)
-            .bind(node.to_string())
-            .bind(millis(self.now()))
-            .fetch_all(&self.0.reader)
-            .await?;
-        let mut found: BTreeMap<AgentId, (Option<OffsetDateTime>, Vec<Answer>)> = BTreeMap::new();
-        for row in &rows {
-            let (watched, answers) = found.entry(row.parsed("agent")?).or_default();
-            *watched = (*watched).max(row.at_opt("watched")?);
-            if let Some(host) = row.try_get("host")? {
-                let (port, asked) = (port(row)?, asked(row)?);
-                answers.push(Answer { host, port, asked, allow: row.try_get("allow")? });
-            }
+/// Asks whom on a node somebody looks after, and what they said.
+pub(crate) fn ask_attention(batch: &mut Batch, node: NodeId, now: OffsetDateTime) {
+    batch.add(ATTENTION).bind(node.to_string()).bind(millis(now));
+}
+
+/// The answer.
+pub(crate) fn attention(rows: &[SqliteRow]) -> Result<Vec<Attention>, Error> {
+    let mut found: BTreeMap<AgentId, (Option<OffsetDateTime>, Vec<Answer>)> = BTreeMap::new();
+    for row in rows {
+        let (watched, answers) = found.entry(row.parsed("agent")?).or_default();
+        *watched = (*watched).max(row.at_opt("watched")?);
+        if let Some(host) = row.try_get("host")? {
+            let (port, asked) = (port(row)?, asked(row)?);
+            answers.push(Answer { host, port, asked, allow: row.try_get("allow")? });
         }
-        let attention = |(agent, (watched_until, answers))| Attention { agent, watched_until, answers };
-        Ok(found.into_iter().map(attention).collect())
     }
+    let attention = |(agent, (watched_until, answers))| Attention { agent, watched_until, answers };
+    Ok(found.into_iter().map(attention).collect())
 }

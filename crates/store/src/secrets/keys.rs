@@ -85,6 +85,7 @@ impl Store {
     pub async fn first_data_key(&self, actor: Actor, key: &DataKey) -> Result<DataKey, Error> {
         let mut change = self.change(actor).await?;
         if let Some(first) = change.data_key(key.account).await? {
+            change.settle().await?;
             return Ok(first);
         }
         change.add_data_key(key);

@@ -113,6 +113,7 @@ impl Store {
     ) -> Result<Secret, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let NewSecret { id, account, name, hosts, hint, value } = new;
@@ -171,6 +172,7 @@ impl Store {
     ) -> Result<Secret, Error> {
         let mut change = self.change(actor).await?;
         if let Some(before) = change.replay(idempotency).await? {
+            change.settle().await?;
             return Ok(before);
         }
         let NewValue { version, hint, value } = new;
@@ -214,6 +216,7 @@ impl Store {
         let mut change = self.change(actor).await?;
         let before = change.secret(account, id).await?;
         if before.hosts == hosts {
+            change.settle().await?;
             return Ok(before);
         }
         change.check_hosts(&before, hosts).await?;

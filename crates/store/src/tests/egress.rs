@@ -236,10 +236,10 @@ async fn who_looks_on_is_told_when_to_say_so_again() {
     // A clock that is set back leaves nobody watched for longer than there is anybody.
     later(-3600);
     assert_eq!(watch(one).await, 45);
-    let until = world.store.attention(world.node).await.unwrap()[0].watched_until.unwrap();
+    let until = world.store.desired(world.node, None).await.unwrap().attention[0].watched_until.unwrap();
     assert!(until - world.store.now() > Duration::hours(1), "the account is still noted as of then");
     assert_eq!(watch(all).await, 45);
-    let until = world.store.attention(world.node).await.unwrap()[0].watched_until.unwrap();
+    let until = world.store.desired(world.node, None).await.unwrap().attention[0].watched_until.unwrap();
     assert_eq!(until - world.store.now(), Duration::seconds(90));
     // Nobody looks after an agent that is to be no more.
     world.store.order(Actor::System, agent.spec.id, Verb::Destroy, &Order::default()).await.unwrap();

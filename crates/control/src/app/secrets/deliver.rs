@@ -1,8 +1,9 @@
 //! What a node is told of its agents' secrets.
 
-use super::{TRIES, to_json, too_often};
+use super::{TRIES, to_json};
 use crate::app::App;
 use crate::auth::seal::{self, SealError};
+use crate::limits::Kind;
 use crate::problems::Fault;
 use crate::vault::VaultError;
 use model::node_api::{AgentSecret, AgentSecrets, SealedSecrets, SecretsRequest};
@@ -47,9 +48,7 @@ pub(crate) async fn deliver(
     let installation = &app.installation.id;
     let claims = seal::verify(&request.assertion, node, agent, &key, installation, now.unix_timestamp())
         .map_err(refused)?;
-    if !app.pace.admits(agent, now) {
-        return Err(too_often());
-    }
+    app.limits.check(Kind::Delivery, None, Some(&agent)).await?;
     let mut tries = TRIES;
     loop {
         tries -= 1;

@@ -7,13 +7,15 @@ pub(crate) mod rekey;
 use crate::app::{App, validate};
 use crate::auth::Caller;
 use crate::auth::secret::{self, NoRandomness};
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use crate::vault::{OpenKey, VaultError};
 use model::policy::Policy;
 use model::secret::{
     CreateSecret, PLACEHOLDER_PREFIX, PLACEHOLDER_RANDOM, RotateSecret, Secret, SecretValue, SetHosts,
 };
-use model::{AccountId, Code, Name, Problem, SecretId};
+use model::{AccountId, Name, Problem, SecretId};
 use serde::Serialize;
 use store::{Actor, Idempotency, NewSecret, NewValue, Placeholders};
 use zeroize::Zeroizing;
@@ -77,11 +79,13 @@ fn idempotency<T: Serialize>(
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: &CreateSecret,
     given: Option<&str>,
 ) -> Result<Secret, Fault> {
     validate::secret_value(&request.value)?;
     validate::secret_hosts(&request.hosts)?;
+    app.limits.check(Kind::Secrets, from.address, Some(&caller.account)).await?;
     let CreateSecret { name, value, hosts } = request;
     let account = caller.account;
     let mut tries = TRIES;
@@ -119,6 +123,7 @@ pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Secret
 pub(crate) async fn rotate(
     app: &App,
     caller: &Caller,
+    from: Client,
     secret: &str,
     request: &RotateSecret,
     given: Option<&str>,
@@ -126,6 +131,7 @@ pub(crate) async fn rotate(
     let value: &SecretValue = &request.value;
     validate::secret_value(value)?;
     let account = caller.account;
+    app.limits.check(Kind::Secrets, from.address, Some(&account)).await?;
     let mut tries = TRIES;
     loop {
         tries -= 1;
@@ -193,10 +199,4 @@ fn placeholder() -> Result<String, NoRandomness> {
 /// The names of all secrets that a request for an agent speaks of.
 pub(crate) fn named(request: &model::api::CreateAgent) -> Vec<Name> {
     store::secrets_named(&request.secrets, request.policy.as_ref()).cloned().collect()
-}
-
-/// Too much at once of what may be done in turn.
-pub(crate) fn too_often() -> Fault {
-    let detail = "the secrets of this agent were asked for too often within a minute";
-    Problem::new(Code::TooMany, detail).remedy("ask again in a minute").into()
 }

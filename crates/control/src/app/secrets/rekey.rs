@@ -5,6 +5,8 @@
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use crate::vault::{KeyError, VaultError};
 use model::{Code, Problem};
@@ -35,7 +37,8 @@ impl From<RekeyError> for Fault {
 }
 
 /// Gives the caller's account another key, and encrypts its secrets anew.
-pub(crate) async fn account(app: &App, caller: &Caller) -> Result<(), Fault> {
+pub(crate) async fn account(app: &App, caller: &Caller, from: Client) -> Result<(), Fault> {
+    app.limits.check(Kind::Rekey, from.address, Some(&caller.account)).await?;
     {
         let _turning = app.vault.turning.read().await;
         app.store.next_data_key(caller.actor(), &app.vault.make(caller.account)?).await?;
@@ -44,7 +47,7 @@ pub(crate) async fn account(app: &App, caller: &Caller) -> Result<(), Fault> {
 }
 
 /// Makes another key the one that wraps the keys of all accounts.
-pub(crate) async fn installation(app: &App, caller: &Caller) -> Result<(), Fault> {
+pub(crate) async fn installation(app: &App, caller: &Caller, from: Client) -> Result<(), Fault> {
     if !caller.operator {
         let problem =
             Problem::new(Code::Forbidden, "the key that wraps all others is the operator's to change");
@@ -56,6 +59,7 @@ pub(crate) async fn installation(app: &App, caller: &Caller) -> Result<(), Fault
         let remedy = "put a new key before the old one in the credential, and restart control";
         return Err(Problem::new(Code::WrongState, detail).remedy(remedy).into());
     }
+    app.limits.check(Kind::Rekey, from.address, Some(&caller.account)).await?;
     let _turning = app.vault.turning.write().await;
     // One that was not finished is finished first: a ring has two keys at most.
     end_turn(app).await?;
