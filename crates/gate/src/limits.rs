@@ -324,6 +324,9 @@ pub const RELAY_BUFFER: usize = 16 << 10;
 /// How long the resolver may take.
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 
+/// An answer of the resolver, as long as one of DNS can be.
+pub const RESOLVED_BYTES: usize = 0xffff;
+
 /// Questions to the resolver that are under way at a time.
 pub const LOOKUPS: usize = 512;
 

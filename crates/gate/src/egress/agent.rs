@@ -1,14 +1,16 @@
 //! One agent's way out: what it may do, the names that it knows, and how much it uses.
 
+use super::flow::Way;
 use super::hold::Holds;
 use super::log::Ledger;
 use super::names::{Names, Synthetic};
 use super::secrets::Credentials;
 use super::share::{Bucket, Place, Places};
 use super::tls::Authority;
+use super::usage::Usage;
 use crate::limits;
 use model::AgentId;
-use model::policy::{By, Host, Table, Target, Verdict};
+use model::policy::{By, Host, Limit, Table, Target, Verdict};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +41,8 @@ pub struct Agent {
     pub requests: Arc<AtomicUsize>,
     /// Bodies of requests that may be held as a whole.
     pub bodies: Arc<Semaphore>,
+    /// What it moved lately.
+    usage: Usage,
     /// Under what it is shown servers.
     authority: Mutex<Option<Arc<Authority>>>,
     /// What is put into its requests, once node told.
@@ -75,6 +79,9 @@ pub enum Denied {
     /// So many requests of the agent are under way that there is no place for one more.
     #[error("too many requests at a time")]
     TooMany,
+    /// It moved as many bytes as its policy lets it.
+    #[error("{0}")]
+    Spent(Limit),
 }
 
 /// What becomes of a question for a name.
@@ -111,6 +118,7 @@ impl Agent {
             looked_into: Arc::default(),
             requests: Arc::default(),
             bodies: Arc::new(Semaphore::new(limits::PUT_BODIES_PER_AGENT)),
+            usage: Usage::new(),
             authority: Mutex::default(),
             credentials: Mutex::default(),
         })
@@ -119,6 +127,7 @@ impl Agent {
     /// From now on this holds, also for what is open.
     pub fn rule(&self, table: Arc<Table>) {
         self.holds.forget();
+        self.usage.limit(table.limits());
         self.table.send_replace(table);
     }
 
@@ -130,6 +139,20 @@ impl Agent {
     /// What holds now.
     pub fn table(&self) -> Arc<Table> {
         self.table.borrow().clone()
+    }
+
+    /// Bytes moved. Whether that is more than may be: then whatever is open ends.
+    pub fn moved(&self, way: Way, bytes: u64) -> bool {
+        let (spent, news) = self.usage.add(way, bytes);
+        if news {
+            self.table.send_modify(|_| {});
+        }
+        spent
+    }
+
+    /// Whether it may move more.
+    pub fn has_left(&self) -> Result<(), Denied> {
+        self.usage.spent().map_or(Ok(()), |limit| Err(Denied::Spent(limit)))
     }
 
     /// Decides on a flow. What is held passes where somebody `granted` it, as that table says.

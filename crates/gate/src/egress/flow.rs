@@ -162,6 +162,7 @@ impl Flow {
 
     /// Whether what goes on may still, as far as it is known.
     pub fn still(&self) -> Result<(), Denied> {
+        self.agent.has_left()?;
         let now = self.now();
         let passes = |request: Option<&(String, String)>| {
             let request = request.map(|(method, path)| Request { method, path });
@@ -237,6 +238,7 @@ impl Flow {
     }
 
     async fn decided(&self, target: &Target<'_>) -> Result<By, Denied> {
+        self.agent.has_left()?;
         match self.verdict(target) {
             Verdict::Allow { by } => Ok(by),
             Verdict::Deny { by } => Err(Denied::By(by)),
@@ -347,14 +349,16 @@ impl Flow {
         self.connected.get().is_some()
     }
 
-    /// Bytes moved.
-    pub fn moved(&self, way: Way, bytes: usize) {
+    /// Bytes moved. Whether that is more than the agent may move: then this ends as soon as others have their turn.
+    pub fn moved(&self, way: Way, bytes: usize) -> bool {
         let counter = match way {
             Way::Out => &self.sent,
             Way::In => &self.received,
         };
-        counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        counter.fetch_add(bytes, Ordering::Relaxed);
         self.alive();
+        self.agent.moved(way, bytes)
     }
 
     /// It does something.

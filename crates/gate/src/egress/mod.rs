@@ -30,6 +30,7 @@ mod share;
 mod sockets;
 mod tls;
 mod upstream;
+mod usage;
 mod wire;
 mod workers;
 
@@ -38,6 +39,7 @@ pub use sockets::{SocketsError, follow};
 use crate::limits;
 use agent::{Agent, Voices};
 use model::AgentId;
+use model::Resolver as ResolverAt;
 use model::egress::Attention;
 use model::gate_api::{Authority, Credential, FromGate, GateAgent};
 use model::policy::{Policy, Table};
@@ -94,7 +96,7 @@ struct Context {
     to_node: mpsc::Sender<FromGate>,
     workers: Workers,
     places: Arc<Places>,
-    tls: Tls,
+    tls: Arc<Tls>,
     /// Of those, how many may be looked into.
     looked_into: Arc<Places>,
     /// Bodies of requests that may be held as a whole.
@@ -232,13 +234,14 @@ impl Egress {
             tools: BTreeMap::new(),
             last: None,
         };
+        let tls = Arc::new(Tls::new());
         let context = Context {
-            resolver: Resolver::new(dialer.clone(), here.clone()),
+            resolver: Resolver::new(dialer.clone(), here.clone(), tls.clone()),
             dialer,
             to_node,
             workers: Workers::new(here, more),
             places: Places::new(settings.flows, settings.flows_per_agent),
-            tls: Tls::new(),
+            tls,
             looked_into: Places::new(
                 (settings.flows / limits::LOOKED_INTO_SHARE).max(1),
                 limits::LOOKED_INTO_PER_AGENT,
@@ -297,6 +300,11 @@ impl Egress {
     /// Takes over the authorities that servers are verified by.
     pub fn trust(&self, pem: &str) {
         self.context.tls.trust(pem);
+    }
+
+    /// Takes over how the resolver is asked that node connects to.
+    pub fn resolve_by(&self, resolver: &ResolverAt) {
+        self.context.resolver.ask_by(resolver);
     }
 
     /// Takes over what is put into an agent's requests.

@@ -19,12 +19,13 @@ use hyper_util::rt::TokioIo;
 use model::Problem;
 use model::policy::Protocol;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
 use server::Verifying;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, client, server::TlsStream};
 
 /// What all connections that are looked into share.
 pub struct Tls {
@@ -67,6 +68,22 @@ impl Tls {
     pub fn trust(&self, pem: &str) {
         let verifying = Verifying::new(&self.provider, pem);
         *self.verifying.lock().unwrap_or_else(PoisonError::into_inner) = verifying.map(Arc::new);
+    }
+
+    /// Begins TLS with a server that shows a certificate for this name or address, and offers it these protocols; or why it is not
+    /// that server, as in "the server …".
+    pub async fn verified(
+        &self,
+        name: ServerName<'static>,
+        alpn: Vec<Vec<u8>>,
+        stream: TcpStream,
+    ) -> Result<client::TlsStream<TcpStream>, &'static str> {
+        let verifying = self.verifying().ok_or("cannot be verified: no authorities are known")?;
+        let shaking = verifying.shake(name, alpn, stream);
+        match timeout(limits::HANDSHAKE_TIME, shaking).await {
+            Ok(shaken) => shaken.map_err(|error| server::words(&error)),
+            Err(_) => Err("did not answer to TLS in time"),
+        }
     }
 
     fn verifying(&self) -> Option<Arc<Verifying>> {

@@ -9,25 +9,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::client::TlsStream;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const RESET: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const GOAWAY: u8 = 7;
+pub const CONTINUATION: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 /// A frame (RFC 9113, section 4.1).
-fn two(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn two(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A header that no table keeps (RFC 7541, section 6.2.2).
-fn literal(name: &str, value: &str) -> Vec<u8> {
+pub fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()][..], text.as_bytes()].concat();
     assert!(name.len() < 127 && value.len() < 127);
     [vec![0], text(name), text(value)].concat()
@@ -47,7 +48,7 @@ async fn raw(terminated: &Terminated) -> TlsStream<TcpStream> {
 }
 
 /// The next frame: kind, stream and payload. None at the end.
-async fn heard(stream: &mut TlsStream<TcpStream>) -> Option<(u8, u32, Vec<u8>)> {
+pub async fn heard(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     in_time(stream.read_exact(&mut head)).await.ok()?;
     let [a, b, c, kind, _, id @ ..] = head;
@@ -231,6 +232,8 @@ async fn so_many_requests_at_a_time_and_no_more() {
         let said = two(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &asked("/x"));
         client.write_all(&said).await.unwrap();
     }
+    // What was written may only lie there yet.
+    client.flush().await.unwrap();
     let mut refused = 0;
     while refused < 50 {
         if let (RESET, id, payload) = heard(&mut client).await.unwrap() {

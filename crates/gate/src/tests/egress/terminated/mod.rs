@@ -4,6 +4,7 @@
 mod attacks;
 mod credentials;
 mod echoes;
+mod hostile;
 mod placeholders;
 mod requests;
 mod servers;
