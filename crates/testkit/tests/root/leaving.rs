@@ -12,7 +12,7 @@ def main(count):
     heard = len(there.recv(15))
     def say():
         try:
-            there.sendall(b"x" * count)
+            there.sendall(b"\x07" * count)
             there.shutdown(socket.SHUT_WR)
         except OSError:
             pass

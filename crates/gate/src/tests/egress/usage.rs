@@ -29,7 +29,7 @@ async fn open(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
 
 /// Writes all of it, or as much as is taken until the connection breaks.
 async fn pour(stream: &mut TcpStream, bytes: usize) {
-    let piece = vec![b'x'; 64 << 10];
+    let piece = vec![7; 64 << 10];
     let mut left = bytes;
     while left > 0 && stream.write_all(&piece[..piece.len().min(left)]).await.is_ok() {
         left -= piece.len().min(left);
@@ -64,7 +64,9 @@ async fn what_is_too_much_passes_neither_way_and_nothing_after_it() {
             true => tokio::join!(pour(&mut client, 4 * MANY), comes(&mut upstream)).1,
             false => tokio::join!(pour(&mut upstream, 4 * MANY), comes(&mut client)).1,
         };
-        assert!(passed <= MANY && passed > MANY / 2, "{by}: {passed}");
+        // What was on its way in is gone with the connection.
+        let least = if out { MANY / 2 } else { 0 };
+        assert!(passed <= MANY && passed > least, "{by}: {passed}");
         assert_eq!(rest(&mut quiet).await, None);
         assert_eq!(rest(&mut quiet_upstream).await.unwrap_or_default(), b"");
         // A new one is refused before anybody is asked.
@@ -85,7 +87,8 @@ async fn what_is_too_much_passes_neither_way_and_nothing_after_it() {
 async fn begun(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
     loop {
         let mut client = world.client(NAME, 22).await;
-        client.write_all(b"?").await.unwrap();
+        // It may be refused already.
+        let _ = client.write_all(b"?").await;
         tokio::select! {
             mut upstream = accept(server) => {
                 assert_eq!(read(&mut upstream, 1).await, b"?");
@@ -108,7 +111,7 @@ async fn many_small_connections_are_as_one() {
         read(&mut client, 600).await;
     }
     let mut client = world.client(NAME, 22).await;
-    client.write_all(b"x").await.unwrap();
+    client.write_all(b"?").await.unwrap();
     assert_eq!(rest(&mut client).await, None);
     assert_eq!(comes(&mut accept(&server).await).await, 0);
     // Another agent of the same policy has all of it.
@@ -138,11 +141,11 @@ async fn requests_and_what_is_looked_into_count_too() {
     let mut world = World::new(limited(json!({"sent_per_day": 20_000}))).await;
     let server = world.host(NAME, 80).await;
     let mut client = world.client(NAME, 80).await;
-    let head = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 100000\r\n\r\n");
+    let head = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 1000000\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     let mut upstream = accept(&server).await;
-    let ((), passed) = tokio::join!(pour(&mut client, 100_000), comes(&mut upstream));
-    assert!(passed > 0 && passed < 100_000, "{passed}");
+    let ((), passed) = tokio::join!(pour(&mut client, 1_000_000), comes(&mut upstream));
+    assert!(passed > 0 && passed < 500_000, "{passed}");
     assert_eq!(rest(&mut client).await, None);
     let mut next = world.client(NAME, 80).await;
     assert_eq!(rest(&mut next).await, None);

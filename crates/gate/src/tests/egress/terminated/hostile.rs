@@ -39,11 +39,6 @@ impl Raw {
         self.0.write_all(frames).await.unwrap();
         self.0.flush().await.unwrap();
     }
-
-    /// Answers whatever comes until it ends.
-    async fn ends(mut self) {
-        while heard(&mut self.0).await.is_some() {}
-    }
 }
 
 struct Hostile {
@@ -126,9 +121,12 @@ async fn a_server_that_leaves_takes_the_client_along_and_answers_what_it_has() {
     assert_eq!(in_time(asking).await.unwrap().unwrap().status(), 200);
     drop(server);
     // It hears that this connection is over, and nothing is lost on it.
-    while in_time(client.ready()).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let leaves = async {
+        while client.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(leaves).await;
     // One that did not even look at a request.
     let (mut client, mut server) = hostile.both().await;
     let asking = tokio::spawn(client.send_request(asked("/x")));
@@ -184,10 +182,11 @@ async fn answers_without_end_reach_nobody() {
 async fn a_server_that_takes_nothing_has_the_client_wait() {
     let hostile = Hostile::new().await;
     let (mut client, mut server) = hostile.both().await;
+    // A window of nothing for each request, before there is one.
+    server.begin(&[0, 4, 0, 0, 0, 0]).await;
+    server.until(SETTINGS).await;
     let (sending, body) = frames();
     let asking = tokio::spawn(client.send_request(request(&format!("https://{NAME}/x"), body)));
-    // A window of nothing for each request.
-    server.begin(&[0, 4, 0, 0, 0, 0]).await;
     let (stream, _) = server.until(HEADERS).await;
     for _ in 0..256 {
         sending.send(data(vec![0; 64 << 10])).unwrap();
@@ -212,6 +211,4 @@ async fn a_server_that_takes_nothing_has_the_client_wait() {
         }
     }
     assert!(!in_time(asking).await.unwrap().is_ok_and(|answer| answer.status() == 200));
-    drop(client);
-    server.ends().await;
 }
