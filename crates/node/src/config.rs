@@ -2,7 +2,7 @@
 
 use model::agent::Level;
 use model::config::{Checked, Fault};
-use model::{ByteSize, Driver, Network, Span};
+use model::{ByteSize, Driver, Network, Resolver, Span};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -62,8 +62,8 @@ pub struct Egress {
     /// Networks in CIDR notation, or addresses, that agents may reach although they are not public. The machine itself is only
     /// meant by one that lies within `127.0.0.0/8`, or by `::1`.
     pub open: Vec<String>,
-    /// Who resolves names, by DNS over TCP.
-    pub resolver: SocketAddr,
+    /// Who resolves names: by DNS over TCP, over TLS, or over HTTPS.
+    pub resolver: Resolver,
     /// A file (PEM) with the certificates of authorities by which gates verify the servers whose requests they look at: the
     /// machine's own.
     pub roots: PathBuf,
@@ -73,7 +73,7 @@ impl Default for Egress {
     fn default() -> Self {
         Self {
             open: Vec::new(),
-            resolver: SocketAddr::from(([1, 1, 1, 1], 53)),
+            resolver: Resolver::plain(SocketAddr::from(([1, 1, 1, 1], 53))),
             roots: "/etc/ssl/certs/ca-certificates.crt".into(),
         }
     }
@@ -287,11 +287,6 @@ impl Checked for Config {
                         && self.registry.signed_log.is_none()),
                 "registry.signed_by",
                 "must name the authority whose certificates signed_as, signed_issuer and signed_log are about",
-            ),
-            (
-                self.egress.resolver.port() != 0 && !self.egress.resolver.ip().is_unspecified(),
-                "egress.resolver",
-                "must be an address and a port, such as 1.1.1.1:53",
             ),
             (is_plain(&self.egress.roots), "egress.roots", "must be an absolute path without `..`"),
         ];

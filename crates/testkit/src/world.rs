@@ -135,12 +135,17 @@ impl World {
 
     /// Starts an installation whose agents leave into a small internet. What they have to trust for its servers is the file `ca.pem`.
     pub fn start_in(net: &Internet) -> Self {
+        Self::start_in_with(net, RESOLVER)
+    }
+
+    /// The same with this resolver in node.toml.
+    pub fn start_in_with(net: &Internet, resolver: &str) -> Self {
         let world = Self::prepare();
         let roots = world.dir.join("ca.pem");
         fs::write(&roots, net.authority()).expect("ca.pem");
         let path = world.dir.join("etc/node.toml");
         let mut text = fs::read_to_string(&path).expect("node.toml");
-        text.push_str(&format!("[egress]\nresolver = {RESOLVER:?}\nroots = {roots:?}\n"));
+        text.push_str(&format!("[egress]\nresolver = {resolver:?}\nroots = {roots:?}\n"));
         fs::write(&path, text).expect("node.toml");
         world.up();
         world.provide_image();

@@ -117,7 +117,12 @@ fn networks_are_read_strictly() {
         let said = Config::read(&text, Default::default()).unwrap_err().to_string();
         assert!(said.contains(says), "{bad}: {said}");
     }
-    for bad in ["1.1.1.1", "1.1.1.1:0", "0.0.0.0:53", "one.one.one.one:53"] {
+    for good in ["tls://1.1.1.1#one.one.one.one", "https://[2606:4700::1111]/dns-query", "9.9.9.9:5353"] {
+        assert_eq!(keys(&format!("[egress]\nresolver = \"{good}\"")), [""; 0], "{good}");
+    }
+    for bad in
+        ["1.1.1.1", "1.1.1.1:0", "0.0.0.0:53", "one.one.one.one:53", "tls://one.one.one.one", "https://"]
+    {
         assert_eq!(keys(&format!("[egress]\nresolver = \"{bad}\"")), ["egress.resolver"], "{bad}");
     }
 }

@@ -15,6 +15,7 @@ mod faults;
 mod held;
 mod images;
 mod intruder;
+mod leaving;
 mod levels;
 mod mass;
 mod neighbours;
