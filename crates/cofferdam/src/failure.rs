@@ -60,7 +60,9 @@ pub fn exit_code(code: Code) -> u8 {
         Code::Validation | Code::TooLarge | Code::UnsupportedMediaType => USAGE,
         Code::NotFound => NOT_FOUND,
         Code::Unauthenticated
+        | Code::SecondFactorRequired
         | Code::Forbidden
+        | Code::ProofRequired
         | Code::NotSigned
         | Code::CrossOrigin
         | Code::ModeRefuses

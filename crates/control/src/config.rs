@@ -3,7 +3,7 @@
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
-use model::{Name, Network, Span};
+use model::{ByteSize, Name, Network, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
@@ -28,8 +28,29 @@ pub struct Config {
     pub egress: Egress,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
+    /// What a password costs whoever guesses at it.
+    pub passwords: Passwords,
     /// How the API is served to others than this machine.
     pub serve: Serve,
+}
+
+/// The table `[passwords]`: the cost of Argon2id, the second choice of RFC 9106 with one lane unless told. Passwords that were hashed with
+/// another cost are hashed anew when their people log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passwords {
+    /// Of one check.
+    pub memory: ByteSize,
+    /// Over that memory.
+    pub passes: u32,
+    /// Checks at a time; others wait.
+    pub at_once: usize,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self { memory: ByteSize(64 << 20), passes: 3, at_once: 2 }
+    }
 }
 
 /// The table `[serve]`.
@@ -102,6 +123,7 @@ impl Default for Config {
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
             secrets: Secrets::default(),
+            passwords: Passwords::default(),
             serve: Serve::default(),
         }
     }
@@ -109,7 +131,7 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets", "serve"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets", "passwords", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -147,6 +169,11 @@ impl Checked for Config {
             && credential.bytes().all(usual)
             && !credential.starts_with('.');
         check(named, "secrets.credential", "must be the name of a credential, without a dot in front");
+        let Passwords { memory, passes, at_once } = &self.passwords;
+        // OWASP's least is 19 MiB in two passes.
+        check((19 << 20..=4 << 30).contains(&memory.0), "passwords.memory", "must be between 19MiB and 4GiB");
+        check((2..=64).contains(passes), "passwords.passes", "must be between 2 and 64");
+        check((1..=64).contains(at_once), "passwords.at_once", "must be between 1 and 64");
         faults
     }
 }
@@ -177,7 +204,8 @@ mod tests {
         );
         let bounds = said(
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
-             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
+             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"\n\
+             [passwords]\nmemory = \"1MiB\"\npasses = 1\nat_once = 0",
         );
         let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
         let serve = said(
@@ -196,7 +224,19 @@ mod tests {
                     "secrets.key: ",
                 ][..],
             ),
-            (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
+            (
+                bounds,
+                &[
+                    "data: ",
+                    "hosts: ",
+                    "egress.keep: ",
+                    "secrets.file: ",
+                    "secrets.credential: ",
+                    "passwords.memory: ",
+                    "passwords.passes: ",
+                    "passwords.at_once: ",
+                ],
+            ),
             (beyond, &["listen: ", "serve.key: "]),
             (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),
         ] {

@@ -26,6 +26,7 @@ pub use tls::TlsError;
 pub use vault::KeyError;
 
 use app::App;
+use auth::passwords::Passwords;
 use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
@@ -41,7 +42,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use store::{Actor, NewAccount, OnCommit, Store};
+use store::{Actor, NewAccount, NewKey, OnCommit, Store};
 use tls::Tls;
 use tokio_util::sync::CancellationToken;
 use vault::Vault;
@@ -180,7 +181,8 @@ pub async fn issue_key(config: &Config, key: &Name) -> Result<FirstStart, Error>
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let account = store.operator().await?.ok_or_else(missing)?;
     let api_key = secret::generate(secret::API_KEY)?;
-    store.create_key(Actor::System, account, key, &secret::hash(&api_key), None).await?;
+    let hash = secret::hash(&api_key);
+    store.create_key(Actor::System, &NewKey::of_account(account, key, &hash), None).await?;
     store.close().await;
     Ok(FirstStart { account, api_key })
 }
@@ -214,6 +216,7 @@ async fn assemble(
         signer,
         keys,
         vault,
+        passwords: Passwords::new(&config.passwords)?,
         limits,
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
@@ -247,6 +250,7 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         tokio::spawn(tasks::deadlines::run(app.clone())),
         tokio::spawn(tasks::cleanup::run(app.clone())),
         tokio::spawn(tasks::keys::run(app.clone())),
+        tokio::spawn(tasks::uses::run(app.clone())),
     ];
     server::notify_ready()?;
     tracing::info!(listen = %own, installation = app.installation.id, "control is ready");

@@ -3,7 +3,7 @@
 use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
 use crate::driver::Driver;
 use crate::evidence::{Claim, Control, Evidence, Observation, State};
-use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
+use crate::id::{AccountId, AgentId, EventId, ImageId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -304,36 +304,6 @@ pub struct Node {
     pub last_seen: Option<OffsetDateTime>,
 }
 
-/// `POST /v1/keys`.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateKey {
-    /// What it is for.
-    pub name: Name,
-}
-
-/// An API key. The secret is shown once, in the answer to its creation.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ApiKey {
-    /// Its id.
-    pub id: KeyId,
-    /// What it is for.
-    pub name: Name,
-    /// The key itself: only in the answer to its creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: OffsetDateTime,
-}
-
-impl std::fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiKey").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
 /// An audit event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {
@@ -345,21 +315,10 @@ pub struct Event {
     pub at: OffsetDateTime,
     /// What: `agent.created`, `agent.state`, `agent.policy_changed`, `image.registered`, `key.created`, …
     pub kind: String,
-    /// Who: an API key, a node, or `system`.
+    /// Who: a user, an API key, a node, or `system`.
     pub actor: String,
     /// On what.
     pub subject: String,
     /// What was, what is.
     pub detail: serde_json::Value,
-}
-
-/// `GET /v1/whoami`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct WhoAmI {
-    /// The account that the key belongs to.
-    pub account: AccountId,
-    /// Its name.
-    pub account_name: Name,
-    /// The key.
-    pub key: KeyId,
 }

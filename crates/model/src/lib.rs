@@ -19,6 +19,7 @@ pub mod mode;
 pub mod name;
 pub mod network;
 pub mod node_api;
+pub mod people;
 pub mod policy;
 pub mod probe;
 pub mod problem;
@@ -34,8 +35,8 @@ mod tests;
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
 pub use id::{
-    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, RememberedId,
-    SecretId, UserId, VolumeId,
+    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, InvitationId, KeyId, NodeId, QuestionId,
+    RememberedId, SecretId, SessionId, UserId, VolumeId,
 };
 pub use name::Name;
 pub use network::Network;

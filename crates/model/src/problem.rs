@@ -32,8 +32,12 @@ codes! {
     Validation = "VALIDATION_ERROR", 400;
     /// No credential, or one that is not valid here.
     Unauthenticated = "UNAUTHENTICATED", 401;
+    /// The password is right, and a code of the second factor is missing.
+    SecondFactorRequired = "SECOND_FACTOR_REQUIRED", 401;
     /// The credential does not allow this.
     Forbidden = "FORBIDDEN", 403;
+    /// The password, or a code, has to be shown once more before this.
+    ProofRequired = "PROOF_REQUIRED", 403;
     /// The image is not signed by the key that the machine's operator asks for.
     NotSigned = "NOT_SIGNED", 403;
     /// The mode of the installation does not allow this.

@@ -20,6 +20,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Somebody is known by this address already.
+    #[error("there is a user {email} already")]
+    EmailTaken {
+        /// The address.
+        email: model::people::Email,
+    },
     /// No node has a free slot for this account.
     #[error("no node has room for this agent")]
     NoCapacity,

@@ -19,7 +19,8 @@ impl Args {
             Format::Table => output::fields(&[
                 ("account", who.account.to_string()),
                 ("name", who.account_name.to_string()),
-                ("key", who.key.to_string()),
+                ("role", who.role.to_string()),
+                ("key", who.key.map_or("-".to_owned(), |key| key.to_string())),
                 ("server", control.origin().to_string()),
             ])?,
         }

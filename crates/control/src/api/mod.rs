@@ -10,6 +10,7 @@ mod meta;
 mod node;
 mod nodes;
 mod openapi;
+mod people;
 mod policies;
 mod query;
 mod secrets;
@@ -57,6 +58,23 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(secrets::set_hosts))
         .routes(routes!(secrets::rotate_data_key))
         .routes(routes!(secrets::rotate_wrapping_key))
+        .routes(routes!(people::login, people::current, people::logout))
+        .routes(routes!(people::prove))
+        .routes(routes!(people::sessions_))
+        .routes(routes!(people::end_session))
+        .routes(routes!(people::change_password))
+        .routes(routes!(people::redeem))
+        .routes(routes!(people::begin_factor, people::confirm_factor, people::remove_factor))
+        .routes(routes!(people::create_user, people::list_users))
+        .routes(routes!(people::reset))
+        .routes(routes!(people::remove_users_factor))
+        .routes(routes!(people::create_account, people::accounts))
+        .routes(routes!(people::list_members))
+        .routes(routes!(people::set_role, people::remove_member))
+        .routes(routes!(people::leave))
+        .routes(routes!(people::invite, people::list_invitations))
+        .routes(routes!(people::revoke_invitation))
+        .routes(routes!(people::accept))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::openapi))

@@ -73,7 +73,25 @@ fn own(operation: &str) -> &'static [Code] {
         "create_secret" => &[C::NameTaken, C::WrongState, C::IdempotencyMismatch],
         "rotate_secret" => &[C::WrongState, C::IdempotencyMismatch],
         "set_secret_hosts" | "delete_secret" => &[C::InUse],
-        "rotate_wrapping_key" => &[C::Forbidden, C::WrongState],
+        "rotate_wrapping_key" => &[C::WrongState],
+        "login" => &[C::Unauthenticated, C::SecondFactorRequired, C::TooMany, C::Validation],
+        "redeem_reset" => &[C::Unauthenticated, C::Validation, C::TooMany, C::WrongState],
+        "accept_invitation" => &[
+            C::Unauthenticated,
+            C::Forbidden,
+            C::NotFound,
+            C::Validation,
+            C::TooMany,
+            C::InUse,
+            C::WrongState,
+        ],
+        "change_password" => &[C::WrongState],
+        "begin_second_factor" => &[C::InUse],
+        "confirm_second_factor" | "remove_second_factor" => &[C::WrongState],
+        "create_user" | "create_account" => &[C::NameTaken],
+        "set_role" | "remove_member" => &[C::InUse, C::WrongState],
+        "leave_account" => &[C::InUse, C::WrongState],
+        "create_invitation" => &[C::InUse],
         "list_egress_log" | "list_egress_questions" => &[C::NotFound],
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],
@@ -87,7 +105,9 @@ fn describe_problems(path: &str, takes_body: bool, operation: &mut Operation) {
     let open = operation.security.is_some();
     let mut codes = vec![Code::CrossOrigin, Code::Misdirected, Code::Internal, Code::Unavailable];
     if !open {
-        codes.extend([Code::Validation, Code::Unauthenticated, Code::TooMany]);
+        codes.extend([Code::Validation, Code::Unauthenticated, Code::Forbidden, Code::ProofRequired]);
+        // A session names the account that it acts in.
+        codes.extend([Code::NotFound, Code::TooMany]);
     }
     if path.contains("{id}") {
         codes.push(Code::NotFound);

@@ -74,6 +74,30 @@ fn cases(mine: &Mine<'_>) -> BTreeMap<(&'static str, &'static str), Case> {
         // Its account operates nothing.
         ("post", "/v1/wrapping-key/rotate", None, Own(403)),
         ("get", "/v1/whoami", None, Own(200)),
+        // For people alone: a key is nobody.
+        ("get", "/v1/session", None, Own(403)),
+        ("delete", "/v1/session", None, Own(403)),
+        ("post", "/v1/session/proof", Some(json!({"password": "x"})), Own(403)),
+        ("get", "/v1/sessions", None, Own(403)),
+        ("delete", "/v1/sessions/{id}", None, Own(403)),
+        ("put", "/v1/password", Some(json!({"current": "x", "password": "y"})), Own(403)),
+        ("post", "/v1/second-factor", None, Own(403)),
+        ("put", "/v1/second-factor", Some(json!({"code": "123456"})), Own(403)),
+        ("delete", "/v1/second-factor", None, Own(403)),
+        ("post", "/v1/accounts", Some(json!({"name": "fresh"})), Own(403)),
+        ("get", "/v1/accounts", None, Own(200)),
+        ("delete", "/v1/membership", None, Own(403)),
+        // The operator's.
+        ("get", "/v1/users", None, Own(403)),
+        ("post", "/v1/users", Some(json!({"email": "ada@example.com"})), Own(403)),
+        ("post", "/v1/users/{id}/reset", None, Own(403)),
+        ("delete", "/v1/users/{id}/second-factor", None, Own(403)),
+        ("get", "/v1/members", None, Own(200)),
+        ("put", "/v1/members/{id}", Some(json!({"role": "admin"})), NotFound),
+        ("delete", "/v1/members/{id}", None, NotFound),
+        ("post", "/v1/invitations", Some(json!({"email": "ada@example.com"})), Own(201)),
+        ("get", "/v1/invitations", None, Own(200)),
+        ("delete", "/v1/invitations/{id}", None, NotFound),
     ];
     let id = |path: &str| match path.split('/').nth(2) {
         Some("images") => mine.image.to_owned(),
@@ -93,6 +117,9 @@ fn cases(mine: &Mine<'_>) -> BTreeMap<(&'static str, &'static str), Case> {
 
 /// Endpoints that answer to anybody.
 const OPEN: [(&str, &str); 2] = [("get", "/v1/healthz"), ("get", "/v1/openapi.json")];
+/// Endpoints that want a password or a token in their body.
+const BY_BODY: [(&str, &str); 3] =
+    [("post", "/v1/session"), ("post", "/v1/password-reset"), ("post", "/v1/invitations/accept")];
 
 #[tokio::test]
 async fn every_endpoint_by_every_caller() {
@@ -119,6 +146,18 @@ async fn every_endpoint_by_every_caller() {
             let open = OPEN.contains(&(method, path));
             if open {
                 world.call_as("", method.to_uppercase().as_str(), path, None).await.expect(200);
+                continue;
+            }
+            if BY_BODY.contains(&(method, path)) {
+                let body = match path.as_str() {
+                    "/v1/session" => json!({"email": "ada@example.com", "password": "nobody's own"}),
+                    "/v1/password-reset" => json!({"token": "cofr_x", "password": "nobody's own"}),
+                    _ => json!({"token": "cofi_x", "password": "nobody's own"}),
+                };
+                let request = world.request("POST", path).header("origin", format!("http://{HOST}"));
+                let request = request.header("content-type", "application/json");
+                let answer = world.send(request.body(Body::from(body.to_string())).unwrap()).await;
+                assert_eq!(answer.problem().0, "UNAUTHENTICATED", "{path}");
                 continue;
             }
             let case = cases.get(&(method.as_str(), path.as_str()));
