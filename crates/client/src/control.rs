@@ -9,7 +9,6 @@ use model::api::{
     Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
     Page, RegisterImage, WorkspaceToken,
 };
-use model::people::{ApiKey, CreateKey, WhoAmI};
 use model::policy::Policy;
 use model::token::Scope;
 use model::{AgentId, AgentState, EventId, Verb};
