@@ -40,11 +40,7 @@ impl Control {
     }
 
     /// The same, for whoever calls, and with the authorities that its certificate has to come from: the system's without any.
-    pub fn to(
-        url: &str,
-        credential: Credential,
-        authorities: Option<Authorities>,
-    ) -> Result<Self, Error> {
+    pub fn to(url: &str, credential: Credential, authorities: Option<Authorities>) -> Result<Self, Error> {
         Ok(Self { endpoint: Endpoint::new(url, credential, authorities)? })
     }
 

@@ -338,7 +338,7 @@ pub fn new_key(paths: &Paths, control: User) -> anyhow::Result<()> {
 pub fn keep_key(paths: &Paths, api_key: String) -> anyhow::Result<()> {
     let url = local_url(paths);
     let mut contexts = Contexts::load()?;
-    contexts.keep(contexts.local(&url), Context { url, api_key });
+    contexts.keep(contexts.local(&url), Context::by_key(url, api_key));
     contexts.save()?;
     Ok(())
 }

@@ -53,7 +53,18 @@ fn every_fault_is_named_at_once() {
     "#;
     assert_eq!(
         keys(text),
-        ["control", "control_ca", "control_ca", "data", "run", "cgroup", "uid_first", "slots", "limits.cpus", "limits.memory"]
+        [
+            "control",
+            "control_ca",
+            "control_ca",
+            "data",
+            "run",
+            "cgroup",
+            "uid_first",
+            "slots",
+            "limits.cpus",
+            "limits.memory"
+        ]
     );
 }
 
