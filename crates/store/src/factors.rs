@@ -44,6 +44,15 @@ impl Change {
             .await?;
         if taken.rows_affected() == 0 { Err(Error::TokenRefused) } else { Ok(()) }
     }
+
+    /// Whether a login asks for a code.
+    pub(crate) async fn asks_for_a_code(&mut self, person: UserId) -> Result<bool, Error> {
+        let row = sqlx::query("SELECT 1 FROM factors WHERE person = $1 AND confirmed_at IS NOT NULL")
+            .bind(person.to_string())
+            .fetch_optional(self.db().await?)
+            .await?;
+        Ok(row.is_some())
+    }
 }
 
 impl Store {
@@ -111,7 +120,7 @@ impl Store {
         change.commit().await
     }
 
-    /// Removes a second factor.
+    /// Removes a second factor. Every account of the person hears of it.
     pub async fn remove_factor(&self, actor: Actor, person: UserId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
         let gone = sqlx::query("DELETE FROM factors WHERE person = $1")
@@ -121,8 +130,7 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "second factor" });
         }
-        let account = change.personal(person).await?;
-        change.event(Some(account), "second_factor.removed", person, json!({}));
+        change.event_of(person, "second_factor.removed", |_| json!({})).await?;
         change.commit().await
     }
 }

@@ -58,7 +58,7 @@ impl Change {
         person: UserId,
         kept: Option<SessionId>,
     ) -> Result<u64, Error> {
-        let ended = sqlx::query("DELETE FROM sessions WHERE person = $1 AND id IS NOT $2")
+        let ended = sqlx::query("DELETE FROM sessions WHERE person = $1 AND ($2 IS NULL OR id <> $2)")
             .bind(person.to_string())
             .bind(kept.map(|kept| kept.to_string()))
             .execute(self.db().await?)
@@ -72,16 +72,20 @@ impl Store {
     pub async fn begin_session(&self, who: &Credentials, new: &NewSession<'_>) -> Result<Session, Error> {
         let person = who.user.id;
         let mut change = self.change(Actor::User(person)).await?;
-        let same = sqlx::query("UPDATE users SET password = $1 WHERE id = $2 AND password IS $3")
-            .bind(new.rehashed.or(who.hash.as_deref()))
-            .bind(person.to_string())
-            .bind(who.hash.as_deref())
-            .execute(change.db().await?)
-            .await?;
+        let same =
+            sqlx::query("UPDATE users SET password = $1 WHERE id = $2 AND password IS NOT DISTINCT FROM $3")
+                .bind(new.rehashed.or(who.hash.as_deref()))
+                .bind(person.to_string())
+                .bind(who.hash.as_deref())
+                .execute(change.db().await?)
+                .await?;
         if same.rows_affected() == 0 {
             return Err(Error::Overtaken);
         }
         change.take_step(person, new.step).await?;
+        if new.step.is_none() && change.asks_for_a_code(person).await? {
+            return Err(Error::Overtaken);
+        }
         if let Some(before) = new.before {
             sqlx::query("DELETE FROM sessions WHERE hash = $1")
                 .bind(before)

@@ -24,7 +24,7 @@ pub struct Credentials {
 macro_rules! users {
     ($which:literal) => {
         concat!(
-            "SELECT u.id, u.email, u.password, u.personal, u.created_at, EXISTS (SELECT 1 FROM factors f
+            "SELECT u.id, u.email, u.password, u.personal, u.created_at, (SELECT COUNT(*) FROM factors f
                 WHERE f.person = u.id AND f.confirmed_at IS NOT NULL) AS second_factor FROM users u ",
             $which
         )
@@ -82,12 +82,13 @@ impl Change {
         kept: Option<model::SessionId>,
     ) -> Result<(), Error> {
         let person = who.user.id;
-        let set = sqlx::query("UPDATE users SET password = $1 WHERE id = $2 AND password IS $3")
-            .bind(hash)
-            .bind(person.to_string())
-            .bind(who.hash.as_deref())
-            .execute(self.db().await?)
-            .await?;
+        let set =
+            sqlx::query("UPDATE users SET password = $1 WHERE id = $2 AND password IS NOT DISTINCT FROM $3")
+                .bind(hash)
+                .bind(person.to_string())
+                .bind(who.hash.as_deref())
+                .execute(self.db().await?)
+                .await?;
         if set.rows_affected() == 0 {
             return Err(Error::Overtaken);
         }
@@ -96,17 +97,40 @@ impl Change {
             .bind(person.to_string())
             .execute(self.db().await?)
             .await?;
-        let detail = json!({"sessions_ended": ended, "workspace_tokens": "revoked"});
-        self.event(Some(who.personal), "user.password_set", person, detail);
         // Whoever knew the old one may have got tokens by it.
-        let accounts = sqlx::query("SELECT account FROM memberships WHERE person = $1")
-            .bind(person.to_string())
-            .fetch_all(self.db().await?)
-            .await?;
-        for row in accounts {
-            self.revoke_workspace_tokens(row.parsed("account")?).await?;
+        for account in self
+            .event_of(person, "user.password_set", |own| match own {
+                true => json!({"sessions_ended": ended, "workspace_tokens": "revoked"}),
+                false => json!({"workspace_tokens": "revoked"}),
+            })
+            .await?
+        {
+            self.revoke_workspace_tokens(account).await?;
         }
         Ok(())
+    }
+
+    /// An event of a person for every account that they belong to, their own and others; tells which these are.
+    pub(crate) async fn event_of(
+        &mut self,
+        person: UserId,
+        kind: &str,
+        detail: impl Fn(bool) -> serde_json::Value,
+    ) -> Result<Vec<AccountId>, Error> {
+        let rows = sqlx::query(
+            "SELECT m.account, a.kind FROM memberships m JOIN accounts a ON a.id = m.account WHERE m.person = $1",
+        )
+        .bind(person.to_string())
+        .fetch_all(self.db().await?)
+        .await?;
+        let mut accounts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let account = row.parsed("account")?;
+            let own = row.parsed::<AccountKind>("kind")? == AccountKind::Personal;
+            self.event(Some(account), kind, person, detail(own));
+            accounts.push(account);
+        }
+        Ok(accounts)
     }
 
     /// A person's own account.
@@ -124,7 +148,7 @@ impl Change {
         user(&row)
     }
 
-    fn add_reset(&mut self, who: &User, account: AccountId, hash: &str, life: Duration) -> OffsetDateTime {
+    fn add_reset(&mut self, who: &User, hash: &str, life: Duration) -> OffsetDateTime {
         let until = self.now + life.whole_milliseconds() as i64;
         self.deferred
             .add(
@@ -134,7 +158,6 @@ impl Change {
             .bind(who.id.to_string())
             .bind(hash.to_owned())
             .bind(until);
-        self.event(Some(account), "user.reset_issued", who.id, json!({}));
         crate::rows::instant(until).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 }
@@ -152,13 +175,12 @@ impl Store {
         let mut change = self.change(actor).await?;
         let id = change.add_user(email, personal, None).await?;
         let user = change.user(id).await?;
-        let account = change.personal(id).await?;
-        let until = change.add_reset(&user, account, reset, life);
+        let until = change.add_reset(&user, reset, life);
         change.commit().await?;
         Ok((user, until))
     }
 
-    /// Keeps the hash of a token that sets another password, in place of an earlier one.
+    /// Keeps the hash of a token that sets another password, in place of an earlier one. Every account of the person hears of it.
     pub async fn issue_reset(
         &self,
         actor: Actor,
@@ -167,9 +189,10 @@ impl Store {
         life: Duration,
     ) -> Result<(User, OffsetDateTime), Error> {
         let mut change = self.change(actor).await?;
-        let account = change.personal(person).await?;
+        change.personal(person).await?;
         let user = change.user(person).await?;
-        let until = change.add_reset(&user, account, reset, life);
+        let until = change.add_reset(&user, reset, life);
+        change.event_of(person, "user.reset_issued", |_| json!({})).await?;
         change.commit().await?;
         Ok((user, until))
     }

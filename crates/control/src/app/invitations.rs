@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::app::users::{acceptable, generated, names_for};
-use crate::auth::access::manages;
+use crate::auth::access::Action;
 use crate::auth::{Caller, secret};
 use crate::limits::Kind;
 use crate::peer::Client;
@@ -22,10 +22,7 @@ pub(crate) async fn create(
     request: &CreateInvitation,
 ) -> Result<Invitation, Fault> {
     let CreateInvitation { email, role } = request;
-    caller.check(manages(Role::Member, Some(*role)))?;
-    if *role == Role::Owner {
-        caller.proved(app.store.now())?;
-    }
+    caller.manages(Role::Member, Some(*role), app.store.now())?;
     app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());
@@ -59,7 +56,7 @@ pub(crate) async fn accept(
     let known = app.store.credentials(&invited.email).await?;
     let taken = match (caller, known) {
         (Some(caller), known) => {
-            caller.check(crate::auth::access::Action::Person)?;
+            caller.check(Action::Person)?;
             let theirs = known.map(|known| known.user.id).filter(|known| Some(*known) == caller.person);
             let other = || {
                 let problem = Problem::new(Code::Forbidden, "this invitation is for another address");

@@ -25,6 +25,12 @@ pub(crate) async fn create(
     if request.expires_at.is_some_and(|end| end <= now) {
         return Err(Problem::invalid("expires_at", "this is over already").into());
     }
+    if let Some(until) = caller.until
+        && request.expires_at.is_none_or(|end| end > until)
+    {
+        let problem = Problem::invalid("expires_at", "a key makes none that lasts longer than itself");
+        return Err(problem.remedy("let it end no later than the key that makes it").into());
+    }
     // Whoever may make keys does everything that its role may, so that there is no scope to give that they lack.
     let mut scopes = request.scopes.unwrap_or_else(|| vec![KeyScope::Admin]);
     scopes.sort();

@@ -2,7 +2,6 @@
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::auth::access::manages;
 use crate::problems::Fault;
 use model::people::{Member, Role};
 use model::{Code, Problem};
@@ -14,12 +13,9 @@ async fn find(app: &App, caller: &Caller, key: &str) -> Result<Member, Fault> {
 /// Makes a member something else.
 pub(crate) async fn set_role(app: &App, caller: &Caller, key: &str, role: Role) -> Result<Member, Fault> {
     let member = find(app, caller, key).await?;
-    caller.check(manages(member.role, Some(role)))?;
+    caller.manages(member.role, Some(role), app.store.now())?;
     if member.role == role {
         return Ok(member);
-    }
-    if role == Role::Owner {
-        caller.proved(app.store.now())?;
     }
     app.store.set_role(caller.actor(), caller.account, &member, role).await?;
     Ok(Member { role, ..member })
@@ -28,7 +24,7 @@ pub(crate) async fn set_role(app: &App, caller: &Caller, key: &str, role: Role) 
 /// Removes a member, with the keys that they made.
 pub(crate) async fn remove(app: &App, caller: &Caller, key: &str) -> Result<(), Fault> {
     let member = find(app, caller, key).await?;
-    caller.check(manages(member.role, None))?;
+    caller.manages(member.role, None, app.store.now())?;
     Ok(app.store.remove_member(caller.actor(), caller.account, &member).await?)
 }
 

@@ -52,10 +52,17 @@ async fn find(app: &App, key: &str) -> Result<Credentials, Fault> {
     app.store.credentials(&email).await?.ok_or_else(|| Fault::missing("user", key))
 }
 
-/// A token that sets another password for somebody. Whoever has it can be them, but for their second factor: that stays.
+/// A token that sets another password for somebody, which is how they come back in where no mail reaches them; control sends none.
+///
+/// Whoever has it can be them, but for their second factor, which stays. So it is made at the machine alone ([`Action::Impersonate`]),
+/// except for somebody who never chose a password: there is nothing yet that they could see. Every account that they belong to has it
+/// among its events.
 pub(crate) async fn reset(app: &App, caller: &Caller, from: Client, key: &str) -> Result<Reset, Fault> {
     caller.proved(app.store.now())?;
     let who = find(app, key).await?;
+    if who.hash.is_some() {
+        caller.check(Action::Impersonate)?;
+    }
     app.limits.check(Kind::Reset, from.address, Some(&who.user.id)).await?;
     let token = generated(secret::RESET)?;
     let hash = secret::hash(token.expose());
@@ -63,8 +70,9 @@ pub(crate) async fn reset(app: &App, caller: &Caller, from: Client, key: &str) -
     Ok(Reset { user, token, expires_at })
 }
 
-/// Takes the second factor from somebody who lost it.
+/// Takes the second factor from somebody who lost it. It opens nothing by itself: their password is asked for as before.
 pub(crate) async fn remove_factor(app: &App, caller: &Caller, key: &str) -> Result<(), Fault> {
+    caller.check(Action::Impersonate)?;
     caller.proved(app.store.now())?;
     let who = find(app, key).await?;
     Fault::or_missing(app.store.remove_factor(caller.actor(), who.user.id).await, "second factor", key)

@@ -31,6 +31,9 @@ pub(crate) enum Action {
     Session,
     /// Look after the installation. It shows nothing of an account but its own.
     Operate,
+    /// What lets an operator become somebody else, or takes from them what they are known by: for operators at the machine. Whoever
+    /// operates the machine is root there, and reaches everything anyway; this keeps out operators who have the API alone.
+    Impersonate,
 }
 
 /// Who somebody is in the account that they act in.
@@ -43,6 +46,16 @@ pub(crate) struct Standing {
     pub(crate) operator: bool,
     /// Whether a person acts, themselves or by a key that they made.
     pub(crate) person: bool,
+    pub(crate) place: Place,
+}
+
+/// Where somebody asks from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// From the machine itself, by a socket that only control's user and its group may open.
+    Machine,
+    /// From anywhere.
+    Network,
 }
 
 /// What is decided.
@@ -58,12 +71,12 @@ pub(crate) enum Verdict {
 /// Decides.
 pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
     use Action as A;
-    if action == A::Operate && !who.operator {
+    if matches!(action, A::Operate | A::Impersonate) && !who.operator {
         return Verdict::Forbid("this is the operator's to do", "ask who operates this installation");
     }
     let least = match action {
         A::Read | A::Agents | A::Keys | A::Person | A::Session => Role::Member,
-        A::Secrets | A::People | A::KeysOfOthers | A::Operate => Role::Admin,
+        A::Secrets | A::People | A::KeysOfOthers | A::Operate | A::Impersonate => Role::Admin,
         A::Owners | A::Account => Role::Owner,
     };
     if who.role < least {
@@ -91,6 +104,10 @@ pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
     }
     if action == A::Person && !who.person {
         return Verdict::Forbid("this key is nobody's", "log in, or use a key that a person made");
+    }
+    if action == A::Impersonate && who.place != Place::Machine {
+        let remedy = "do it there, with `--server unix:///run/cofferdam/control.sock`";
+        return Verdict::Forbid("this is done at the machine that control runs on alone", remedy);
     }
     Verdict::Allow
 }
@@ -164,7 +181,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
 mod tests {
     use super::*;
 
-    const ALL: [Action; 11] = [
+    const ALL: [Action; 12] = [
         Action::Read,
         Action::Agents,
         Action::Secrets,
@@ -176,6 +193,7 @@ mod tests {
         Action::Person,
         Action::Session,
         Action::Operate,
+        Action::Impersonate,
     ];
 
     /// A letter for each action: `y` for allowed, `-` for 403, `?` for 404.
@@ -193,25 +211,28 @@ mod tests {
     }
 
     fn session(role: Role, operator: bool) -> Standing {
-        Standing { role, scopes: None, operator, person: true }
+        Standing { role, scopes: None, operator, person: true, place: Place::Network }
     }
 
     fn key(role: Role, scopes: &[KeyScope]) -> Standing {
-        Standing { role, scopes: Some(scopes.to_vec()), operator: true, person: false }
+        Standing { role, scopes: Some(scopes.to_vec()), operator: true, person: false, place: Place::Machine }
     }
 
     #[test]
     fn roles_and_scopes() {
-        check(&session(Role::Member, true), "yy-y?---yy-");
-        check(&session(Role::Admin, false), "yyyyyy--yy-");
-        check(&session(Role::Owner, false), "yyyyyyyyyy-");
-        check(&session(Role::Admin, true), "yyyyyy--yyy");
-        check(&key(Role::Owner, &[KeyScope::Admin]), "yyyyyyyy--y");
-        check(&key(Role::Owner, &[KeyScope::Read]), "y----------");
-        check(&key(Role::Owner, &[KeyScope::Agents]), "yy---------");
-        check(&key(Role::Owner, &[KeyScope::Agents, KeyScope::Secrets]), "yyy--------");
-        check(&key(Role::Member, &[KeyScope::Secrets]), "y---?------");
-        check(&key(Role::Owner, &[]), "y----------");
+        check(&session(Role::Member, true), "yy-y?---yy--");
+        check(&session(Role::Admin, false), "yyyyyy--yy--");
+        check(&session(Role::Owner, false), "yyyyyyyyyy--");
+        check(&session(Role::Admin, true), "yyyyyy--yyy-");
+        check(&key(Role::Owner, &[KeyScope::Admin]), "yyyyyyyy--yy");
+        check(&key(Role::Owner, &[KeyScope::Read]), "y-----------");
+        check(&key(Role::Owner, &[KeyScope::Agents]), "yy----------");
+        check(&key(Role::Owner, &[KeyScope::Agents, KeyScope::Secrets]), "yyy---------");
+        check(&key(Role::Member, &[KeyScope::Secrets]), "y---?-------");
+        check(&key(Role::Owner, &[]), "y-----------");
+        // At the machine, and nobody's operator.
+        let nobody = Standing { operator: false, ..key(Role::Owner, &[KeyScope::Admin]) };
+        check(&nobody, "yyyyyyyy----");
     }
 
     #[test]

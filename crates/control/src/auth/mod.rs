@@ -13,7 +13,8 @@ pub(crate) mod voucher;
 
 use crate::app::App;
 use crate::problems::Fault;
-use access::{Action, Standing, Verdict, decide};
+use crate::server::Door;
+use access::{Action, Place, Standing, Verdict, decide};
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::{HeaderMap, Method, header, request::Parts};
 use model::people::Role;
@@ -44,6 +45,8 @@ pub(crate) struct Caller {
     pub(crate) standing: Standing,
     /// Who they are; nobody for a key that is the account's own.
     pub(crate) person: Option<UserId>,
+    /// When the key ends that they act by.
+    pub(crate) until: Option<OffsetDateTime>,
     /// Held while the request is under way.
     _seat: Arc<Seat>,
 }
@@ -73,6 +76,14 @@ impl Caller {
                 Err(Problem::new(Code::Forbidden, detail).remedy(remedy).into())
             }
         }
+    }
+
+    /// Refuses to make somebody who is `from` something else, or nothing, where they may not. To do with owners, or to remove somebody,
+    /// asks for a proof.
+    pub(crate) fn manages(&self, from: Role, to: Option<Role>, now: OffsetDateTime) -> Result<(), Fault> {
+        let action = access::manages(from, to);
+        self.check(action)?;
+        if action == Action::Owners || to.is_none() { self.proved(now) } else { Ok(()) }
     }
 
     /// Their session. Operations that ask for [`Action::Session`] have one.
@@ -130,16 +141,22 @@ async fn identify(parts: &Parts, app: &App) -> Result<Caller, Fault> {
     }
 }
 
+fn place(parts: &Parts) -> Place {
+    if parts.extensions.get() == Some(&Door::Unix) { Place::Machine } else { Place::Network }
+}
+
 async fn by_key(parts: &Parts, app: &App) -> Result<Caller, Fault> {
     let remedy = "send `Authorization: Bearer cof_…` with a key of this installation";
     let token = bearer(&parts.headers).ok_or_else(|| refused("an API key is required", remedy))?;
     let holder = app.store.bearer(&secret::hash(token)).await?;
     let holder = holder.ok_or_else(|| refused("the API key is not valid here", remedy))?;
-    let store::Bearer { key, account, account_name, operator, role, scopes, person, .. } = holder;
+    let store::Bearer { key, account, account_name, operator, role, scopes, person, expires_at: until } =
+        holder;
     let seat = app.seats.take(parts, Who::Account(account))?;
-    let standing = Standing { role, scopes: Some(scopes), operator, person: person.is_some() };
+    let (place, by_person) = (place(parts), person.is_some());
+    let standing = Standing { role, scopes: Some(scopes), operator, person: by_person, place };
     let credential = Credential::Key(key);
-    Ok(Caller { credential, account, account_name, standing, person, _seat: Arc::new(seat) })
+    Ok(Caller { credential, account, account_name, standing, person, until, _seat: Arc::new(seat) })
 }
 
 async fn by_session(parts: &Parts, app: &App, token: &str) -> Result<Caller, Fault> {
@@ -155,9 +172,9 @@ async fn by_session(parts: &Parts, app: &App, token: &str) -> Result<Caller, Fau
         return Err(Fault::missing("account", named.unwrap_or_default()));
     };
     let seat = app.seats.take(parts, Who::Account(account))?;
-    let standing = Standing { role, scopes: None, operator, person: true };
+    let standing = Standing { role, scopes: None, operator, person: true, place: place(parts) };
     let (person, credential) = (Some(sitting.person), Credential::Session(sitting));
-    Ok(Caller { credential, account, account_name, standing, person, _seat: Arc::new(seat) })
+    Ok(Caller { credential, account, account_name, standing, person, until: None, _seat: Arc::new(seat) })
 }
 
 impl FromRequestParts<Arc<App>> for Caller {

@@ -9,6 +9,7 @@ mod images;
 mod inputs;
 mod levels;
 mod nodes;
+mod people;
 mod placement;
 mod policies;
 mod rekey;

@@ -191,7 +191,7 @@ impl Store {
         let rows = sqlx::query(
             "SELECT id AS data_key, account, wrapped_by, wrapped FROM (
                 SELECT id, account, wrapped_by, wrapped FROM data_keys
-                UNION ALL SELECT id, account, wrapped_by, wrapped FROM factors)
+                UNION ALL SELECT id, account, wrapped_by, wrapped FROM factors) AS wrapped_keys
              WHERE wrapped_by <> $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3",
         )
         .bind(id)
