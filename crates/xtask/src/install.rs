@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 26] = [
+const DOCUMENTS: [&str; 27] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -107,6 +107,7 @@ const DOCUMENTS: [&str; 26] = [
     "docs/levels/container.md",
     "docs/guides/egress.md",
     "docs/guides/secrets.md",
+    "docs/guides/people.md",
     "docs/guides/recipes.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",
