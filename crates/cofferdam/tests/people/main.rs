@@ -140,7 +140,7 @@ fn who_is_invited_belongs_and_who_is_removed_is_out_at_once() {
     let ci = installation.desk("ci");
     ci.run_with(&["login", url], made["secret"].as_str().unwrap()).ok();
     ci.run(&["ls"]).ok();
-    ci.run(&["secret", "rekey"]).refused(4, "scope");
+    ci.run(&["image", "rm", "debian"]).refused(4, "scope");
     ci.run(&["account", "use", "research"]).refused(4, "a key is for one account");
     ada.run(&["member", "role", BOB, "admin"]).ok();
     assert_eq!(bob.run(&["whoami", "-o", "json"]).json()["role"], "admin");
