@@ -66,6 +66,7 @@ pub fn exit_code(code: Code) -> u8 {
         | Code::NotSigned
         | Code::CrossOrigin
         | Code::ModeRefuses
+        | Code::QuotaExceeded
         | Code::LevelUnavailable
         | Code::NameTaken
         | Code::WrongState

@@ -3,13 +3,14 @@
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
+use model::quota::Quota;
 use model::{ByteSize, Name, Network, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
 
 /// The configuration of the control process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the API answers.
@@ -30,6 +31,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// What a password costs whoever guesses at it.
     pub passwords: Passwords,
+    /// What all agents of an account may have together, of accounts that are made from now on; unlimited where it says nothing.
+    pub quota: Quota,
     /// How the API is served to others than this machine.
     pub serve: Serve,
 }
@@ -124,6 +127,7 @@ impl Default for Config {
             egress: Egress::default(),
             secrets: Secrets::default(),
             passwords: Passwords::default(),
+            quota: Quota::default(),
             serve: Serve::default(),
         }
     }
@@ -131,7 +135,7 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets", "passwords", "serve"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets", "passwords", "quota", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -174,6 +178,7 @@ impl Checked for Config {
         check((19 << 20..=4 << 30).contains(&memory.0), "passwords.memory", "must be between 19MiB and 4GiB");
         check((2..=64).contains(passes), "passwords.passes", "must be between 2 and 64");
         check((1..=64).contains(at_once), "passwords.at_once", "must be between 1 and 64");
+        check(self.quota.fault().is_none(), "quota.cpus", "must be a number of cores, 0 or more");
         faults
     }
 }
@@ -205,7 +210,7 @@ mod tests {
         let bounds = said(
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
              [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"\n\
-             [passwords]\nmemory = \"1MiB\"\npasses = 1\nat_once = 0",
+             [passwords]\nmemory = \"1MiB\"\npasses = 1\nat_once = 0\n[quota]\ncpus = -1.0",
         );
         let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
         let serve = said(
@@ -235,6 +240,7 @@ mod tests {
                     "passwords.memory: ",
                     "passwords.passes: ",
                     "passwords.at_once: ",
+                    "quota.cpus: ",
                 ],
             ),
             (beyond, &["listen: ", "serve.key: "]),

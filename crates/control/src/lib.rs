@@ -202,6 +202,7 @@ async fn assemble(
     let waker = notify.clone();
     let limits = Limits::new(clock.clone());
     let store = open(config, clock, Arc::new(move |number, changed| waker.changed(number, changed))).await?;
+    store.set_new_quota(config.quota);
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     let vault = Vault::open(config, &store.wrapped_by().await?)?;

@@ -40,6 +40,9 @@ impl From<store::Error> for Fault {
                 .remedy("choose another name, or leave it out to have one made up"),
             E::EmailTaken { .. } => Problem { field: Some("email".to_owned()), ..say(Code::NameTaken) }
                 .remedy("GET /v1/users lists those that there are"),
+            E::Quota(exceeded) => Problem { field: Some(exceeded.field.to_owned()), ..say(Code::QuotaExceeded) }.remedy(
+                "destroy an agent that is no longer needed, ask for less, or have the operator raise the quota (GET /v1/quota tells it)",
+            ),
             E::NoCapacity => say(Code::NoCapacity).remedy(
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),

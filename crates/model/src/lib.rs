@@ -24,6 +24,7 @@ pub mod policy;
 pub mod probe;
 pub mod problem;
 pub mod quantity;
+pub mod quota;
 pub mod resources;
 pub mod secret;
 pub mod token;

@@ -42,6 +42,8 @@ codes! {
     NotSigned = "NOT_SIGNED", 403;
     /// The mode of the installation does not allow this.
     ModeRefuses = "MODE_REFUSES", 403;
+    /// The account's agents may have no more.
+    QuotaExceeded = "QUOTA_EXCEEDED", 403;
     /// The request came from a web page, or for a host name that is not ours.
     CrossOrigin = "CROSS_ORIGIN", 403;
     /// There is no such thing, or it is not yours.

@@ -55,6 +55,11 @@ impl Change {
             .bind(i64::from(operator))
             .bind(now);
         self.event(Some(account), "account.created", account, json!({"name": name, "kind": kind}));
+        // Whoever operates the installation is held to nothing but the machine.
+        if !operator && !self.new_quota.is_unlimited() {
+            let quota = self.new_quota;
+            self.put_quota(account, &quota);
+        }
         Ok(account)
     }
 

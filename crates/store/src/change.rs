@@ -5,6 +5,7 @@ use crate::batch::Batch;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::millis;
 use crate::{Error, Store};
+use model::quota::Quota;
 use model::{AccountId, AgentId, EventId, KeyId, NodeId, UserId};
 use serde_json::Value;
 use sqlx::SqliteConnection;
@@ -63,6 +64,8 @@ pub(crate) struct Change {
     pub(crate) now: i64,
     pub(crate) actor: Actor,
     audited: bool,
+    /// Of accounts that it makes.
+    pub(crate) new_quota: Quota,
     /// Taken while no other change can be under way.
     number: u64,
     changed: Vec<Changed>,
@@ -91,6 +94,7 @@ impl Store {
             now: millis(self.now()),
             actor,
             audited: false,
+            new_quota: self.0.new_quota.get().copied().unwrap_or_default(),
             changed: Vec::new(),
             deferred,
         })

@@ -26,6 +26,9 @@ pub enum Error {
         /// The address.
         email: model::people::Email,
     },
+    /// The account may not have one more such agent.
+    #[error(transparent)]
+    Quota(#[from] model::quota::Exceeded),
     /// No node has a free slot for this account.
     #[error("no node has room for this agent")]
     NoCapacity,

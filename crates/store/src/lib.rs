@@ -26,6 +26,7 @@ mod members;
 mod nodes;
 mod observe;
 mod policies;
+mod quotas;
 mod rows;
 mod secrets;
 mod sessions;
@@ -59,14 +60,15 @@ pub use users::Credentials;
 use bearers::Bearers;
 use group::Writer;
 use model::clock::Clock;
+use model::quota::Quota;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection, SqlSafeStr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a writer waits for another process before it says that the database is locked.
@@ -83,6 +85,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
     uses: uses::Uses,
+    /// Of accounts that are made from now on.
+    new_quota: OnceLock<Quota>,
     /// Counts changes, in the order in which they were made.
     changes: AtomicU64,
 }
@@ -98,6 +102,7 @@ fn migrations() -> Migrator {
         ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
         ("secrets", include_str!("../migrations/sqlite/0008_secrets.sql")),
         ("people", include_str!("../migrations/sqlite/0009_people.sql")),
+        ("quotas", include_str!("../migrations/sqlite/0010_quotas.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -160,8 +165,8 @@ impl Store {
             on_commit(number, changed);
         });
         let writer = Writer::new(writer, 2 * busy, on_commit);
-        let (uses, changes) = (uses::Uses::default(), AtomicU64::new(1));
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, uses, changes })))
+        let (uses, new_quota, changes) = (uses::Uses::default(), OnceLock::new(), AtomicU64::new(1));
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, uses, new_quota, changes })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

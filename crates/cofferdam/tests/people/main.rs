@@ -233,6 +233,8 @@ fn what_is_typed_is_in_no_argument_environment_file_or_log() {
     let made = ada.run(&["user", "totp", "enrol", "-o", "json"]).json();
     let secret = made["secret"].as_str().unwrap();
     ada.run_with(&["user", "totp", "confirm"], &code(secret, 0)).ok();
+    ada.run(&["account", "create", "research"]).ok();
+    ada.run(&["account", "use", "research"]).ok();
     let invitation = ada.run(&["invite", "create", BOB, "-o", "json"]).json();
     let key = ada.run(&["key", "create", "tool", "-o", "json"]).json();
 

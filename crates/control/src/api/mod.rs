@@ -13,6 +13,7 @@ mod openapi;
 mod people;
 mod policies;
 mod query;
+mod quotas;
 mod secrets;
 mod shield;
 
@@ -75,6 +76,8 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(people::invite, people::list_invitations))
         .routes(routes!(people::revoke_invitation))
         .routes(routes!(people::accept))
+        .routes(routes!(quotas::show))
+        .routes(routes!(quotas::set))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::openapi))

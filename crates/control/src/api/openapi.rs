@@ -62,6 +62,7 @@ fn own(operation: &str) -> &'static [Code] {
             C::NameTaken,
             C::LevelUnavailable,
             C::NoCapacity,
+            C::QuotaExceeded,
             C::IdempotencyMismatch,
         ],
         "get_agent" => &[C::Timeout],

@@ -22,11 +22,13 @@ pub(crate) async fn create(
     app.limits.check(Kind::ApiKeys, from.address, Some(&caller.account)).await?;
     caller.proved(app.store.now())?;
     let now = app.store.now();
-    if request.expires_at.is_some_and(|end| end <= now) {
+    // As it is kept: in milliseconds.
+    let expires_at = request.expires_at.map(|end| end.truncate_to_millisecond());
+    if expires_at.is_some_and(|end| end <= now) {
         return Err(Problem::invalid("expires_at", "this is over already").into());
     }
     if let Some(until) = caller.until
-        && request.expires_at.is_none_or(|end| end > until)
+        && expires_at.is_none_or(|end| end > until)
     {
         let problem = Problem::invalid("expires_at", "a key makes none that lasts longer than itself");
         return Err(problem.remedy("let it end no later than the key that makes it").into());
@@ -46,7 +48,7 @@ pub(crate) async fn create(
         role: caller.role(),
         scopes: &scopes,
         person: caller.person,
-        expires_at: request.expires_at,
+        expires_at,
     };
     let (key, fresh) = app.store.create_key(caller.actor(), &new, idempotency.as_ref()).await?;
     Ok(ApiKey { secret: (fresh == Fresh::Yes).then_some(secret), ..key })

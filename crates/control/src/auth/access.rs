@@ -140,7 +140,8 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/secrets/{id}"
             | "/v1/whoami"
             | "/v1/accounts"
-            | "/v1/members",
+            | "/v1/members"
+            | "/v1/quota",
         ) => A::Read,
         (
             "POST",
@@ -172,7 +173,8 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
         | ("POST" | "PUT" | "DELETE", "/v1/second-factor") => A::Session,
         ("POST", "/v1/wrapping-key/rotate" | "/v1/images/{id}/grant" | "/v1/users/{id}/reset")
         | ("GET" | "POST", "/v1/users")
-        | ("DELETE", "/v1/users/{id}/second-factor") => A::Operate,
+        | ("DELETE", "/v1/users/{id}/second-factor")
+        | ("PUT", "/v1/accounts/{id}/quota") => A::Operate,
         _ => return None,
     })
 }

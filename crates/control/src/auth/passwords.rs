@@ -5,12 +5,14 @@
 
 mod common;
 
-use crate::auth::secret::{self, NoRandomness};
+use crate::auth::secret::NoRandomness;
 use crate::config;
 use crate::problems::Fault;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use model::people::{MAX_PASSWORD, MIN_PASSWORD};
 use model::secret::SecretValue;
 use model::{Code, Problem};
@@ -44,13 +46,10 @@ impl Passwords {
         let params = Params::new(memory, config.passes, 1, None).expect("`config` has checked the bounds");
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         // Random bytes in place of a hash are as good as one: nothing hashes to them.
-        let random = secret::generate("")?;
-        let nobodys = format!(
-            "$argon2id$v=19$m={memory},t={},p=1${}${random}",
-            config.passes,
-            &secret::generate("")?[..22]
-        );
-        let nobodys = nobodys.replace('-', "+").replace('_', "/");
+        let (mut salt, mut random) = ([0; 16], [0; 32]);
+        getrandom::fill(&mut salt).and_then(|()| getrandom::fill(&mut random)).map_err(|_| NoRandomness)?;
+        let [salt, random] = [STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(random)];
+        let nobodys = format!("$argon2id$v=19$m={memory},t={},p=1${salt}${random}", config.passes);
         Ok(Self { argon, turns: Arc::new(Semaphore::new(config.at_once)), nobodys })
     }
 

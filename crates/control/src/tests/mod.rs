@@ -12,6 +12,7 @@ mod nodes;
 mod people;
 mod placement;
 mod policies;
+mod quotas;
 mod rekey;
 mod secrets;
 mod serving;

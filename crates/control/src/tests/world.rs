@@ -83,7 +83,15 @@ pub(super) fn template(path: &str) -> String {
     if segments.len() > 3
         && matches!(
             segments[2],
-            "agents" | "images" | "keys" | "secrets" | "users" | "members" | "sessions" | "invitations"
+            "agents"
+                | "images"
+                | "keys"
+                | "secrets"
+                | "accounts"
+                | "users"
+                | "members"
+                | "sessions"
+                | "invitations"
         )
         && segments[3] != "accept"
     {

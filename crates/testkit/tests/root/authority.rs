@@ -17,7 +17,8 @@ fn a_node_serves_a_control_with_an_authority_of_its_own() {
     world.cli(&["down"]).ok();
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    let issuer =
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate").pem();
