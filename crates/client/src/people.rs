@@ -3,11 +3,13 @@
 use crate::control::Control;
 use crate::credential::begun;
 use crate::error::Error;
+use model::AccountId;
 use model::people::{
     AcceptInvitation, Account, ApiKey, ChangePassword, ConfirmFactor, CreateAccount, CreateInvitation,
     CreateKey, CreateUser, Invitation, LoggedIn, Login, Member, NewFactor, RedeemReset, Reset, Role, Session,
     SetRole, User, WhoAmI,
 };
+use model::quota::{AccountQuota, Quota};
 use model::secret::SecretValue;
 use reqwest::header::ORIGIN;
 
@@ -102,6 +104,17 @@ impl Control {
     /// Makes an organisation.
     pub async fn create_account(&self, create: &CreateAccount) -> Result<Account, Error> {
         self.endpoint.json(self.endpoint.post(&["v1", "accounts"]).json(create)).await
+    }
+
+    /// What all agents of the account may have together, and what they have.
+    pub async fn quota(&self) -> Result<AccountQuota, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "quota"])).await
+    }
+
+    /// Says what all agents of an account may have together; for operators.
+    pub async fn set_quota(&self, account: AccountId, quota: &Quota) -> Result<Quota, Error> {
+        let id = account.to_string();
+        self.endpoint.json(self.endpoint.put(&["v1", "accounts", &id, "quota"]).json(quota)).await
     }
 
     /// Leaves the account.

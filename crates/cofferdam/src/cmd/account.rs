@@ -7,7 +7,8 @@ use crate::output::{self, Format};
 use crate::{confirm, resolve};
 use clap::Subcommand;
 use model::people::{Account, CreateAccount, Email};
-use model::{Code, Name};
+use model::quota::Quota;
+use model::{AccountId, ByteSize, Code, Name};
 
 /// What `account` has.
 #[derive(Subcommand)]
@@ -26,6 +27,7 @@ pub enum Command {
         account: Option<String>,
     },
     Use(Use),
+    Quota(SetQuota),
     Leave(Leave),
 }
 
@@ -60,6 +62,31 @@ pub struct Use {
     own: bool,
 }
 
+/// Show what all agents of the account may have together, and what they have; or, as an operator, set it for an account
+///
+/// What is left out when it is set is unlimited. Agents that are there stay, whatever it is.
+#[derive(clap::Args)]
+#[command(after_long_help = "Examples:
+  cofferdam account quota
+  cofferdam account quota acc_\u{2026} --agents 20 --cpus 16 --memory 64GiB --disk 500GiB      for operators")]
+pub struct SetQuota {
+    /// Account to set it for, by id; for operators
+    #[arg(value_name = "ID")]
+    account: Option<AccountId>,
+    /// Agents
+    #[arg(long, requires = "account", value_name = "COUNT")]
+    agents: Option<u64>,
+    /// Their processor cores
+    #[arg(long, requires = "account", value_name = "CORES")]
+    cpus: Option<f64>,
+    /// Their memory
+    #[arg(long, requires = "account", value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Their volumes
+    #[arg(long, requires = "account", value_name = "SIZE")]
+    disk: Option<ByteSize>,
+}
+
 /// Leave the account that is acted in
 ///
 /// The keys that you made there are deleted. Its last owner cannot leave.
@@ -83,6 +110,7 @@ impl Command {
             }
             Self::Show { account } => show(account, global).await?,
             Self::Use(Use { name, own: _ }) => switch(name, global).await?,
+            Self::Quota(args) => quota(args, global).await?,
             Self::Leave(args) => leave(&args, global).await?,
         }
         Ok(0)
@@ -154,6 +182,35 @@ async fn switch(account: Option<Name>, global: &Global) -> anyhow::Result<()> {
         Some(account) => output::line(format_args!("Acts in {account} from now on.")),
         None => output::line("Acts in your own account from now on."),
     }
+}
+
+async fn quota(args: SetQuota, global: &Global) -> anyhow::Result<()> {
+    let SetQuota { account, agents, cpus, memory, disk } = args;
+    let control = context::control(global.context.as_ref())?;
+    let (limits, used) = match account {
+        Some(account) => (control.set_quota(account, &Quota { agents, cpus, memory, disk }).await?, None),
+        None => {
+            let quota = control.quota().await?;
+            if global.output == Format::Json {
+                return output::json(&quota);
+            }
+            (quota.limits, Some(quota.used))
+        }
+    };
+    if global.output == Format::Json {
+        return output::json(&limits);
+    }
+    let limit = |limit: Option<String>| limit.unwrap_or_else(|| "unlimited".to_owned());
+    let size = |size: ByteSize| output::size(size.0);
+    let rows = [
+        ("agents", used.map(|used| used.agents.to_string()), limits.agents.map(|count| count.to_string())),
+        ("cpus", used.map(|used| used.cpus.to_string()), limits.cpus.map(|cores| cores.to_string())),
+        ("memory", used.map(|used| size(used.memory)), limits.memory.map(size)),
+        ("disk", used.map(|used| size(used.disk)), limits.disk.map(size)),
+    ];
+    let rows =
+        rows.map(|(what, used, most)| [what.to_owned(), used.unwrap_or_else(|| "-".to_owned()), limit(most)]);
+    output::table(["", "USED", "LIMIT"], rows)
 }
 
 async fn leave(args: &Leave, global: &Global) -> anyhow::Result<()> {

@@ -113,6 +113,13 @@ fn who_is_invited_belongs_and_who_is_removed_is_out_at_once() {
     ada.run(&["account", "use", "research"]).ok();
     assert_eq!(ada.run(&["account", "show", "-o", "json"]).json()["name"], "research");
 
+    // What its agents may have together, the operator says and nobody else.
+    let id = ada.run(&["whoami", "-o", "json"]).json()["account"].as_str().unwrap().to_owned();
+    let quota = ["account", "quota", &id, "--agents", "0"];
+    ada.run(&quota).refused(4, "operator");
+    operator.run(&quota).ok();
+    assert_eq!(ada.run(&["account", "quota", "-o", "json"]).json()["limits"]["agents"], 0);
+
     // Somebody new. One that was taken back, and one that was taken, are good for nothing.
     let invite = |email: &str| {
         let made = ada.run(&["invite", "create", email, "-o", "json"]).json();
