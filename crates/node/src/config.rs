@@ -14,6 +14,9 @@ pub struct Config {
     /// Where control is: its socket on this machine, or an origin. A port of loopback is anybody's who takes it while
     /// control is away; the socket is root's.
     pub control: String,
+    /// A file (PEM) with the certificates of the authorities that control's certificate has to come from: without it those that this
+    /// machine trusts. It is read when the node starts.
+    pub control_ca: Option<PathBuf>,
     /// Directory beneath which `node/`, `images/`, `volumes/` and `init/` lie.
     pub data: PathBuf,
     /// Directory for sockets and exit records; gone after a reboot.
@@ -146,6 +149,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             control: "unix:///run/cofferdam/control.sock".into(),
+            control_ca: None,
             data: "/var/lib/cofferdam".into(),
             run: "/run/cofferdam".into(),
             bundles: "/etc/cofferdam/bundles.toml".into(),
@@ -193,6 +197,16 @@ impl Checked for Config {
                 is_origin(&self.control),
                 "control",
                 "must be unix:// and the path of control's socket, or an origin such as https://control.example.com",
+            ),
+            (
+                self.control_ca.as_deref().is_none_or(is_plain),
+                "control_ca",
+                "must be an absolute path without `..`",
+            ),
+            (
+                self.control_ca.is_none() || self.control.starts_with("https://"),
+                "control_ca",
+                "is for a control that is reached by https://",
             ),
             (is_plain(&self.data), "data", "must be an absolute path without `..`"),
             (is_plain(&self.run), "run", "must be an absolute path without `..`"),

@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 28] = [
+const DOCUMENTS: [&str; 29] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -108,6 +108,7 @@ const DOCUMENTS: [&str; 28] = [
     "docs/levels/container.md",
     "docs/guides/egress.md",
     "docs/guides/secrets.md",
+    "docs/guides/people.md",
     "docs/guides/recipes.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",

@@ -41,6 +41,7 @@ fn every_fault_is_named_at_once() {
     assert_eq!(named, ["guard", "limits.cpus", "limits.discs", "limits.memory", "slot", "slots"]);
     let text = r#"
         control = "http://127.0.0.1:7700/v1"
+        control_ca = "ca.pem"
         data = "relative"
         run = "/run/../etc"
         cgroup = "../system.slice"
@@ -52,7 +53,18 @@ fn every_fault_is_named_at_once() {
     "#;
     assert_eq!(
         keys(text),
-        ["control", "data", "run", "cgroup", "uid_first", "slots", "limits.cpus", "limits.memory"]
+        [
+            "control",
+            "control_ca",
+            "control_ca",
+            "data",
+            "run",
+            "cgroup",
+            "uid_first",
+            "slots",
+            "limits.cpus",
+            "limits.memory"
+        ]
     );
 }
 

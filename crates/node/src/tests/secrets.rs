@@ -168,7 +168,7 @@ impl Node {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let http = crate::control::client(&origin).unwrap().0;
+        let http = crate::control::client(&origin, None).unwrap().0;
         let caller = Arc::new(Caller::new(http, &origin, key, &standing));
         let spec = spec();
         let (secrets, running) = begin(&caller, &world);

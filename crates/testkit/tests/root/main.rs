@@ -1,6 +1,7 @@
 //! Everything that needs root: a real installation, real boundaries, attacks from inside.
 
 mod attacks;
+mod authority;
 mod bad_input;
 mod beside;
 mod blanks;
