@@ -38,6 +38,11 @@ impl From<store::Error> for Fault {
             }
             E::NameTaken { .. } => Problem { field: Some("name".to_owned()), ..say(Code::NameTaken) }
                 .remedy("choose another name, or leave it out to have one made up"),
+            E::EmailTaken { .. } => Problem { field: Some("email".to_owned()), ..say(Code::NameTaken) }
+                .remedy("GET /v1/users lists those that there are"),
+            E::Quota(exceeded) => Problem { field: Some(exceeded.field.to_owned()), ..say(Code::QuotaExceeded) }.remedy(
+                "destroy an agent that is no longer needed, ask for less, or have the operator raise the quota (GET /v1/quota tells it)",
+            ),
             E::NoCapacity => say(Code::NoCapacity).remedy(
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
@@ -66,9 +71,7 @@ impl From<store::Error> for Fault {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")
             }
-            E::TokenRefused => {
-                say(Code::Unauthenticated).remedy("make a new bootstrap token and enrol with it")
-            }
+            E::TokenRefused => say(Code::Unauthenticated).remedy("ask for another one"),
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),
@@ -158,7 +161,7 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     if let Some(seconds) = retry_after(&problem) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if problem.code == Code::Unauthenticated {
+    if matches!(problem.code, Code::Unauthenticated | Code::SecondFactorRequired) {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     // A method that is not there answers with those that are.

@@ -10,6 +10,7 @@ use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::evidence::{Evidence, Observation};
 use model::policy::Policy;
+use model::quota::thousandths;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -261,8 +262,9 @@ impl Change {
             .add(
                 "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
                     generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since,
-                    workspace_url, policy, policy_revision, secrets_revision)
-                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17, $18
+                    workspace_url, policy, policy_revision, secrets_revision, cpus, memory, disk)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17, $18,
+                    $19, $20, $21
                  FROM nodes n WHERE n.id = $14",
             )
             .bind(spec.id.to_string())
@@ -283,6 +285,9 @@ impl Change {
             .bind(policy.as_ref().map(to_json))
             .bind(made.policy_revision as i64)
             .bind(secrets_revision as i64)
+            .bind(thousandths(spec.resources.cpus) as i64)
+            .bind(spec.resources.memory.0 as i64)
+            .bind(spec.resources.disk.0 as i64)
             .or(Error::NoCapacity);
         for (key, value) in labels {
             self.deferred

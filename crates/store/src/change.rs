@@ -5,7 +5,8 @@ use crate::batch::Batch;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::millis;
 use crate::{Error, Store};
-use model::{AccountId, AgentId, EventId, KeyId, NodeId};
+use model::quota::Quota;
+use model::{AccountId, AgentId, EventId, KeyId, NodeId, UserId};
 use serde_json::Value;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
@@ -18,6 +19,8 @@ use std::sync::atomic::Ordering;
 pub enum Actor {
     /// Whoever holds an API key.
     Key(KeyId),
+    /// A person, in a session or by a token that they were handed.
+    User(UserId),
     /// A node.
     Node(NodeId),
     /// Control itself, or its operator at the machine.
@@ -28,6 +31,7 @@ impl Display for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Key(id) => id.fmt(f),
+            Self::User(id) => id.fmt(f),
             Self::Node(id) => id.fmt(f),
             Self::System => f.write_str("system"),
         }
@@ -45,7 +49,7 @@ pub enum Changed {
     Questions(AccountId),
     /// An account's log of connections.
     EgressLog(AccountId),
-    /// Keys were deleted.
+    /// Keys were deleted, or allow something else.
     Keys,
 }
 
@@ -60,6 +64,8 @@ pub(crate) struct Change {
     pub(crate) now: i64,
     pub(crate) actor: Actor,
     audited: bool,
+    /// Of accounts that it makes.
+    pub(crate) new_quota: Quota,
     /// Taken while no other change can be under way.
     number: u64,
     changed: Vec<Changed>,
@@ -88,6 +94,7 @@ impl Store {
             now: millis(self.now()),
             actor,
             audited: false,
+            new_quota: self.0.new_quota.get().copied().unwrap_or_default(),
             changed: Vec::new(),
             deferred,
         })

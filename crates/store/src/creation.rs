@@ -4,6 +4,7 @@ use crate::agents::{Agent, TOKEN_ISSUED};
 use crate::batch::Batch;
 use crate::change::{Actor, Changed};
 use crate::idempotency::replayed;
+use crate::quotas::ask_limits;
 use crate::rows::Columns;
 use crate::secrets::{ask_known, known, wishes};
 use crate::{Error, Fresh, Idempotency, Placeholders, Store};
@@ -105,7 +106,8 @@ impl Store {
     ) -> Result<(Agent, Fresh), E> {
         let mut change = self.change(actor).await?;
         let mut asked = Batch::default();
-        // (The concatenation keeps the third from walking through all that the account ever had.)
+        // (The concatenation keeps the fourth from walking through all that the account ever had.)
+        ask_limits(&mut asked, account);
         asked
             .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
             .bind(account.to_string())
@@ -127,7 +129,7 @@ impl Store {
         ask_known(&mut asked, account, secrets);
         change.ask_replay(&mut asked, idempotency);
         let answers = change.run(asked).await?;
-        let [taken, images, candidates, remembered, secrets, replay] = &*answers else {
+        let [limits, taken, images, candidates, remembered, secrets, replay] = &*answers else {
             return Err(Error::Unaudited.into());
         };
         if let Some(before) = replayed(replay, idempotency)? {
@@ -143,6 +145,7 @@ impl Store {
         let found = Found { image, candidates: &candidates, remembered: &remembered, now: self.now() };
         let (new, node) = make(found)?;
         let spec = &new.spec;
+        change.within(limits, spec).await?;
         let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
         let secrets = known(secrets)?;
         let wishes = wishes(&spec.secrets, new.policy.as_ref(), &secrets, &new.placeholders, "policy.")?;

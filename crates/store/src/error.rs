@@ -20,6 +20,15 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Somebody is known by this address already.
+    #[error("there is a user {email} already")]
+    EmailTaken {
+        /// The address.
+        email: model::people::Email,
+    },
+    /// The account may not have one more such agent.
+    #[error(transparent)]
+    Quota(#[from] model::quota::Exceeded),
     /// No node has a free slot for this account.
     #[error("no node has room for this agent")]
     NoCapacity,

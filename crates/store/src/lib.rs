@@ -15,19 +15,26 @@ mod deadlines;
 mod egress;
 mod error;
 mod events;
+mod factors;
 mod group;
 mod idempotency;
 mod images;
 mod installation;
+mod invitations;
 mod keys;
+mod members;
 mod nodes;
 mod observe;
 mod policies;
+mod quotas;
 mod rows;
 mod secrets;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod users;
+mod uses;
 
 pub use accounts::NewAccount;
 pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
@@ -36,27 +43,32 @@ pub use creation::{Asked, Candidate, Found, NewAgent};
 pub use deadlines::{Cause, Due};
 pub use egress::{EgressFilter, Watched};
 pub use error::Error;
+pub use factors::Factor;
 pub use idempotency::Idempotency;
 pub use installation::Installation;
-pub use keys::{Bearer, Fresh};
+pub use invitations::{Invited, NewInvitation};
+pub use keys::{Bearer, Fresh, NewKey};
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
     BoundSecret, DataKey, Delivery, Encrypted, NewSecret, NewValue, Placeholders, StoredValue,
     named as secrets_named,
 };
+pub use sessions::{NewSession, Sitting};
+pub use users::Credentials;
 
 use bearers::Bearers;
 use group::Writer;
 use model::clock::Clock;
+use model::quota::Quota;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection, SqlSafeStr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a writer waits for another process before it says that the database is locked.
@@ -72,6 +84,9 @@ struct Inner {
     reader: SqlitePool,
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
+    uses: uses::Uses,
+    /// Of accounts that are made from now on.
+    new_quota: OnceLock<Quota>,
     /// Counts changes, in the order in which they were made.
     changes: AtomicU64,
 }
@@ -86,6 +101,8 @@ fn migrations() -> Migrator {
         ("policy", include_str!("../migrations/sqlite/0006_policy.sql")),
         ("egress", include_str!("../migrations/sqlite/0007_egress.sql")),
         ("secrets", include_str!("../migrations/sqlite/0008_secrets.sql")),
+        ("people", include_str!("../migrations/sqlite/0009_people.sql")),
+        ("quotas", include_str!("../migrations/sqlite/0010_quotas.sql")),
     ];
     let numbered = (1..).zip(all).map(|(version, (name, sql))| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -148,7 +165,8 @@ impl Store {
             on_commit(number, changed);
         });
         let writer = Writer::new(writer, 2 * busy, on_commit);
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, changes: AtomicU64::new(1) })))
+        let (uses, new_quota, changes) = (uses::Uses::default(), OnceLock::new(), AtomicU64::new(1));
+        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, uses, new_quota, changes })))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

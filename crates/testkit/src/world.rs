@@ -136,12 +136,17 @@ impl World {
 
     /// Starts an installation whose agents leave into a small internet. What they have to trust for its servers is the file `ca.pem`.
     pub fn start_in(net: &Internet) -> Self {
+        Self::start_in_with(net, RESOLVER)
+    }
+
+    /// The same with this resolver in node.toml.
+    pub fn start_in_with(net: &Internet, resolver: &str) -> Self {
         let world = Self::prepare();
         let roots = world.dir.join("ca.pem");
         fs::write(&roots, net.authority()).expect("ca.pem");
         let path = world.dir.join("etc/node.toml");
         let mut text = fs::read_to_string(&path).expect("node.toml");
-        text.push_str(&format!("[egress]\nresolver = {RESOLVER:?}\nroots = {roots:?}\n"));
+        text.push_str(&format!("[egress]\nresolver = {resolver:?}\nroots = {roots:?}\n"));
         fs::write(&path, text).expect("node.toml");
         world.up();
         world.provide_image();
@@ -516,6 +521,11 @@ impl Drop for World {
 }
 
 /// Where the base image is kept for all worlds of this checkout.
+/// Where `cargo xtask setup` puts programs that the distribution does not have.
+pub fn tools() -> PathBuf {
+    binaries().parent().expect("the target directory").join("tools")
+}
+
 fn image_cache() -> PathBuf {
     let cache = binaries().join("testkit-images");
     fs::create_dir_all(&cache).expect("a folder for images");

@@ -9,7 +9,8 @@ use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
-use model::api::{ApiKey, CreateKey, Page};
+use model::api::Page;
+use model::people::{ApiKey, CreateKey};
 use std::sync::Arc;
 
 /// Makes an API key. `secret` is in this answer alone: a replay under the same idempotency key comes without it.
@@ -42,7 +43,7 @@ pub(super) async fn list(
 ) -> Result<axum::Json<Page<ApiKey>>, Fault> {
     query.only(&["cursor", "limit"])?;
     let paging = query.paging()?;
-    let rows = state.store.keys(caller.account, paging.before.as_deref(), paging.limit).await?;
+    let rows = app::list(&state, &caller, paging.before.as_deref(), paging.limit).await?;
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 

@@ -2,15 +2,21 @@
 
 pub(crate) mod agents;
 pub(crate) mod egress;
+pub(crate) mod factors;
 pub(crate) mod images;
+pub(crate) mod invitations;
 pub(crate) mod keys;
+pub(crate) mod members;
 mod names;
 pub(crate) mod node_calls;
 pub(crate) mod placement;
 pub(crate) mod policies;
 pub(crate) mod secrets;
+pub(crate) mod sessions;
+pub(crate) mod users;
 pub(crate) mod validate;
 
+use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
 use crate::limits::Limits;
@@ -32,6 +38,7 @@ pub(crate) struct App {
     pub(crate) keys: Vec<VerifyingKey>,
     /// The keys of secrets.
     pub(crate) vault: Vault,
+    pub(crate) passwords: Passwords,
     /// How often sensitive things are asked for.
     pub(crate) limits: Limits,
     /// Whose word is taken for whom they speak for.

@@ -34,10 +34,18 @@ pub(crate) enum Kind {
     ApiKeys,
     /// Credentials that are not valid. A valid one is never refused for those of others: an address may be that of many.
     Failures,
-    /// Passwords that are tried.
+    /// Passwords that are tried at the door.
     Login,
-    /// Mails that let somebody set another password.
+    /// Passwords of those who are logged in, shown once more: nobody outside keeps them from it.
+    Proof,
+    /// Codes of second factors, behind the right password.
+    SecondFactor,
+    /// Tokens that let somebody set another password, made.
     Reset,
+    /// Tokens of resets and invitations, redeemed.
+    Redemption,
+    /// Invitations made.
+    Invitations,
 }
 
 /// How often within how many seconds.
@@ -52,7 +60,7 @@ struct Rule {
     what: &'static str,
 }
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 13] = [
     rule(Kind::Enrolment, 60, 30, 30, "attempts to enrol a node"),
     // A node asks twice a day; hundreds behind one address start at the same time.
     rule(Kind::TokenExchange, 60, 300, 20, "attempts to get a callback token"),
@@ -63,7 +71,12 @@ const RULES: [Rule; 9] = [
     rule(Kind::ApiKeys, 600, 60, 30, "new API keys"),
     rule(Kind::Failures, 60, 60, 60, "credentials that are not valid"),
     rule(Kind::Login, 600, 30, 10, "attempts to log in"),
-    rule(Kind::Reset, 3600, 10, 5, "mails to reset a password"),
+    rule(Kind::Proof, 600, 30, 10, "passwords"),
+    // Three codes of a million are right at any time.
+    rule(Kind::SecondFactor, 3600, 60, 20, "codes"),
+    rule(Kind::Reset, 3600, 60, 5, "resets of a password"),
+    rule(Kind::Redemption, 600, 30, 10, "attempts to redeem a token"),
+    rule(Kind::Invitations, 3600, 240, 60, "invitations"),
 ];
 
 const fn rule(kind: Kind, seconds: u32, address: u16, account: u16, what: &'static str) -> Rule {

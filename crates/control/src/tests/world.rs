@@ -80,7 +80,21 @@ impl Answer {
 pub(super) fn template(path: &str) -> String {
     let path = path.split('?').next().unwrap();
     let mut segments: Vec<&str> = path.split('/').collect();
-    if segments.len() > 3 && matches!(segments[2], "agents" | "images" | "keys" | "secrets") {
+    if segments.len() > 3
+        && matches!(
+            segments[2],
+            "agents"
+                | "images"
+                | "keys"
+                | "secrets"
+                | "accounts"
+                | "users"
+                | "members"
+                | "sessions"
+                | "invitations"
+        )
+        && segments[3] != "accept"
+    {
         segments[3] = "{id}";
     }
     if segments.len() > 4 && segments[2] == "egress" {
@@ -92,7 +106,10 @@ pub(super) fn template(path: &str) -> String {
 impl World {
     pub(super) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config { data: directory.path().join("control"), ..Config::default() };
+        // Passwords cost next to nothing here.
+        let passwords = crate::config::Passwords { memory: model::ByteSize(64 << 10), passes: 1, at_once: 2 };
+        let data = directory.path().join("control");
+        let config = Config { data, passwords, ..Config::default() };
         let first = crate::initialise(&config).await.unwrap().unwrap();
         let clock = Arc::new(HeldClock(Mutex::new(OffsetDateTime::now_utc())));
         let own: SocketAddr = HOST.parse().unwrap();

@@ -21,7 +21,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, create, levels, exec, streams, crowd, weight, api; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, terminated, create, levels, exec, streams, crowd, weight, api; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -53,6 +53,13 @@ fn main() {
     if wants("egress") {
         egress::measure(&mut rows);
         if sections == ["egress"] {
+            rows.print();
+            return rows.write();
+        }
+    }
+    if wants("terminated") {
+        egress::terminated::measure(rounds, &mut rows);
+        if sections == ["terminated"] {
             rows.print();
             return rows.write();
         }

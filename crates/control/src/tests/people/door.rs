@@ -1,0 +1,98 @@
+//! How often people may try things, wherever they come from; and that what they type is kept nowhere.
+
+use super::{ORIGIN, PASSWORD, Person, browse};
+use crate::peer::Peer;
+use crate::tests::world::{Answer, World};
+use axum::body::Body;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// Of somebody on the internet; each number is another /48.
+fn address(number: u16) -> IpAddr {
+    IpAddr::from([0x2001, 0xdb8, number, 0, 0, 0, 0, 1])
+}
+
+async fn from(world: &World, peer: IpAddr, path: &str, body: &Value) -> Answer {
+    let request = world
+        .request("POST", path)
+        .header("origin", ORIGIN)
+        .header("content-type", "application/json")
+        .extension(Peer { address: peer, tls: false })
+        .body(Body::from(body.to_string()));
+    world.send(request.unwrap()).await
+}
+
+async fn tried<A: Future<Output = Answer>>(times: u16, mut ask: impl FnMut(u16) -> A) -> u16 {
+    let mut tried = 0;
+    for time in 0..times {
+        let answer = ask(time).await;
+        assert!(answer.status.as_u16() != 429 || answer.headers.contains_key("retry-after"));
+        tried += u16::from(answer.status.as_u16() != 429);
+    }
+    tried
+}
+
+#[tokio::test]
+async fn neither_another_address_nor_another_name_beats_the_limit_of_logins() {
+    let world = World::new().await;
+    let ada = Person::new(&world, "ada").await;
+    world.clock.forward(time::Duration::minutes(30));
+    let wrong = |email: String| json!({"email": email, "password": "eight wet otters"});
+    let by_name = |time| {
+        let (world, body) = (&world, wrong(ada.email.clone()));
+        async move { from(world, address(time), "/v1/session", &body).await }
+    };
+    assert_eq!(tried(30, by_name).await, 10);
+    // Written otherwise, it is the same address; and one that nobody has counts like one that somebody has.
+    let body = wrong("ADA@EXAMPLE.COM".to_owned());
+    from(&world, address(500), "/v1/session", &body).await.expect(429);
+    let nobody = |time| {
+        let (world, body) = (&world, wrong("nobody@example.com".to_owned()));
+        async move { from(world, address(1000 + time), "/v1/session", &body).await }
+    };
+    assert_eq!(tried(30, nobody).await, 10);
+    let by_address = |time| {
+        let (world, body) = (&world, wrong(format!("user-{time}@example.com")));
+        async move { from(world, address(2000), "/v1/session", &body).await }
+    };
+    assert_eq!(tried(60, by_address).await, 30);
+    // Whoever is logged in stays so.
+    ada.call(&world, "GET", "/v1/session", None).await.expect(200);
+}
+
+#[tokio::test]
+async fn tokens_are_tried_at_a_rate() {
+    let world = World::new().await;
+    for path in ["/v1/password-reset", "/v1/invitations/accept"] {
+        world.clock.forward(time::Duration::minutes(30));
+        let one = |time| {
+            let (world, body) = (&world, json!({"token": format!("cofr_{path}"), "password": PASSWORD}));
+            async move { from(world, address(time), path, &body).await }
+        };
+        assert_eq!(tried(30, one).await, 10, "{path}: one token from everywhere");
+        let many = |time| {
+            let (world, body) = (&world, json!({"token": format!("cofr_{time}"), "password": PASSWORD}));
+            async move { from(world, address(999), path, &body).await }
+        };
+        assert_eq!(tried(60, many).await, 30, "{path}: many tokens from one address");
+    }
+}
+
+#[tokio::test]
+async fn problems_repeat_nothing_of_what_was_typed() {
+    let world = World::new().await;
+    let typed = "typed-0H4rdT0Gu3ss";
+    for (path, body) in [
+        ("/v1/session", json!({"email": "ada@example.com", "password": [typed]})),
+        ("/v1/session", json!({"email": "ada@example.com", "password": typed, typed: 1})),
+        ("/v1/session", json!({"email": "ada@example.com", "password": typed, "code": {typed: typed}})),
+        ("/v1/password-reset", json!({"token": typed, "password": {typed: typed}})),
+        ("/v1/password-reset", json!({"token": typed, "password": typed})),
+        ("/v1/invitations/accept", json!({"token": typed, "password": typed})),
+        ("/v1/invitations/accept", json!(typed)),
+    ] {
+        let answer = browse(&world, "POST", path, &[("origin", ORIGIN)], Some(&body)).await;
+        assert!(answer.status.is_client_error());
+        assert!(!format!("{answer:?}").contains(typed), "{path}: {}", answer.json);
+    }
+}

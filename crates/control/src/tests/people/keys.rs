@@ -1,0 +1,121 @@
+//! Keys: what they are for, how long, and whose.
+
+use super::{ACME, Organisation, Person};
+use crate::tests::world::{Answer, World};
+use model::clock::Clock;
+use serde_json::{Value, json};
+use time::Duration;
+use time::format_description::well_known::Rfc3339;
+
+async fn make(world: &World, by: &Person, body: Value) -> String {
+    let made = by.call_in(world, ACME, "POST", "/v1/keys", Some(body)).await.expect(201);
+    made["secret"].as_str().unwrap().to_owned()
+}
+
+fn in_time(world: &World, from_now: Duration) -> String {
+    (world.clock.now() + from_now).format(&Rfc3339).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_does_what_it_is_for() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let agents = make(&world, &org.owner, json!({"name": "agents", "scopes": ["agents"]})).await;
+    let secrets = make(&world, &org.owner, json!({"name": "secrets", "scopes": ["secrets", "read"]})).await;
+    let reads = make(&world, &org.owner, json!({"name": "reads", "scopes": ["read"]})).await;
+    let secret = json!({"name": "mine", "value": "hunter2"});
+    let member = json!({"email": "new@example.com"});
+    for (key, path, body, expected) in [
+        (&agents, "/v1/secrets", &secret, "FORBIDDEN"),
+        (&reads, "/v1/secrets", &secret, "FORBIDDEN"),
+        (&agents, "/v1/keys", &json!({"name": "more"}), "FORBIDDEN"),
+        (&agents, "/v1/keys", &json!({"name": "more", "scopes": ["agents"]}), "FORBIDDEN"),
+        (&secrets, "/v1/keys", &json!({"name": "more", "scopes": ["admin"]}), "FORBIDDEN"),
+        (&agents, "/v1/invitations", &member, "FORBIDDEN"),
+        (&agents, "/v1/data-key/rotate", &json!({}), "FORBIDDEN"),
+        (&reads, "/v1/agents", &json!({}), "FORBIDDEN"),
+        (&secrets, "/v1/agents", &json!({"name": "a", "image": "none"}), "FORBIDDEN"),
+        (&agents, "/v1/agents", &json!({"name": "a", "image": "none"}), "NOT_FOUND"),
+    ] {
+        let answer = world.call_as(key, "POST", path, Some(body.clone())).await;
+        assert_eq!(answer.problem().0, expected, "{path} {body}");
+    }
+    world.call_as(&secrets, "POST", "/v1/secrets", Some(secret)).await.expect(201);
+    for key in [&agents, &secrets, &reads] {
+        world.call_as(key, "GET", "/v1/agents", None).await.expect(200);
+        assert_eq!(world.call_as(key, "GET", "/v1/keys", None).await.problem().0, "FORBIDDEN");
+    }
+    // A key is nobody's password: it neither changes one nor ends a session.
+    let admin = make(&world, &org.owner, json!({"name": "admin"})).await;
+    for (method, path) in [("GET", "/v1/sessions"), ("POST", "/v1/second-factor"), ("DELETE", "/v1/session")]
+    {
+        assert_eq!(world.call_as(&admin, method, path, None).await.problem().0, "FORBIDDEN", "{path}");
+    }
+    for bad in [json!([]), json!(["root"]), json!("admin")] {
+        let body = json!({"name": "bad", "scopes": bad});
+        let answer = org.owner.call_in(&world, ACME, "POST", "/v1/keys", Some(body)).await;
+        assert_eq!(answer.problem().0, "VALIDATION_ERROR");
+        assert!(answer.problem().1.unwrap().starts_with("scopes"), "{}", answer.json);
+    }
+}
+
+#[tokio::test]
+async fn a_key_ends_when_it_is_to_end_and_makes_none_that_lasts_longer() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let until = in_time(&world, Duration::hours(1));
+    let key = make(&world, &org.owner, json!({"name": "short", "expires_at": until})).await;
+    let mint = async |body: Value| -> Answer { world.call_as(&key, "POST", "/v1/keys", Some(body)).await };
+    for longer in
+        [json!({"name": "ever"}), json!({"name": "ever", "expires_at": in_time(&world, Duration::hours(2))})]
+    {
+        assert_eq!(mint(longer).await.problem(), ("VALIDATION_ERROR", Some("expires_at")));
+    }
+    mint(json!({"name": "child", "expires_at": until})).await.expect(201);
+    let over = json!({"name": "over", "expires_at": in_time(&world, Duration::ZERO)});
+    assert_eq!(mint(over).await.problem(), ("VALIDATION_ERROR", Some("expires_at")));
+    world.clock.forward(Duration::hours(1) - Duration::seconds(1));
+    world.call_as(&key, "GET", "/v1/whoami", None).await.expect(200);
+    world.clock.forward(Duration::seconds(1));
+    let answer = world.call_as(&key, "GET", "/v1/whoami", None).await;
+    assert_eq!(answer.problem().0, "UNAUTHENTICATED", "also where it was looked up a moment ago");
+}
+
+#[tokio::test]
+async fn members_see_and_delete_their_own() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    make(&world, &org.member, json!({"name": "mias"})).await;
+    make(&world, &org.owner, json!({"name": "olgas"})).await;
+    let list = async |who: &Person| {
+        let keys = who.call_in(&world, ACME, "GET", "/v1/keys", None).await.expect(200);
+        let items = keys["items"].as_array().unwrap().clone();
+        items.into_iter().map(|key| (key["name"].as_str().unwrap().to_owned(), key)).collect::<Vec<_>>()
+    };
+    let names = |keys: &[(String, Value)]| keys.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&list(&org.member).await), ["mias"]);
+    let all = list(&org.admin).await;
+    assert_eq!(names(&all), ["olgas", "mias"]);
+    let path = |at: usize| format!("/v1/keys/{}", all[at].1["id"].as_str().unwrap());
+    let answer = org.member.call_in(&world, ACME, "DELETE", &path(0), None).await;
+    assert_eq!(answer.problem().0, "NOT_FOUND");
+    org.member.call_in(&world, ACME, "DELETE", &path(1), None).await.expect(204);
+    org.admin.call_in(&world, ACME, "DELETE", &path(0), None).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_key_tells_when_it_was_last_used() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let key = make(&world, &org.owner, json!({"name": "used"})).await;
+    let last = async || {
+        let keys = org.owner.call_in(&world, ACME, "GET", "/v1/keys", None).await.expect(200);
+        keys["items"][0]["last_used"].clone()
+    };
+    assert_eq!(last().await, Value::Null);
+    world.clock.forward(Duration::minutes(3));
+    world.call_as(&key, "GET", "/v1/whoami", None).await.expect(200);
+    world.app.store.write_uses().await.unwrap();
+    let told = time::OffsetDateTime::parse(last().await.as_str().unwrap(), &Rfc3339).unwrap();
+    assert!((world.clock.now() - told).abs() < Duration::seconds(1));
+}
