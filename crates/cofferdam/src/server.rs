@@ -56,6 +56,11 @@ impl Told {
     }
 }
 
+/// A server's URL as others reach it, for showing a command; a placeholder where this machine alone does.
+pub fn public(url: &str) -> String {
+    if url.starts_with("unix://") || is_loopback(url) { "URL".to_owned() } else { clean::text(url) }
+}
+
 /// Refuses what is no URL, and what would show a credential to a network.
 fn check(url: &str) -> anyhow::Result<()> {
     if !["http://", "https://", "unix://"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -104,6 +109,14 @@ pub fn is_loopback(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_are_told_of_what_they_can_reach() {
+        assert_eq!(public("https://a.example"), "https://a.example");
+        for url in ["unix:///run/x", "http://127.0.0.1:7700"] {
+            assert_eq!(public(url), "URL");
+        }
+    }
 
     #[test]
     fn no_credential_crosses_a_network_in_the_clear() {

@@ -2,7 +2,7 @@
 
 use crate::cli::Global;
 use crate::output::{self, Format};
-use crate::server::Server;
+use crate::server::{Server, public};
 use crate::{clean, context, proof, resolve};
 use clap::Subcommand;
 use client::{Control, Credential, Error};
@@ -88,8 +88,9 @@ async fn create(control: &Control, args: Create, global: &Global) -> anyhow::Res
         ("token", made.token.as_ref().map_or("-", SecretValue::expose).to_owned()),
     ])?;
     output::line(format_args!(
-        "\nThe token is shown this once. {} takes it with `cofferdam invite accept`.",
-        made.email
+        "\nThe token is shown this once. {} takes it with `cofferdam invite accept`, or, being new there, `cofferdam invite accept {}`.",
+        made.email,
+        public(control.origin())
     ))
 }
 

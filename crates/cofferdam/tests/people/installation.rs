@@ -1,13 +1,17 @@
 //! A control of the real kind, and the machines of people who use it.
 
 use crate::screen::{PATIENCE, Terminal};
+use aws_lc_rs::digest::{SHA256, digest};
 use command_fds::{CommandFdExt, FdMapping};
+use model::clock::Clock;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
+use store::Store;
+use time::OffsetDateTime;
 
 /// A control that runs, with an empty database but for its operator.
 pub struct Installation {
@@ -126,15 +130,23 @@ impl Installation {
         desk
     }
 
-    /// Time passes: whatever somebody proved is long ago.
-    pub fn forget_proofs(&self) {
+    /// Time passes: whatever the person at this machine proved is long ago.
+    pub fn forget_proofs(&self, desk: &Desk) {
+        struct Earlier;
+        impl Clock for Earlier {
+            fn now(&self) -> OffsetDateTime {
+                OffsetDateTime::now_utc() - time::Duration::minutes(10)
+            }
+        }
+        let hash = digest(&SHA256, desk.session().as_bytes());
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let database = format!("sqlite://{}", self.path().join("data/control/cofferdam.db").display());
-            let mut connection =
-                <sqlx::SqliteConnection as sqlx::Connection>::connect(&database).await.unwrap();
-            let changed = sqlx::query("UPDATE sessions SET proved_at = 0").execute(&mut connection).await;
-            assert!(changed.unwrap().rows_affected() > 0);
+            let path = self.path().join("data/control/cofferdam.db");
+            let store = Store::open(&path, Arc::new(Earlier), Arc::new(|_, _| {})).await.unwrap();
+            let sitting = store.sitting(&hash, None).await.unwrap().expect("the session");
+            store.prove(&sitting, None).await.unwrap();
+            store.close().await;
         });
     }
 }
@@ -196,5 +208,12 @@ impl Desk {
     /// What its command line keeps.
     pub fn kept(&self) -> PathBuf {
         self.home.join(".config/cofferdam/config.toml")
+    }
+
+    /// What tells the session that it keeps.
+    pub fn session(&self) -> String {
+        let text = std::fs::read_to_string(self.kept()).unwrap();
+        let start = text.find("cofs_").expect("a session");
+        text[start..].chars().take_while(|c| *c != '"').collect()
     }
 }

@@ -20,13 +20,6 @@ fn accounts(desk: &Desk) -> Vec<String> {
     accounts.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
-/// What tells the session that a machine keeps.
-fn session(desk: &Desk) -> String {
-    let text = std::fs::read_to_string(desk.kept()).unwrap();
-    let start = text.find("cofs_").expect("a session");
-    text[start..].chars().take_while(|c| *c != '"').collect()
-}
-
 #[test]
 fn a_person_logs_in_with_a_password_and_a_second_factor() {
     let installation = Installation::start();
@@ -46,13 +39,13 @@ fn a_person_logs_in_with_a_password_and_a_second_factor() {
     ada.run_with(&["user", "totp", "confirm"], "000 00").refused(2, "code");
     ada.run_with(&["user", "totp", "confirm"], &code(secret, 0)).ok();
 
-    let before = session(&ada);
+    let before = ada.session();
     login(PASSWORD).refused(2, "There is no code.");
     login(&format!("{PASSWORD}\n12345\n")).refused(4, "try again");
-    assert_eq!(session(&ada), before, "what does not succeed changes nothing");
+    assert_eq!(ada.session(), before, "what does not succeed changes nothing");
     let ran = login(&format!("{PASSWORD}\n{}\n", code(secret, 1))).ok();
     assert!(ran.out.contains(ADA) && !ran.out.contains("cofs_"), "{ran:?}");
-    assert_ne!(session(&ada), before);
+    assert_ne!(ada.session(), before);
     // The session that was replaced is over, and one is left: that of this machine.
     let sessions = ada.run(&["user", "sessions", "ls", "-o", "json"]).json();
     assert_eq!(sessions.as_array().map(Vec::len), Some(1), "{sessions}");
@@ -177,7 +170,7 @@ fn a_proof_is_asked_for_at_a_terminal_and_nowhere_else() {
     let ada = installation.person(&operator, ADA, PASSWORD);
     let create = ["key", "create", "tool"];
     let made = || ada.run(&["key", "ls", "-o", "json"]).json().as_array().unwrap().len();
-    installation.forget_proofs();
+    installation.forget_proofs(&ada);
     let ran = ada.run_with(&create, &format!("{PASSWORD}\n"));
     ran.refused(4, "PROOF_REQUIRED");
     assert!(ran.err.contains("at a terminal"), "{ran:?}");
@@ -210,7 +203,7 @@ fn a_proof_is_asked_for_at_a_terminal_and_nowhere_else() {
     terminal.types(&format!("{}\r", code(&secret, 0)));
     terminal.shows("Every login asks for a code");
     assert_eq!(terminal.ends(), 0);
-    installation.forget_proofs();
+    installation.forget_proofs(&ada);
     let mut terminal = ada.terminal(&["user", "totp", "remove", "--yes"]);
     terminal.shows("Password, or a code of the second factor: ");
     terminal.types(&format!("{}\r", code(&secret, 1)));
@@ -271,7 +264,7 @@ fn what_is_typed_is_in_no_argument_environment_file_or_log() {
         secret,
         invitation["token"].as_str().unwrap(),
         key["secret"].as_str().unwrap(),
-        &session(&ada),
+        &ada.session(),
         &installation.key,
     ];
     for word in planted {

@@ -4,7 +4,7 @@ mod own;
 
 use crate::cli::Global;
 use crate::output::{self, Format};
-use crate::server::Server;
+use crate::server::{Server, public};
 use crate::{clean, context, proof, resolve};
 use clap::Subcommand;
 use client::{Control, Credential};
@@ -99,7 +99,7 @@ fn print(reset: &Reset, control: &Control, global: &Global) -> anyhow::Result<()
         ("until", output::time(reset.expires_at)),
         ("token", reset.token.expose().to_owned()),
     ])?;
-    let url = clean::text(control.origin());
+    let url = public(control.origin());
     output::line(format_args!(
         "\nThe token is shown this once. {} chooses a password with `cofferdam user redeem {url}`.",
         reset.user.email
