@@ -1,7 +1,9 @@
 //! How often people may try things, wherever they come from; and that what they type is kept nowhere.
 
-use super::{ORIGIN, PASSWORD, Person, browse};
+use super::factors::with_factor;
+use super::{ACME, ORIGIN, Organisation, PASSWORD, Person, at_machine, browse, invite};
 use crate::peer::Peer;
+use crate::tests::secrets::leaks::Log;
 use crate::tests::world::{Answer, World};
 use axum::body::Body;
 use serde_json::{Value, json};
@@ -94,5 +96,52 @@ async fn problems_repeat_nothing_of_what_was_typed() {
         let answer = browse(&world, "POST", path, &[("origin", ORIGIN)], Some(&body)).await;
         assert!(answer.status.is_client_error());
         assert!(!format!("{answer:?}").contains(typed), "{path}: {}", answer.json);
+    }
+}
+
+#[tokio::test]
+async fn what_people_show_is_kept_nowhere() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let (ada, seed) = with_factor(&world, "ada").await;
+    let invitation = invite(&world, &org.owner, "new@example.com", "member").await;
+    let reset = at_machine(&world, "POST", &format!("/v1/users/{}/reset", ada.id)).await.expect(201);
+    let made = org.owner.call_in(&world, ACME, "POST", "/v1/keys", Some(json!({"name": "mine"}))).await;
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let session = ada.cookie.split_once('=').unwrap().1.to_owned();
+    let planted = [
+        PASSWORD.to_owned(),
+        session,
+        invitation,
+        text(&reset["token"]),
+        text(&made.expect(201)["secret"]),
+        crate::auth::totp::base32(&seed),
+    ];
+    let wrong = json!({"email": "ada@example.com", "password": format!("{PASSWORD}!")});
+    browse(&world, "POST", "/v1/session", &[("origin", ORIGIN)], Some(&wrong)).await.expect(401);
+    ada.call(&world, "GET", "/v1/session", None).await.expect(200);
+    world.app.store.write_uses().await.unwrap();
+    let read = |path: std::path::PathBuf| std::fs::read(path).unwrap_or_default();
+    let database = world.config.database();
+    let log = log.0.lock().unwrap().clone();
+    assert!(log.windows(15).any(|window| window == b"/v1/invitations"), "the log was there to be searched");
+    for (place, bytes) in [
+        ("the log", log),
+        ("the database", read(database.clone())),
+        ("its WAL", read(database.with_extension("db-wal"))),
+    ] {
+        for secret in &planted {
+            let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!there, "{place} holds {secret}");
+        }
+        assert!(!bytes.windows(seed.len()).any(|window| window == seed), "{place} holds the seed");
     }
 }
