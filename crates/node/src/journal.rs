@@ -5,11 +5,12 @@
 //!
 //! An agent's record is written to memory that outlives the node (`run`) before anything is done, and a moment later to
 //! disk, once for all that happened meanwhile. Only what must outlive the machine's own crash is on disk, and synced, at
-//! once: that an agent's life is over. For all else such a crash ends the boundaries too, and control says again what
-//! should be.
+//! once: that an agent's life is over; what changes its policy or ends its tokens is synced when it comes there. For all else
+//! such a crash ends the boundaries too, and control says again what should be.
 
 mod behind;
 
+use crate::fleet::lock;
 use crate::local::{After, Local, Phase};
 use behind::Behind;
 use model::{AgentId, Desired};
@@ -20,6 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Records beneath `DATA/node`, and `RUN/journal`.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Journal {
     root: PathBuf,
     places: Places,
     behind: Behind,
+    /// Of each agent that was saved: the epoch of its tokens, and the revision of its policy.
+    grants: Mutex<BTreeMap<AgentId, (u64, u64)>>,
     /// Held for as long as the journal is open, so that two nodes never act on one state.
     _lock: File,
 }
@@ -152,6 +156,11 @@ impl Places {
     }
 }
 
+/// What may be taken from an agent by a higher number.
+fn granted(record: &Local) -> (u64, u64) {
+    (record.desired.token_epoch, record.desired.policy_revision)
+}
+
 fn file_name(agent: AgentId) -> String {
     format!("{}.json", agent.base32())
 }
@@ -194,14 +203,16 @@ impl Journal {
         // A node that was killed may not have come to it.
         for path in list(&places.live)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            agent_of(name).into_iter().for_each(|agent| behind.add(agent));
+            agent_of(name).into_iter().for_each(|agent| behind.add(agent, Sync::Later));
         }
-        Ok(Self { root: root.to_owned(), places, behind, _lock: lock })
+        Ok(Self { root: root.to_owned(), places, behind, grants: Mutex::default(), _lock: lock })
     }
 
     /// Every agent's record.
     pub(crate) fn load(&self) -> Result<BTreeMap<AgentId, Local>, JournalError> {
-        self.places.load()
+        let records = self.places.load()?;
+        *lock(&self.grants) = records.iter().map(|(agent, record)| (*agent, granted(record))).collect();
+        Ok(records)
     }
 
     /// One agent's record.
@@ -236,7 +247,11 @@ impl Journal {
             self.behind.skip(agent);
             replace(&self.places.disk, &name, &bytes, Sync::Now)?;
         } else {
-            self.behind.add(agent);
+            // What was taken from an agent must not come back with the machine while control is away.
+            let granted = granted(record);
+            let before = lock(&self.grants).insert(agent, granted);
+            let changed = before.is_some_and(|before| before != granted);
+            self.behind.add(agent, if changed { Sync::Now } else { Sync::Later });
         }
         Ok(())
     }
@@ -244,6 +259,7 @@ impl Journal {
     /// Removes an agent's record.
     pub(crate) fn remove(&self, agent: AgentId) -> Result<(), JournalError> {
         self.behind.skip(agent);
+        lock(&self.grants).remove(&agent);
         for place in [&self.places.disk, &self.places.live] {
             let path = place.join(file_name(agent));
             match fs::remove_file(&path) {

@@ -3,7 +3,7 @@
 use super::{JournalError, Places, Sync, file_name, replace};
 use crate::fleet::lock;
 use model::AgentId;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -31,8 +31,17 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Changed {
-    agents: BTreeSet<AgentId>,
+    agents: BTreeMap<AgentId, Sync>,
     closing: bool,
+}
+
+impl Changed {
+    fn add(&mut self, agent: AgentId, when: Sync) {
+        let known = self.agents.entry(agent).or_insert(when);
+        if when == Sync::Now {
+            *known = when;
+        }
+    }
 }
 
 impl Behind {
@@ -49,10 +58,9 @@ impl Behind {
     }
 
     /// The agent's record changed.
-    pub(super) fn add(&self, agent: AgentId) {
-        if lock(&self.queue.changed).agents.insert(agent) {
-            self.queue.woken.notify_one();
-        }
+    pub(super) fn add(&self, agent: AgentId, when: Sync) {
+        lock(&self.queue.changed).add(agent, when);
+        self.queue.woken.notify_one();
     }
 
     /// Once this returns, the agent's file is the caller's, until it is added again.
@@ -90,31 +98,32 @@ impl Queue {
             if closing {
                 return;
             }
-            lock(&self.changed).agents.extend(left);
+            let mut changed = lock(&self.changed);
+            left.into_iter().for_each(|(agent, when)| changed.add(agent, when));
         }
     }
 
     /// Writes each, and tells which could not be written.
-    fn write_all(&self) -> Vec<AgentId> {
+    fn write_all(&self) -> Vec<(AgentId, Sync)> {
         let mut left = Vec::new();
         loop {
             // Taken and written in one: see `skip`.
             let _writing = lock(&self.writing);
-            let Some(agent) = lock(&self.changed).agents.pop_first() else { return left };
-            if let Err(error) = self.write(agent) {
+            let Some((agent, when)) = lock(&self.changed).agents.pop_first() else { return left };
+            if let Err(error) = self.write(agent, when) {
                 tracing::warn!(%agent, error = %crate::chain(&error), "its record is in memory alone until it can be written");
-                left.push(agent);
+                left.push((agent, when));
             }
         }
     }
 
-    fn write(&self, agent: AgentId) -> Result<(), JournalError> {
+    fn write(&self, agent: AgentId, when: Sync) -> Result<(), JournalError> {
         let name = file_name(agent);
         let Some((path, bytes)) = self.places.read(&name)? else { return Ok(()) };
         let known = fs::read(self.places.disk.join(&name)).is_ok_and(|known| known == bytes);
         match known || path.starts_with(&self.places.disk) {
             true => Ok(()),
-            false => replace(&self.places.disk, &name, &bytes, Sync::Later),
+            false => replace(&self.places.disk, &name, &bytes, when),
         }
     }
 }

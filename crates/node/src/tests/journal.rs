@@ -113,6 +113,23 @@ fn a_killed_node_is_found_as_it_was() {
     assert_eq!(all(&open(&directory)), [killed], "and it is on disk since");
 }
 
+/// What is written behind is what was saved last, however often that was.
+#[test]
+fn what_changes_often_is_written_as_it_is_in_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut changing = record(Phase::Launching);
+    let journal = open(&directory);
+    for epoch in 1..=50 {
+        changing.desired.token_epoch = epoch;
+        changing.desired.policy_revision = 100 - epoch;
+        journal.save(&changing).unwrap();
+        assert_eq!(all(&journal), std::slice::from_ref(&changing));
+    }
+    drop(journal);
+    boot(&directory);
+    assert_eq!(all(&open(&directory)), [changing]);
+}
+
 #[test]
 fn an_end_is_on_disk_at_once_and_stays() {
     let directory = tempfile::tempdir().unwrap();
