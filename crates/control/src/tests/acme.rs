@@ -68,15 +68,13 @@ impl Authority {
         std::fs::write(&roots, issuer.root()).unwrap();
         let mut server = Command::new("pebble-challtestsrv");
         server.args(["-dns01", &format!("127.0.0.1:{dns}"), "-management", &format!("127.0.0.1:{names}")]);
-        server.args(["-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""]);
+        server.args(["-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]);
         let mut pebble = Command::new("pebble");
         pebble.arg("-config").arg(file).args(["-dnsserver", &format!("127.0.0.1:{dns}")]);
         pebble.env("PEBBLE_VA_NOSLEEP", "1");
         let programs = [Running::start(&mut server), Running::start(&mut pebble)];
         for port in [port, names] {
-            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            eventually("it listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
         }
         let settings = Acme {
             names: vec![NAME.to_owned()],

@@ -145,7 +145,7 @@ async fn requests_and_what_is_looked_into_count_too() {
     client.write_all(head.as_bytes()).await.unwrap();
     let mut upstream = accept(&server).await;
     let ((), passed) = tokio::join!(pour(&mut client, 1_000_000), comes(&mut upstream));
-    assert!(passed > 0 && passed < 500_000, "{passed}");
+    assert!(passed < 500_000, "{passed}");
     assert_eq!(rest(&mut client).await, None);
     let mut next = world.client(NAME, 80).await;
     assert_eq!(rest(&mut next).await, None);
