@@ -72,6 +72,11 @@ impl From<store::Error> for Fault {
                     .remedy("use a new key for every new request")
             }
             E::TokenRefused => say(Code::Unauthenticated).remedy("ask for another one"),
+            E::CredentialEnded => say(Code::Unauthenticated).remedy("log in, or use another key"),
+            E::RoleLowered => say(Code::Forbidden).remedy("ask somebody who may"),
+            E::MembershipEnded => {
+                say(Code::NotFound).remedy("GET /v1/accounts lists those that there are")
+            }
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),

@@ -104,6 +104,15 @@ pub enum Error {
     /// A token that is unknown, expired or used up.
     #[error("the token is unknown, expired or was redeemed already")]
     TokenRefused,
+    /// The key or the session that somebody came with is not there any more, or over.
+    #[error("what this request came with is not valid any more")]
+    CredentialEnded,
+    /// Whoever asked may less than when they asked.
+    #[error("whoever asked may not do this any more")]
+    RoleLowered,
+    /// Whoever asked does not belong to the account any more.
+    #[error("there is no such account")]
+    MembershipEnded,
     /// An assertion that was traded before.
     #[error("this assertion was traded already")]
     Replayed,

@@ -24,6 +24,13 @@ pub struct Sitting {
     pub standing: Option<(AccountId, Name, bool, Role)>,
 }
 
+impl Sitting {
+    /// Its person, for what they do to themselves.
+    pub fn actor(&self) -> Actor {
+        Actor::Session { session: self.session, person: self.person, standing: None }
+    }
+}
+
 /// A session to begin, for somebody who showed that they may.
 #[derive(Debug)]
 pub struct NewSession<'a> {
@@ -143,7 +150,7 @@ impl Store {
 
     /// Notes that the person of a session showed a password or a code just now. A code is taken by it.
     pub async fn prove(&self, sitting: &Sitting, step: Option<i64>) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(sitting.person)).await?;
+        let mut change = self.change(sitting.actor()).await?;
         let now = change.now;
         change.take_step(sitting.person, step).await?;
         let proved = sqlx::query("UPDATE sessions SET proved_at = $1 WHERE id = $2")
@@ -171,8 +178,8 @@ impl Store {
     }
 
     /// Ends one of a person's sessions.
-    pub async fn end_session(&self, person: UserId, id: SessionId) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+    pub async fn end_session(&self, actor: Actor, person: UserId, id: SessionId) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
         let ended = sqlx::query("DELETE FROM sessions WHERE id = $1 AND person = $2")
             .bind(id.to_string())
             .bind(person.to_string())

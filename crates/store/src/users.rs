@@ -234,7 +234,8 @@ impl Store {
         password: &str,
         session: model::SessionId,
     ) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(who.user.id)).await?;
+        let by = Actor::Session { session, person: who.user.id, standing: None };
+        let mut change = self.change(by).await?;
         change.set_password(who, password, Some(session)).await?;
         change.commit().await
     }

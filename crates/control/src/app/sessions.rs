@@ -108,13 +108,13 @@ pub(crate) async fn list(app: &App, caller: &Caller) -> Result<Vec<Session>, Fau
 /// Logs out.
 pub(crate) async fn logout(app: &App, caller: &Caller) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
-    Ok(app.store.end_session(sitting.person, sitting.session).await?)
+    Ok(app.store.end_session(sitting.actor(), sitting.person, sitting.session).await?)
 }
 
 pub(crate) async fn end(app: &App, caller: &Caller, id: &str) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
     let session: SessionId = id.parse().map_err(|_| Fault::missing("session", id))?;
-    Fault::or_missing(app.store.end_session(sitting.person, session).await, "session", id)
+    Fault::or_missing(app.store.end_session(sitting.actor(), sitting.person, session).await, "session", id)
 }
 
 /// A fresh proof: the password, or a code of the second factor.

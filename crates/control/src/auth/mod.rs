@@ -54,8 +54,11 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn actor(&self) -> Actor {
         match &self.credential {
-            Credential::Key(key) => Actor::Key(*key),
-            Credential::Session(sitting) => Actor::User(sitting.person),
+            Credential::Key(key) => Actor::Key { key: *key, role: self.standing.role },
+            Credential::Session(Sitting { session, person, .. }) => {
+                let standing = Some((self.account, self.standing.role));
+                Actor::Session { session: *session, person: *person, standing }
+            }
         }
     }
 

@@ -114,9 +114,12 @@ async fn sessions_end_in_time_and_one_by_one() {
     assert!(world.store.sitting("first", None).await.unwrap().is_none(), "whoever's it was");
     world.store.begin_session(&ada, &session("third")).await.unwrap();
     let third = world.store.sitting("third", None).await.unwrap().unwrap();
-    let ended = world.store.end_session(bob.user.id, third.session).await;
+    let ended = world.store.end_session(Actor::System, bob.user.id, third.session).await;
     assert!(matches!(ended, Err(Error::NotFound { .. })), "it is not his");
-    assert!(matches!(world.store.end_session(ada.user.id, first).await, Err(Error::NotFound { .. })));
+    assert!(matches!(
+        world.store.end_session(Actor::System, ada.user.id, first).await,
+        Err(Error::NotFound { .. })
+    ));
     later(&world, WEEK - Duration::milliseconds(1));
     assert!(world.store.sitting("third", None).await.unwrap().is_some());
     later(&world, Duration::milliseconds(1));
@@ -132,16 +135,19 @@ async fn a_code_is_taken_once_whoever_races() {
     let ada = person(&world, "ada").await;
     let kept = world.store.begin_session(&ada, &session("kept")).await.unwrap().id;
     let first = seed(&ada);
-    world.store.begin_factor(ada.user.id, &first).await.unwrap();
+    world.store.begin_factor(Actor::System, ada.user.id, &first).await.unwrap();
     let begun = seed(&ada);
-    world.store.begin_factor(ada.user.id, &begun).await.unwrap();
+    world.store.begin_factor(Actor::System, ada.user.id, &begun).await.unwrap();
     let confirm = async |seed| world.store.confirm_factor(ada.user.id, seed, 7, kept).await;
     assert!(matches!(confirm(&first).await, Err(Error::Overtaken)), "another was begun since");
     world.store.begin_session(&ada, &session("before")).await.unwrap();
     confirm(&begun).await.unwrap();
     assert!(world.store.sitting("before", None).await.unwrap().is_none());
     assert!(matches!(confirm(&begun).await, Err(Error::Overtaken)));
-    assert!(matches!(world.store.begin_factor(ada.user.id, &first).await, Err(Error::InUse { .. })));
+    assert!(matches!(
+        world.store.begin_factor(Actor::System, ada.user.id, &first).await,
+        Err(Error::InUse { .. })
+    ));
 
     // A login that began without a code, before there was a factor, comes too late.
     assert!(matches!(world.store.begin_session(&ada, &session("none")).await, Err(Error::Overtaken)));
@@ -339,4 +345,50 @@ async fn an_installation_from_before_there_were_people_keeps_its_operator_and_ke
     }
     let ada = store.create_user(Actor::System, &email("ada"), &word("ada"), "reset", HOUR).await.unwrap().0;
     store.create_organisation(Actor::System, &word("acme"), ada.id, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_decided_on_a_standing_is_made_only_while_it_lasts() {
+    let world = World::new().await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let acme = organisation(&world, &ada).await;
+    let of_bob = join(&world, acme, &bob, Role::Admin).await;
+    let session = world.store.begin_session(&bob, &session("bobs")).await.unwrap().id;
+    let name = word("key");
+    let key =
+        NewKey { person: Some(bob.user.id), role: Role::Admin, ..NewKey::of_account(acme, &name, "key") };
+    let key = world.store.create_key(Actor::System, &key, None).await.unwrap().0.id;
+    let person = bob.user.id;
+    let sits = |role| Actor::Session { session, person, standing: Some((acme, role)) };
+    let holds = |role| Actor::Key { key, role };
+    let tried = AtomicI64::new(0);
+    let make = async |actor| {
+        let name = word(&format!("k{}", tried.fetch_add(1, Ordering::SeqCst)));
+        let new = NewKey::of_account(acme, &name, name.as_str());
+        world.store.create_key(actor, &new, None).await.map(drop)
+    };
+    for actor in [sits(Role::Admin), holds(Role::Admin), sits(Role::Member), Actor::System] {
+        make(actor).await.unwrap();
+    }
+    world.store.set_role(Actor::System, acme, &of_bob, Role::Member).await.unwrap();
+    for actor in [sits(Role::Admin), holds(Role::Admin), sits(Role::Owner)] {
+        assert!(matches!(make(actor).await, Err(Error::RoleLowered)), "{actor:?}");
+    }
+    for actor in [sits(Role::Member), holds(Role::Member)] {
+        make(actor).await.unwrap();
+    }
+    let agent = world.agent("a").await;
+    let of_bob = member(&world, acme, person).await;
+    world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
+    let issue = async |actor| world.store.token_issued(actor, &agent, serde_json::json!({})).await;
+    assert!(matches!(issue(sits(Role::Member)).await, Err(Error::MembershipEnded)));
+    assert!(matches!(issue(holds(Role::Member)).await, Err(Error::CredentialEnded)));
+    // To themselves they do what they did, until the session is over.
+    let own = Actor::Session { session, person, standing: None };
+    world.store.begin_factor(own, person, &seed(&bob)).await.unwrap();
+    later(&world, WEEK);
+    let late = world.store.begin_factor(own, person, &seed(&bob)).await;
+    assert!(matches!(late, Err(Error::CredentialEnded)));
+    assert_eq!(world.count("SELECT COUNT(*) FROM api_keys WHERE name LIKE 'k%'").await, 6);
+    assert_eq!(world.count("SELECT COUNT(*) FROM events WHERE kind = 'agent.token_issued'").await, 0);
 }
