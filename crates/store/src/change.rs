@@ -56,6 +56,14 @@ impl Display for Actor {
 }
 
 impl Actor {
+    /// The key that it acts by.
+    pub(crate) fn key(&self) -> Option<KeyId> {
+        match self {
+            Self::Key { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Asks whether they still are what they were taken for; tells whether there was anything to ask.
     fn ask(&self, batch: &mut Batch, now: i64) -> bool {
         match self {

@@ -79,6 +79,18 @@ impl Change {
         Ok(gone.rows_affected())
     }
 
+    /// Takes back what was invited to with keys that are not there any more, and tells how many that were.
+    pub(crate) async fn revoke_invitations_of_keys(&mut self, account: AccountId) -> Result<u64, Error> {
+        let gone = sqlx::query(
+            "DELETE FROM invitations WHERE account = $1 AND made_by IS NOT NULL
+                AND made_by NOT IN (SELECT id FROM api_keys WHERE account = $1)",
+        )
+        .bind(account.to_string())
+        .execute(self.db().await?)
+        .await?;
+        Ok(gone.rows_affected())
+    }
+
     /// Uses an invitation up.
     async fn take(&mut self, invited: &Invited, hash: &str) -> Result<(), Error> {
         let now = self.now;
@@ -114,8 +126,8 @@ impl Store {
             .execute(change.db().await?)
             .await?;
         let row = sqlx::query(
-            "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",
+            "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at, made_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
         )
         .bind(id.to_string())
         .bind(account.to_string())
@@ -125,6 +137,7 @@ impl Store {
         .bind(hash)
         .bind(now)
         .bind(now + life.whole_milliseconds() as i64)
+        .bind(actor.key().map(|key| key.to_string()))
         .fetch_one(change.db().await?)
         .await?;
         let made = invitation(&row)?;

@@ -47,7 +47,8 @@ pub(super) async fn list(
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 
-/// Deletes an API key, and with it all workspace tokens of the account. The last key stays.
+/// Deletes an API key, with the keys and invitations that it made (but for the key that asks), and all workspace tokens of the account.
+/// The last key stays.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is no longer valid")))]

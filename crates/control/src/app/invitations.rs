@@ -1,6 +1,7 @@
 //! Invitations to the caller's account, and taking one.
 
 use crate::app::App;
+use crate::app::members::lasting;
 use crate::app::users::{acceptable, generated, names_for, unasked};
 use crate::auth::access::Action;
 use crate::auth::{Caller, secret};
@@ -22,7 +23,11 @@ pub(crate) async fn create(
     request: &CreateInvitation,
 ) -> Result<Invitation, Fault> {
     let CreateInvitation { email, role } = request;
-    caller.manages(Role::Member, Some(*role), app.store.now())?;
+    let now = app.store.now();
+    caller.manages(Role::Member, Some(*role), now)?;
+    if *role == Role::Owner {
+        lasting(caller)?;
+    }
     app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());
@@ -32,7 +37,8 @@ pub(crate) async fn create(
         role: *role,
         person: caller.person,
         hash: &hash,
-        life: LIFE,
+        // What a key makes does not outlast it.
+        life: caller.until.map_or(LIFE, |until| LIFE.min(until - now)),
     };
     let made = app.store.invite(caller.actor(), &new).await?;
     Ok(Invitation { token: Some(token), ..made })
