@@ -235,17 +235,7 @@ impl Store {
             return Err(Error::NotFound { what: "key" });
         }
         let revoked = change.revoke_invitations_of_keys(account).await?;
-        let left = sqlx::query(
-            "SELECT 1 FROM api_keys WHERE account = $1 UNION ALL SELECT 1 FROM memberships WHERE account = $1 LIMIT 1",
-        )
-        .bind(account.to_string())
-        .fetch_optional(change.db().await?)
-        .await?;
-        if left.is_none() {
-            return Err(Error::InUse {
-                what: "this is the last key of the account, and it has no members".to_owned(),
-            });
-        }
+        change.has_an_owner(account).await?;
         change.revoke_workspace_tokens(account).await?;
         for key in gone {
             let detail = match key == id {

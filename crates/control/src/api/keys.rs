@@ -48,7 +48,7 @@ pub(super) async fn list(
 }
 
 /// Deletes an API key, with the keys and invitations that it made (but for the key that asks), and all workspace tokens of the account.
-/// The last key stays.
+/// One of an owner's is an owner's to delete, and the account keeps an owner.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is no longer valid")))]

@@ -210,8 +210,8 @@ fn cases(image: &str) -> Vec<Case> {
         case("POST", "/v1/wrapping-key/rotate", none.clone(), to(204, OPERATOR)),
         case("GET", "/v1/keys", none.clone(), OWN),
         case("POST", "/v1/keys", json!({"name": "second"}), to(201, OWN)),
-        // That of the owner is no key of a member's.
-        case("DELETE", "/v1/keys/{id}", none.clone(), [404, 404, 404, 204, 204]),
+        // That of the owner is no key of a member's, and not an admin's to delete.
+        case("DELETE", "/v1/keys/{id}", none.clone(), [404, 404, 404, 403, 204]),
         case("GET", "/v1/users", none.clone(), OPERATOR),
         case("POST", "/v1/users", json!({"email": "x@example.com"}), to(201, OPERATOR)),
         // At the machine alone; see `people::resets`.

@@ -3,6 +3,7 @@
 use super::{ACME, Organisation, Person, accept};
 use crate::tests::world::{Answer, World};
 use model::clock::Clock;
+use model::people::Role;
 use serde_json::{Value, json};
 use time::Duration;
 use time::format_description::well_known::Rfc3339;
@@ -99,8 +100,9 @@ async fn members_see_and_delete_their_own() {
     let path = |at: usize| format!("/v1/keys/{}", all[at].1["id"].as_str().unwrap());
     let answer = org.member.call_in(&world, ACME, "DELETE", &path(0), None).await;
     assert_eq!(answer.problem().0, "NOT_FOUND");
-    org.member.call_in(&world, ACME, "DELETE", &path(1), None).await.expect(204);
-    org.admin.call_in(&world, ACME, "DELETE", &path(0), None).await.expect(204);
+    org.admin.call_in(&world, ACME, "DELETE", &path(1), None).await.expect(204);
+    assert_eq!(org.admin.call_in(&world, ACME, "DELETE", &path(0), None).await.problem().0, "FORBIDDEN");
+    org.owner.call_in(&world, ACME, "DELETE", &path(0), None).await.expect(204);
 }
 
 #[tokio::test]
@@ -216,4 +218,42 @@ async fn a_key_takes_the_place_of_the_one_that_made_it() {
     let path = format!("/v1/keys/{}", me["key"].as_str().unwrap());
     org.owner.call_in(&world, ACME, "DELETE", &path, None).await.expect(204);
     assert!(!opens(&world, &next).await);
+}
+
+#[tokio::test]
+async fn an_account_keeps_its_owner_whatever_keys_go() {
+    let world = World::new().await;
+    let me = world.call_as(&world.other, "GET", "/v1/whoami", None).await.expect(200);
+    let path = format!("/v1/keys/{}", me["key"].as_str().unwrap());
+    let join = async |name: &str, role: &str| {
+        let who = Person::new(&world, name).await;
+        let body = Some(json!({"email": who.email, "role": role}));
+        let made = world.call_as(&world.other, "POST", "/v1/invitations", body).await.expect(201);
+        accept(&world, &who, made["token"].as_str().unwrap()).await.expect(200);
+        who
+    };
+    let adam = join("adam", "admin").await;
+    let delete = async |who: &Person| who.call_in(&world, "other", "DELETE", &path, None).await;
+    assert_eq!(delete(&adam).await.problem().0, "FORBIDDEN");
+    // Neither an admin nor a key that is somebody's or that ends is an owner who is left.
+    adam.call_in(&world, "other", "POST", "/v1/keys", Some(json!({"name": "adams"}))).await.expect(201);
+    let ends = json!({"name": "ends", "expires_at": in_time(&world, Duration::hours(1))});
+    world.call_as(&world.other, "POST", "/v1/keys", Some(ends)).await.expect(201);
+    let alone = world.call_as(&world.other, "DELETE", &path, None).await;
+    assert_eq!(alone.problem().0, "IN_USE");
+    assert!(opens(&world, &world.other).await);
+
+    let olga = join("olga", "owner").await;
+    world.clock.forward(Duration::minutes(5));
+    assert_eq!(delete(&olga).await.problem().0, "PROOF_REQUIRED");
+    olga.prove(&world).await;
+    delete(&olga).await.expect(204);
+    assert!(!opens(&world, &world.other).await);
+    assert!(
+        matches!(world.app.store.member(account(&me), &olga.email).await, Ok(left) if left.role == Role::Owner)
+    );
+}
+
+fn account(me: &Value) -> model::AccountId {
+    me["account"].as_str().unwrap().parse().unwrap()
 }
