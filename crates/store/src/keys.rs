@@ -106,22 +106,23 @@ impl Change {
         Ok(key)
     }
 
-    /// Removes a key with those that it made, and tells which. The key that asks stays if it is another, with those that it made, so
+    /// Removes a key with those that it made, and tells which, and whether workspace tokens were issued to any. The key that asks stays if it is another, with those that it made, so
     /// that one can take the place of the one that made it; then whoever made that one has made it.
-    async fn remove_key(&mut self, account: AccountId, id: KeyId) -> Result<Vec<KeyId>, Error> {
+    async fn remove_key(&mut self, account: AccountId, id: KeyId) -> Result<(Vec<KeyId>, bool), Error> {
         let asks = self.actor.key().filter(|key| *key != id).map(|key| key.to_string());
         let gone = sqlx::query(
             "WITH RECURSIVE gone (id) AS (
                 SELECT id FROM api_keys WHERE id = $1 AND account = $2
                 UNION SELECT k.id FROM api_keys k JOIN gone ON k.made_by = gone.id
                     WHERE k.account = $2 AND ($3 IS NULL OR k.id <> $3))
-             DELETE FROM api_keys WHERE id IN (SELECT id FROM gone) RETURNING id, made_by",
+             DELETE FROM api_keys WHERE id IN (SELECT id FROM gone) RETURNING id, made_by, issued",
         )
         .bind(id.to_string())
         .bind(account.to_string())
         .bind(asks.clone())
         .fetch_all(self.db().await?)
         .await?;
+        let issued = gone.iter().map(|row| row.number("issued")).sum::<Result<u64, _>>()? > 0;
         let gone = gone.iter().map(|row| Ok((row.parsed("id")?, row.parsed_opt("made_by")?)));
         let gone = gone.collect::<Result<Vec<(KeyId, Option<KeyId>)>, Error>>()?;
         let maker = gone.iter().find(|(key, _)| *key == id).and_then(|(_, maker)| *maker);
@@ -133,7 +134,7 @@ impl Change {
         .bind(asks)
         .execute(self.db().await?)
         .await?;
-        Ok(gone.into_iter().map(|(key, _)| key).collect())
+        Ok((gone.into_iter().map(|(key, _)| key).collect(), issued))
     }
 }
 
@@ -227,19 +228,22 @@ impl Store {
         key(&row.ok_or(Error::NotFound { what: "key" })?)
     }
 
-    /// Removes a key with all that it made, and every workspace token of the account: some were issued to whoever held it.
+    /// Removes a key with all that it made, and, if workspace tokens were issued to whoever held it, all of the account.
     pub async fn delete_key(&self, actor: Actor, account: AccountId, id: KeyId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        let gone = change.remove_key(account, id).await?;
+        let (gone, issued) = change.remove_key(account, id).await?;
         if gone.is_empty() {
             return Err(Error::NotFound { what: "key" });
         }
         let revoked = change.revoke_invitations_of_keys(account).await?;
         change.has_an_owner(account).await?;
-        change.revoke_workspace_tokens(account).await?;
+        if issued {
+            change.revoke_workspace_tokens(account).await?;
+        }
+        let tokens = if issued { "revoked" } else { "kept" };
         for key in gone {
             let detail = match key == id {
-                true => json!({"invitations_revoked": revoked, "workspace_tokens": "revoked"}),
+                true => json!({"invitations_revoked": revoked, "workspace_tokens": tokens}),
                 false => json!({"with": id}),
             };
             change.event(Some(account), "key.deleted", key, detail);

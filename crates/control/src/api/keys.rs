@@ -47,7 +47,8 @@ pub(super) async fn list(
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 
-/// Deletes an API key, with the keys and invitations that it made (but for the key that asks), and all workspace tokens of the account.
+/// Deletes an API key, with the keys and invitations that it made (but for the key that asks), and, if any were issued to it,
+/// all workspace tokens of the account.
 /// One of an owner's is an owner's to delete, and the account keeps an owner.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
@@ -55,9 +56,10 @@ pub(super) async fn list(
 pub(super) async fn delete(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Id(id): Id,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    app::delete(&state, &caller, &id).await?;
+    app::delete(&state, &caller, from, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

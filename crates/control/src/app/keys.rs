@@ -75,7 +75,9 @@ pub(crate) async fn list(
     Ok(app.store.keys(caller.account, visible(caller)?, before, limit).await?)
 }
 
-pub(crate) async fn delete(app: &App, caller: &Caller, id: &str) -> Result<(), Fault> {
+pub(crate) async fn delete(app: &App, caller: &Caller, from: Client, id: &str) -> Result<(), Fault> {
+    let who = caller.person.map_or_else(|| caller.actor().to_string(), |person| person.to_string());
+    app.limits.check(Kind::KeyDeletions, from.address, Some(&who)).await?;
     let key: KeyId = id.parse().map_err(|_| Fault::missing("key", id))?;
     let found = Fault::or_missing(app.store.key(caller.account, visible(caller)?, key).await, "key", id)?;
     if found.role == Role::Owner {

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Rekey,
     /// Making API keys.
     ApiKeys,
+    /// Deleting them, of one person or key, which stands for the account here: it may end workspace tokens of others.
+    KeyDeletions,
     /// Credentials that are not valid. A valid one is never refused for those of others: an address may be that of many.
     Failures,
     /// Passwords that are tried at the door.
@@ -60,7 +62,7 @@ struct Rule {
     what: &'static str,
 }
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     rule(Kind::Enrolment, 60, 30, 30, "attempts to enrol a node"),
     // A node asks twice a day; hundreds behind one address start at the same time.
     rule(Kind::TokenExchange, 60, 300, 20, "attempts to get a callback token"),
@@ -69,6 +71,7 @@ const RULES: [Rule; 13] = [
     rule(Kind::Secrets, 60, 240, 120, "changes of secrets"),
     rule(Kind::Rekey, 600, 40, 20, "changes of keys"),
     rule(Kind::ApiKeys, 600, 60, 30, "new API keys"),
+    rule(Kind::KeyDeletions, 600, 120, 20, "deletions of API keys"),
     rule(Kind::Failures, 60, 60, 60, "credentials that are not valid"),
     rule(Kind::Login, 600, 30, 10, "attempts to log in"),
     rule(Kind::Proof, 600, 30, 10, "passwords"),

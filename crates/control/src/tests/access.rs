@@ -453,13 +453,22 @@ async fn a_deleted_key_opens_nothing_and_takes_tokens_along() {
     let world = World::new().await;
     let machine = Machine::enrolled(&world, "node-1", 2).await;
     world.image().await;
-    world.agent("a").await;
+    let agent = world.agent("a").await;
+    machine.saw(&world, &agent, 1, Observed::Running).await;
     let before = machine.desired(&world, "").await;
+    // One that no workspace token was issued to ends none.
+    let key = world.post("/v1/keys", json!({"name": "without"})).await.expect(201);
+    let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+    world.call_as(&world.key, "DELETE", &path, None).await.expect(204);
+    let same = machine.desired(&world, "").await;
+    assert_eq!((same.rev, same.agents[0].token_epoch), (before.rev, before.agents[0].token_epoch));
     let key = world.post("/v1/keys", json!({"name": "second"})).await.expect(201);
     let (id, secret) = (key["id"].as_str().unwrap(), key["secret"].as_str().unwrap());
     assert!(secret.starts_with("cof_"));
     world.call_as(secret, "GET", "/v1/whoami", None).await.expect(200);
     assert!(!world.get("/v1/keys").await.expect(200).to_string().contains("secret"));
+    let (token, scopes) = (format!("/v1/agents/{agent}/token"), json!({"scopes": ["exec"]}));
+    world.call_as(secret, "POST", &token, Some(scopes)).await.expect(201);
     world.call_as(secret, "DELETE", &format!("/v1/keys/{id}"), None).await.expect(204);
     world.call_as(secret, "GET", "/v1/whoami", None).await.expect(401);
     let after = machine.desired(&world, "").await;

@@ -87,4 +87,7 @@ ALTER TABLE api_keys ADD COLUMN last_used INTEGER;
 -- The key that made it: it is deleted with it.
 ALTER TABLE api_keys ADD COLUMN made_by TEXT;
 CREATE INDEX api_keys_made_by ON api_keys (made_by) WHERE made_by IS NOT NULL;
+-- Whether a workspace token was issued to it: if so, deleting it ends those of the account. Of keys from before nobody knows.
+ALTER TABLE api_keys ADD COLUMN issued INTEGER NOT NULL DEFAULT 0;
+UPDATE api_keys SET issued = 1;
 CREATE INDEX api_keys_of_person ON api_keys (person) WHERE person IS NOT NULL;

@@ -257,3 +257,24 @@ async fn an_account_keeps_its_owner_whatever_keys_go() {
 fn account(me: &Value) -> model::AccountId {
     me["account"].as_str().unwrap().parse().unwrap()
 }
+
+#[tokio::test]
+async fn keys_are_not_deleted_without_end() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let mut paths = Vec::new();
+    for index in 0..21 {
+        let body = Some(json!({"name": format!("key-{index}")}));
+        let made = org.member.call_in(&world, ACME, "POST", "/v1/keys", body).await.expect(201);
+        paths.push(format!("/v1/keys/{}", made["id"].as_str().unwrap()));
+    }
+    let last = paths.pop().unwrap();
+    for path in &paths {
+        org.member.call_in(&world, ACME, "DELETE", path, None).await.expect(204);
+    }
+    let answer = org.member.call_in(&world, ACME, "DELETE", &last, None).await;
+    assert_eq!(answer.problem().0, "TOO_MANY");
+    // Others are not held to it, and it passes.
+    world.clock.forward(Duration::minutes(20));
+    org.member.call_in(&world, ACME, "DELETE", &last, None).await.expect(204);
+}
