@@ -106,8 +106,9 @@ impl Change {
         Ok(key)
     }
 
-    /// Removes a key with those that it made, and tells which, and whether workspace tokens were issued to any. The key that asks stays if it is another, with those that it made, so
-    /// that one can take the place of the one that made it; then whoever made that one has made it.
+    /// Removes a key with those that it made; tells which, and whether workspace tokens were issued to any. The key that asks stays if
+    /// it is another, with those that it made, so that one can take the place of the one that made it; then whoever made that one
+    /// has made it.
     async fn remove_key(&mut self, account: AccountId, id: KeyId) -> Result<(Vec<KeyId>, bool), Error> {
         let asks = self.actor.key().filter(|key| *key != id).map(|key| key.to_string());
         let gone = sqlx::query(

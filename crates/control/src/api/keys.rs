@@ -47,9 +47,8 @@ pub(super) async fn list(
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 
-/// Deletes an API key, with the keys and invitations that it made (but for the key that asks), and, if any were issued to it,
-/// all workspace tokens of the account.
-/// One of an owner's is an owner's to delete, and the account keeps an owner.
+/// Deletes an API key, with the keys and invitations that it made, but for the key that asks. If workspace tokens were issued to one of
+/// them, all of the account end. One of an owner's is an owner's to delete, and the account keeps an owner.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is no longer valid")))]
