@@ -7,6 +7,7 @@ use model::people::{Email, Invitation, Role};
 use model::quota::Quota;
 use model::{AccountId, InvitationId, Name, UserId};
 use serde_json::json;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Invited {
     pub account: AccountId,
     /// Its name.
     pub account_name: Name,
+    /// Whether it operates the installation: so does whoever invited, then.
+    pub operator: bool,
     /// Whom.
     pub email: Email,
     /// As what.
@@ -176,7 +179,7 @@ impl Store {
     /// What the token with this hash is good for.
     pub async fn invited(&self, hash: &str) -> Result<Option<Invited>, Error> {
         let row = sqlx::query(
-            "SELECT i.id, i.account, i.email, i.role, a.name FROM invitations i JOIN accounts a ON a.id = i.account
+            "SELECT i.id, i.account, i.email, i.role, a.name, a.operator FROM invitations i JOIN accounts a ON a.id = i.account
              WHERE i.hash = $1 AND i.expires_at > $2",
         )
         .bind(hash)
@@ -188,6 +191,7 @@ impl Store {
                 id: row.parsed("id")?,
                 account: row.parsed("account")?,
                 account_name: row.parsed("name")?,
+                operator: row.try_get::<i64, _>("operator")? == 1,
                 email: row.parsed("email")?,
                 role: row.parsed("role")?,
             })

@@ -19,6 +19,7 @@ pub(crate) mod validate;
 use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
+use crate::config::Invited;
 use crate::limits::Limits;
 use crate::notify::Notify;
 use crate::peer::Proxies;
@@ -49,6 +50,8 @@ pub(crate) struct App {
     pub(crate) database: std::path::PathBuf,
     /// What kind of installation this is.
     pub(crate) mode: Mode,
+    /// Whose invitations make somebody known.
+    pub(crate) invited: Invited,
     /// The image of agents that are created without one.
     pub(crate) image: Name,
     /// How long records of connections are kept.

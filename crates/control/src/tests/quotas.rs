@@ -86,6 +86,7 @@ async fn an_account_gets_what_it_may_have_and_no_more() {
 #[tokio::test]
 async fn another_account_is_no_way_to_more_room() {
     let mut world = World::new().await;
+    world.config.people.invited = crate::config::Invited::Anyone;
     world.switch(model::mode::Mode::Managed).await;
     let ada = Person::new(&world, "ada").await;
     let limits = async |who: &Person, account: &str| {

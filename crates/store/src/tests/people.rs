@@ -276,6 +276,22 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.set_role(Actor::System, acme, &of_bob, Role::Owner).await.unwrap();
     assert_eq!(role().await, Some(Role::Admin), "no more than it was made for");
+    // A reset takes the keys of its person, wherever they are.
+    let reset = word("reset");
+    let own = NewKey { account: bob.personal, name: &reset, hash: "reset", expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &own, None).await.unwrap();
+    let kept =
+        NewKey { hash: "kept", person: Some(ada.user.id), name: &reset, expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &kept, None).await.unwrap();
+    world.store.issue_reset(Actor::System, bob.user.id, "again", HOUR).await.unwrap();
+    assert!(world.store.bearer("reset").await.unwrap().is_some(), "not before it is redeemed");
+    let who = world.store.reset("again").await.unwrap().unwrap();
+    world.store.redeem_reset("again", &who, "another hash").await.unwrap();
+    assert_eq!(role().await, None);
+    assert!(world.store.bearer("reset").await.unwrap().is_none());
+    assert!(world.store.bearer("kept").await.unwrap().is_some());
+    world.store.create_key(Actor::System, &new, None).await.unwrap();
+    assert_eq!(role().await, Some(Role::Admin));
     later(&world, HOUR);
     assert_eq!(role().await, None);
 
@@ -286,7 +302,7 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
     assert!(world.store.bearer("other").await.unwrap().is_none());
-    assert!(world.store.keys(acme, None, None, 10).await.unwrap().items.is_empty());
+    assert_eq!(world.store.keys(acme, None, None, 10).await.unwrap().items.len(), 1, "that of somebody else");
 }
 
 #[tokio::test]
