@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::app::users::{acceptable, generated, names_for, unasked};
-use crate::auth::access::Action;
+use crate::auth::access::{self, Action};
 use crate::auth::{Caller, secret};
 use crate::config::Invited as Whose;
 use crate::limits::Kind;
@@ -23,7 +23,8 @@ pub(crate) async fn create(
     request: &CreateInvitation,
 ) -> Result<Invitation, Fault> {
     let CreateInvitation { email, role } = request;
-    caller.manages(Role::Member, Some(*role), app.store.now())?;
+    caller.check(access::manages(Role::Member, Some(*role)))?;
+    caller.proved(app.store.now())?;
     app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());

@@ -134,16 +134,15 @@ pub(crate) async fn create_account(
     caller: &Caller,
     request: &CreateAccount,
 ) -> Result<Account, Fault> {
+    caller.check(if request.owner.is_some() { Action::Operate } else { Action::Person })?;
+    caller.proved(app.store.now())?;
     let quota = if request.owner.is_some() { None } else { unasked(app) };
     let owner = match &request.owner {
         Some(email) => {
-            caller.check(Action::Operate)?;
-            caller.proved(app.store.now())?;
             let unknown = || Problem::invalid("owner", "there is no user with this address");
             app.store.credentials(email).await?.ok_or_else(unknown)?.user.id
         }
         None => {
-            caller.check(Action::Person)?;
             let nobody = || Problem::new(Code::Forbidden, "this key is nobody's");
             caller.person.ok_or_else(nobody)?
         }
