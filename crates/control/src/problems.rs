@@ -66,6 +66,9 @@ impl From<store::Error> for Fault {
                 Problem::invalid(field.clone(), sentence(&error)).remedy(remedy.clone())
             }
             E::TooManySecrets { .. } => say(Code::WrongState).remedy("DELETE some of GET /v1/secrets"),
+            E::TooManyOrganisations { .. } => {
+                say(Code::WrongState).remedy("have whoever operates this installation make it, or give one to another owner")
+            }
             E::Overtaken => say(Code::WrongState).remedy("ask again"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }

@@ -95,6 +95,12 @@ pub enum Error {
         /// The limit.
         most: u64,
     },
+    /// A person owns enough.
+    #[error("you own {most} organisations already, which is as many as one makes for oneself")]
+    TooManyOrganisations {
+        /// The limit.
+        most: u64,
+    },
     /// What this began from is not so any more.
     #[error("something else changed this at the same time")]
     Overtaken,

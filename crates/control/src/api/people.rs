@@ -207,9 +207,10 @@ pub(super) async fn remove_users_factor(
 pub(super) async fn create_account(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Json(request): Json<CreateAccount>,
 ) -> Made<Account> {
-    Ok((StatusCode::CREATED, axum::Json(users::create_account(&state, &caller, &request).await?)))
+    Ok((StatusCode::CREATED, axum::Json(users::create_account(&state, &caller, from, &request).await?)))
 }
 
 /// Lists where the caller belongs.

@@ -122,32 +122,35 @@ pub(crate) async fn change_password(
     Ok(app.store.change_password(&who, &password, sitting.session).await?)
 }
 
-/// What an account may have that is made without the operator. Where accounts share machines that is nothing, until the operator gives it
-/// more: else whoever is short of room would make another account.
+/// What an account may have that is made without the operator. Where accounts share machines, or may have only so much, that is nothing,
+/// until the operator gives it more: else whoever is short of room would make another account.
 pub(super) fn unasked(app: &App) -> Option<Quota> {
-    (app.mode == Mode::Managed).then_some(Quota { agents: Some(0), ..Quota::default() })
+    let shared = app.mode == Mode::Managed || !app.quota.is_unlimited();
+    shared.then_some(Quota { agents: Some(0), ..Quota::default() })
 }
 
 /// Makes an organisation: of the caller, or, by an operator, of somebody else.
 pub(crate) async fn create_account(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: &CreateAccount,
 ) -> Result<Account, Fault> {
     caller.check(if request.owner.is_some() { Action::Operate } else { Action::Person })?;
     caller.proved(app.store.now())?;
-    let quota = if request.owner.is_some() { None } else { unasked(app) };
     let owner = match &request.owner {
         Some(email) => {
             let unknown = || Problem::invalid("owner", "there is no user with this address");
-            app.store.credentials(email).await?.ok_or_else(unknown)?.user.id
+            let owner = app.store.credentials(email).await?.ok_or_else(unknown)?.user.id;
+            return Ok(app.store.create_organisation(caller.actor(), &request.name, owner).await?);
         }
         None => {
             let nobody = || Problem::new(Code::Forbidden, "this key is nobody's");
             caller.person.ok_or_else(nobody)?
         }
     };
-    Ok(app.store.create_organisation(caller.actor(), &request.name, owner, quota).await?)
+    app.limits.check(Kind::Accounts, from.address, Some(&owner)).await?;
+    Ok(app.store.create_own_organisation(caller.actor(), &request.name, owner, unasked(app)).await?)
 }
 
 /// Where the caller belongs; for a key that is an account's own, that one.

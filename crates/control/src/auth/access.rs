@@ -142,7 +142,9 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/accounts"
             | "/v1/members"
             | "/v1/quota",
-        ) => A::Read,
+        )
+        // Whom that is for decides what it asks for: see `app::users`.
+        | ("POST", "/v1/accounts") => A::Read,
         (
             "POST",
             "/v1/agents"
@@ -164,7 +166,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
         | ("DELETE", "/v1/invitations/{id}")
         | ("PUT" | "DELETE", "/v1/members/{id}") => A::People,
         ("POST", "/v1/data-key/rotate") => A::Account,
-        ("POST", "/v1/accounts") | ("DELETE", "/v1/membership") => A::Person,
+        ("DELETE", "/v1/membership") => A::Person,
         ("GET" | "DELETE", "/v1/session")
         | ("POST", "/v1/session/proof")
         | ("GET", "/v1/sessions")

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Redemption,
     /// Invitations made.
     Invitations,
+    /// Organisations made.
+    Accounts,
 }
 
 /// How often within how many seconds.
@@ -60,7 +62,7 @@ struct Rule {
     what: &'static str,
 }
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     rule(Kind::Enrolment, 60, 30, 30, "attempts to enrol a node"),
     // A node asks twice a day; hundreds behind one address start at the same time.
     rule(Kind::TokenExchange, 60, 300, 20, "attempts to get a callback token"),
@@ -77,6 +79,7 @@ const RULES: [Rule; 13] = [
     rule(Kind::Reset, 3600, 60, 5, "resets of a password"),
     rule(Kind::Redemption, 600, 30, 10, "attempts to redeem a token"),
     rule(Kind::Invitations, 3600, 240, 60, "invitations"),
+    rule(Kind::Accounts, 3600, 60, 10, "new organisations"),
 ];
 
 const fn rule(kind: Kind, seconds: u32, address: u16, account: u16, what: &'static str) -> Rule {

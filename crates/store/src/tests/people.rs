@@ -33,7 +33,7 @@ fn seed(who: &Credentials) -> DataKey {
 }
 
 async fn organisation(world: &World, owner: &Credentials) -> AccountId {
-    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id, None).await.unwrap().id
+    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id).await.unwrap().id
 }
 
 /// Invites and lets in.
@@ -205,6 +205,25 @@ async fn an_invitation_is_taken_once() {
 }
 
 #[tokio::test]
+async fn organisations_are_not_made_without_number() {
+    let world = World::new().await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let make = async |who: &Credentials, name: &str| {
+        world.store.create_own_organisation(Actor::System, &word(name), who.user.id, None).await
+    };
+    for time in 0..19 {
+        make(&ada, &format!("org-{time}")).await.unwrap();
+    }
+    let (one, two) = tokio::join!(make(&ada, "one"), make(&ada, "two"));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let refused = one.and(two);
+    assert!(matches!(refused, Err(Error::TooManyOrganisations { most: 20 })), "{refused:?}");
+    make(&bob, "of-bob").await.unwrap();
+    let given = world.store.create_organisation(Actor::System, &word("given"), ada.user.id).await;
+    assert!(given.is_ok(), "the operator gives more");
+}
+
+#[tokio::test]
 async fn the_database_itself_keeps_a_personal_account_to_one_person() {
     let world = World::new().await;
     let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
@@ -354,5 +373,5 @@ async fn an_installation_from_before_there_were_people_keeps_its_operator_and_ke
         assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
     }
     let ada = store.create_user(Actor::System, &email("ada"), &word("ada"), "reset", HOUR).await.unwrap().0;
-    store.create_organisation(Actor::System, &word("acme"), ada.id, None).await.unwrap();
+    store.create_organisation(Actor::System, &word("acme"), ada.id).await.unwrap();
 }
