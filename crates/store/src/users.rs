@@ -21,6 +21,15 @@ pub struct Credentials {
     pub hash: Option<String>,
 }
 
+/// Whom a token may be made for that sets another password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resets {
+    /// Anybody.
+    All,
+    /// Somebody who never chose a password.
+    First,
+}
+
 macro_rules! users {
     ($which:literal) => {
         concat!(
@@ -199,12 +208,16 @@ impl Store {
         &self,
         actor: Actor,
         person: UserId,
+        resets: Resets,
         reset: &str,
         life: Duration,
     ) -> Result<(User, OffsetDateTime), Error> {
         let mut change = self.change(actor).await?;
         change.personal(person).await?;
         let user = change.user(person).await?;
+        if user.has_password && resets == Resets::First {
+            return Err(Error::Overtaken);
+        }
         let until = change.add_reset(&user, reset, life);
         change.event_of(person, "user.reset_issued", |_| json!({})).await?;
         change.commit().await?;

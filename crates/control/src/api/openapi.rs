@@ -93,6 +93,7 @@ fn own(operation: &str) -> &'static [Code] {
         "change_password" => &[C::WrongState],
         "begin_second_factor" => &[C::InUse],
         "confirm_second_factor" | "remove_second_factor" => &[C::WrongState],
+        "reset_password" => &[C::WrongState],
         "create_user" => &[C::NameTaken],
         "create_account" => &[C::NameTaken, C::WrongState],
         "set_role" | "remove_member" => &[C::InUse, C::WrongState],

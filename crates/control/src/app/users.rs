@@ -11,7 +11,7 @@ use model::people::{Account, ChangePassword, CreateAccount, CreateUser, Email, R
 use model::quota::Quota;
 use model::secret::SecretValue;
 use model::{Code, Name, Problem, UserId};
-use store::Credentials;
+use store::{Credentials, Resets};
 use time::Duration;
 
 /// How long a token is good that sets a password.
@@ -65,10 +65,13 @@ pub(crate) async fn reset(app: &App, caller: &Caller, from: Client, key: &str) -
     if who.hash.is_some() {
         caller.check(Action::Impersonate)?;
     }
+    // They may choose one meanwhile.
+    let resets = if caller.may(Action::Impersonate) { Resets::All } else { Resets::First };
     app.limits.check(Kind::Reset, from.address, Some(&who.user.id)).await?;
     let token = generated(secret::RESET)?;
     let hash = secret::hash(token.expose());
-    let (user, expires_at) = app.store.issue_reset(caller.actor(), who.user.id, &hash, RESET_LIFE).await?;
+    let issued = app.store.issue_reset(caller.actor(), who.user.id, resets, &hash, RESET_LIFE);
+    let (user, expires_at) = issued.await?;
     Ok(Reset { user, token, expires_at })
 }
 

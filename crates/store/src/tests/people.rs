@@ -1,7 +1,7 @@
 //! People: what expires, what is used up, what a race leaves, and what a database from before becomes.
 
 use super::*;
-use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession};
+use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession, Resets};
 use model::people::{Email, KeyScope, Member, Role};
 use model::{KeyId, SessionId, UserId};
 
@@ -59,7 +59,8 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     let world = World::new().await;
     let ada = person(&world, "ada").await;
     let id = ada.user.id;
-    let issue = async |hash| world.store.issue_reset(Actor::System, id, hash, HOUR).await.unwrap();
+    let issue =
+        async |hash| world.store.issue_reset(Actor::System, id, Resets::All, hash, HOUR).await.unwrap();
     issue("one").await;
     issue("two").await;
     assert!(world.store.reset("one").await.unwrap().is_none(), "another came in its place");
@@ -81,6 +82,20 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     assert!(matches!(world.store.redeem_reset("three", &who, "x").await, Err(Error::TokenRefused)));
     world.store.remove_expired().await.unwrap();
     assert_eq!(world.count("SELECT COUNT(*) FROM password_resets").await, 0);
+}
+
+#[tokio::test]
+async fn a_first_password_that_was_chosen_meanwhile_is_reset_by_nobody_elsewhere() {
+    let world = World::new().await;
+    let made = world.store.create_user(Actor::System, &email("new"), &word("new"), "first", HOUR).await;
+    let id = made.unwrap().0.id;
+    let issue = async |resets, hash| world.store.issue_reset(Actor::System, id, resets, hash, HOUR).await;
+    issue(Resets::First, "second").await.unwrap();
+    let who = world.store.reset("second").await.unwrap().unwrap();
+    world.store.redeem_reset("second", &who, "a hash").await.unwrap();
+    assert!(matches!(issue(Resets::First, "third").await, Err(Error::Overtaken)));
+    assert!(world.store.reset("third").await.unwrap().is_none());
+    issue(Resets::All, "fourth").await.unwrap();
 }
 
 #[tokio::test]
@@ -302,7 +317,7 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let kept =
         NewKey { hash: "kept", person: Some(ada.user.id), name: &reset, expires_at: None, ..new.clone() };
     world.store.create_key(Actor::System, &kept, None).await.unwrap();
-    world.store.issue_reset(Actor::System, bob.user.id, "again", HOUR).await.unwrap();
+    world.store.issue_reset(Actor::System, bob.user.id, Resets::All, "again", HOUR).await.unwrap();
     assert!(world.store.bearer("reset").await.unwrap().is_some(), "not before it is redeemed");
     let who = world.store.reset("again").await.unwrap().unwrap();
     world.store.redeem_reset("again", &who, "another hash").await.unwrap();
