@@ -111,11 +111,20 @@ impl Store {
             return Err(Error::InUse { what: format!("{email} is a member already") });
         }
         let (id, now) = (InvitationId::new(), change.now);
-        sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2")
+        let replaced = sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2 RETURNING id")
             .bind(account.to_string())
             .bind(email.as_str())
-            .execute(change.db().await?)
+            .fetch_optional(change.db().await?)
             .await?;
+        if let Some(row) = replaced {
+            let before: InvitationId = row.parsed("id")?;
+            change.event(
+                Some(account),
+                "invitation.revoked",
+                before,
+                json!({"because": "invitation.created"}),
+            );
+        }
         let row = sqlx::query(
             "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",

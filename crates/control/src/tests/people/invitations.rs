@@ -1,6 +1,6 @@
 //! Invitations: whom they let in, as what, and whom not.
 
-use super::{ACME, Organisation, PASSWORD, Person, accept, browse, invite, login, words};
+use super::{ACME, Organisation, PASSWORD, Person, accept, browse, invite, kinds, login, words};
 use crate::config::Invited;
 use crate::tests::world::{Answer, World};
 use serde_json::json;
@@ -130,6 +130,7 @@ async fn what_is_over_taken_back_or_replaced_lets_nobody_in() {
     let first = invite(&world, &org.admin, &finn.email, "admin").await;
     let second = invite(&world, &org.admin, &finn.email, "member").await;
     assert_eq!(accept(&world, &finn, &first).await.problem().0, "UNAUTHENTICATED");
+    assert!(kinds(&world, &org.admin, ACME).await.contains(&"invitation.revoked".to_owned()));
     let list = org.admin.call_in(&world, ACME, "GET", "/v1/invitations", None).await.expect(200);
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
     assert!(!list.to_string().contains("token"), "{list}");

@@ -1,6 +1,6 @@
 //! Step-up: what asks for a proof that is fresh, and what is one.
 
-use super::{ACME, Organisation, PASSWORD, Person};
+use super::{ACME, Organisation, PASSWORD, Person, kinds};
 use crate::tests::world::{Answer, World};
 use serde_json::{Value, json};
 use time::Duration;
@@ -121,6 +121,9 @@ async fn passwords_are_guessed_in_a_session_at_a_rate() {
         guessed += u16::from(answer.status.as_u16() == 400);
     }
     assert_eq!(guessed, 10, "one count for all ways to guess");
+    // Each of which their person sees, and no more of them than were let through.
+    let kinds = kinds(&world, &ada, "ada").await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "session.code_refused").count(), 10);
     // Which keeps nobody from logging in.
     Person::again(&world, &ada.email).await;
 }
