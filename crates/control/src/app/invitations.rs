@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::app::users::{acceptable, generated, names_for, unasked};
 use crate::auth::access::{self, Action};
+use crate::auth::passwords::Asks;
 use crate::auth::{Caller, secret};
 use crate::config::Invited as Whose;
 use crate::limits::Kind;
@@ -107,7 +108,7 @@ async fn join_anew(
     let missing = || Problem::invalid("password", "this field is required for somebody who is new here");
     let password = request.password.as_ref().ok_or_else(missing)?;
     acceptable(password, &invited.email)?;
-    let password = app.passwords.hash(password).await?;
+    let password = app.passwords.hash(Asks::Stranger, password).await?;
     let (mut taken, quota) = (Err(store::Error::Overtaken), unasked(app).filter(|_| !invited.operator));
     for name in names_for(&invited.email)? {
         taken = app.store.join_anew(invited, hash, &name, &password, quota).await.map(drop);

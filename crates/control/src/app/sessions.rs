@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::app::users::generated;
-use crate::auth::passwords::Verified;
+use crate::auth::passwords::{Asks, Verified};
 use crate::auth::{Caller, cookie, secret, totp};
 use crate::limits::Kind;
 use crate::peer::Client;
@@ -29,7 +29,7 @@ pub(crate) async fn login(
     app.limits.check(Kind::Login, from.address, Some(&request.email)).await?;
     let known = app.store.credentials(&request.email).await?;
     let hash = known.as_ref().and_then(|who| who.hash.as_deref());
-    let verified = app.passwords.verify(&request.password, hash).await?;
+    let verified = app.passwords.verify(Asks::Stranger, &request.password, hash).await?;
     let Some(who) = known.filter(|_| verified != Verified::Wrong) else { return Err(wrong()) };
     // Only behind the right password: else this would tell who has a second factor.
     let step = match (&request.code, who.user.second_factor) {
@@ -41,7 +41,7 @@ pub(crate) async fn login(
         (_, false) => None,
     };
     let rehashed = match verified {
-        Verified::RightButOld => Some(app.passwords.hash(&request.password).await?),
+        Verified::RightButOld => Some(app.passwords.hash(Asks::Known, &request.password).await?),
         _ => None,
     };
     let token = generated(secret::SESSION)?;
@@ -91,7 +91,7 @@ pub(super) async fn verify(
     field: &str,
 ) -> Result<(), Fault> {
     app.limits.check(Kind::Proof, from.address, Some(&who.user.id)).await?;
-    match app.passwords.verify(password, who.hash.as_deref()).await? {
+    match app.passwords.verify(Asks::Known, password, who.hash.as_deref()).await? {
         Verified::Wrong => {
             // Never more often than the limit above lets anybody try.
             app.store.note_refused(who.user.id, "password").await?;

@@ -2,7 +2,8 @@
 
 use crate::app::{App, names, sessions};
 use crate::auth::access::Action;
-use crate::auth::{Caller, passwords, secret};
+use crate::auth::passwords::{self, Asks};
+use crate::auth::{Caller, secret};
 use crate::limits::Kind;
 use crate::peer::Client;
 use crate::problems::Fault;
@@ -100,7 +101,7 @@ pub(crate) async fn redeem(app: &App, from: Client, request: &RedeemReset) -> Re
     // Looked up first: what is no token costs no hash of a password.
     let who = app.store.reset(&hash).await?.ok_or_else(token_refused)?;
     acceptable(&request.password, &who.user.email)?;
-    let password = app.passwords.hash(&request.password).await?;
+    let password = app.passwords.hash(Asks::Stranger, &request.password).await?;
     match app.store.redeem_reset(&hash, &who, &password).await {
         Err(store::Error::TokenRefused) => Err(token_refused()),
         redeemed => {
@@ -121,7 +122,7 @@ pub(crate) async fn change_password(
     let who = app.store.credentials_of(sitting.person).await?;
     sessions::verify(app, from, &who, &request.current, "current").await?;
     acceptable(&request.password, &who.user.email)?;
-    let password = app.passwords.hash(&request.password).await?;
+    let password = app.passwords.hash(Asks::Known, &request.password).await?;
     Ok(app.store.change_password(&who, &password, sitting.session).await?)
 }
 
