@@ -47,6 +47,7 @@ impl From<store::Error> for Fault {
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
             E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
+            E::Personal => say(Code::InUse).remedy("make an organisation: `cofferdam account create`"),
             E::IllegalVerb(_) => {
                 say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
             }

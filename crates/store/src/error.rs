@@ -38,6 +38,9 @@ pub enum Error {
         /// What it is used by.
         what: String,
     },
+    /// Nobody else is let into a person's own account.
+    #[error("a personal account has one member")]
+    Personal,
     /// The verb makes no sense now.
     #[error(transparent)]
     IllegalVerb(#[from] IllegalVerb),

@@ -105,7 +105,7 @@ impl Store {
             .fetch_optional(change.db().await?)
             .await?;
         if personal.is_some() {
-            return Err(Error::InUse { what: "a personal account has one member".to_owned() });
+            return Err(Error::Personal);
         }
         if change.is_member(account, email).await? {
             return Err(Error::InUse { what: format!("{email} is a member already") });

@@ -106,7 +106,7 @@ pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
         return Verdict::Forbid("this key is nobody's", "log in, or use a key that a person made");
     }
     if action == A::Impersonate && who.place != Place::Machine {
-        let remedy = "do it there, with `--server unix:///run/cofferdam/control.sock`";
+        let remedy = "run it on the machine as root: root's context uses the socket";
         return Verdict::Forbid("this is done at the machine that control runs on alone", remedy);
     }
     Verdict::Allow

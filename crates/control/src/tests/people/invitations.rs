@@ -162,7 +162,9 @@ async fn nobody_invites_above_themselves() {
     ask(&org.admin, ACME, "admin").await.expect(201);
     ask(&org.owner, ACME, "owner").await.expect(201);
     // A personal account has one member, whoever asks.
-    assert_eq!(ask(&org.owner, "olga", "member").await.problem().0, "IN_USE");
+    let answer = ask(&org.owner, "olga", "member").await;
+    assert_eq!(answer.problem().0, "IN_USE");
+    assert!(answer.json["remedy"].as_str().unwrap().contains("account create"));
     let body = json!({"email": org.member.email, "role": "admin"});
     let answer = org.admin.call_in(&world, ACME, "POST", "/v1/invitations", Some(body)).await;
     assert_eq!(answer.problem().0, "IN_USE", "a member already");
