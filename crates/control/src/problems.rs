@@ -47,6 +47,7 @@ impl From<store::Error> for Fault {
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
             E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
+            E::Personal => say(Code::InUse).remedy("make an organisation: `cofferdam account create`"),
             E::IllegalVerb(_) => {
                 say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
             }
@@ -66,6 +67,9 @@ impl From<store::Error> for Fault {
                 Problem::invalid(field.clone(), sentence(&error)).remedy(remedy.clone())
             }
             E::TooManySecrets { .. } => say(Code::WrongState).remedy("DELETE some of GET /v1/secrets"),
+            E::TooManyOrganisations { .. } => {
+                say(Code::WrongState).remedy("have whoever operates this installation make it, or give one to another owner")
+            }
             E::Overtaken => say(Code::WrongState).remedy("ask again"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }

@@ -38,6 +38,9 @@ pub enum Error {
         /// What it is used by.
         what: String,
     },
+    /// Nobody else is let into a person's own account.
+    #[error("a personal account has one member")]
+    Personal,
     /// The verb makes no sense now.
     #[error(transparent)]
     IllegalVerb(#[from] IllegalVerb),
@@ -92,6 +95,12 @@ pub enum Error {
     /// No more secrets can be kept.
     #[error("the account has {most} secrets already, which is as many as there may be")]
     TooManySecrets {
+        /// The limit.
+        most: u64,
+    },
+    /// A person owns enough.
+    #[error("you own {most} organisations already, which is as many as one makes for oneself")]
+    TooManyOrganisations {
         /// The limit.
         most: u64,
     },

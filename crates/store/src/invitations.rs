@@ -7,6 +7,7 @@ use model::people::{Email, Invitation, Role};
 use model::quota::Quota;
 use model::{AccountId, InvitationId, Name, UserId};
 use serde_json::json;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Invited {
     pub account: AccountId,
     /// Its name.
     pub account_name: Name,
+    /// Whether it operates the installation: so does whoever invited, then.
+    pub operator: bool,
     /// Whom.
     pub email: Email,
     /// As what.
@@ -114,17 +117,26 @@ impl Store {
             .fetch_optional(change.db().await?)
             .await?;
         if personal.is_some() {
-            return Err(Error::InUse { what: "a personal account has one member".to_owned() });
+            return Err(Error::Personal);
         }
         if change.is_member(account, email).await? {
             return Err(Error::InUse { what: format!("{email} is a member already") });
         }
         let (id, now) = (InvitationId::new(), change.now);
-        sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2")
+        let replaced = sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2 RETURNING id")
             .bind(account.to_string())
             .bind(email.as_str())
-            .execute(change.db().await?)
+            .fetch_optional(change.db().await?)
             .await?;
+        if let Some(row) = replaced {
+            let before: InvitationId = row.parsed("id")?;
+            change.event(
+                Some(account),
+                "invitation.revoked",
+                before,
+                json!({"because": "invitation.created"}),
+            );
+        }
         let row = sqlx::query(
             "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at, made_by)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
@@ -189,7 +201,7 @@ impl Store {
     /// What the token with this hash is good for.
     pub async fn invited(&self, hash: &str) -> Result<Option<Invited>, Error> {
         let row = sqlx::query(
-            "SELECT i.id, i.account, i.email, i.role, a.name FROM invitations i JOIN accounts a ON a.id = i.account
+            "SELECT i.id, i.account, i.email, i.role, a.name, a.operator FROM invitations i JOIN accounts a ON a.id = i.account
              WHERE i.hash = $1 AND i.expires_at > $2",
         )
         .bind(hash)
@@ -201,6 +213,7 @@ impl Store {
                 id: row.parsed("id")?,
                 account: row.parsed("account")?,
                 account_name: row.parsed("name")?,
+                operator: row.try_get::<i64, _>("operator")? == 1,
                 email: row.parsed("email")?,
                 role: row.parsed("role")?,
             })

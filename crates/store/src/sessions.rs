@@ -72,6 +72,19 @@ impl Change {
             .await?;
         Ok(ended.rows_affected())
     }
+
+    /// Ends the session of this token, if it is one: its person hears of it.
+    async fn replace_session(&mut self, hash: &str) -> Result<(), Error> {
+        let row = sqlx::query("DELETE FROM sessions WHERE hash = $1 RETURNING id, person")
+            .bind(hash)
+            .fetch_optional(self.db().await?)
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        let ended: SessionId = row.parsed("id")?;
+        let account = self.personal(row.parsed("person")?).await?;
+        self.event(Some(account), "session.ended", ended, json!({"because": "session.begun"}));
+        Ok(())
+    }
 }
 
 impl Store {
@@ -94,10 +107,7 @@ impl Store {
             return Err(Error::Overtaken);
         }
         if let Some(before) = new.before {
-            sqlx::query("DELETE FROM sessions WHERE hash = $1")
-                .bind(before)
-                .execute(change.db().await?)
-                .await?;
+            change.replace_session(before).await?;
         }
         let (id, now) = (SessionId::new(), change.now);
         let row = sqlx::query(
@@ -163,6 +173,15 @@ impl Store {
         }
         let account = change.personal(sitting.person).await?;
         change.event(Some(account), "session.proved", sitting.session, json!({"code": step.is_some()}));
+        change.commit().await
+    }
+
+    /// Notes that somebody showed what is not a person's code, behind their password, or not their password, in their session. It is for
+    /// whoever asks to bound how often.
+    pub async fn note_refused(&self, person: UserId, shown: &str) -> Result<(), Error> {
+        let mut change = self.change(Actor::System).await?;
+        let account = change.personal(person).await?;
+        change.event(Some(account), "session.code_refused", person, json!({"shown": shown}));
         change.commit().await
     }
 

@@ -1,7 +1,7 @@
 //! People: what expires, what is used up, what a race leaves, and what a database from before becomes.
 
 use super::*;
-use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession};
+use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession, Resets};
 use model::people::{Email, KeyScope, Member, Role};
 use model::{KeyId, SessionId, UserId};
 
@@ -33,7 +33,7 @@ fn seed(who: &Credentials) -> DataKey {
 }
 
 async fn organisation(world: &World, owner: &Credentials) -> AccountId {
-    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id, None).await.unwrap().id
+    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id).await.unwrap().id
 }
 
 /// Invites and lets in.
@@ -59,7 +59,8 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     let world = World::new().await;
     let ada = person(&world, "ada").await;
     let id = ada.user.id;
-    let issue = async |hash| world.store.issue_reset(Actor::System, id, hash, HOUR).await.unwrap();
+    let issue =
+        async |hash| world.store.issue_reset(Actor::System, id, Resets::All, hash, HOUR).await.unwrap();
     issue("one").await;
     issue("two").await;
     assert!(world.store.reset("one").await.unwrap().is_none(), "another came in its place");
@@ -81,6 +82,20 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     assert!(matches!(world.store.redeem_reset("three", &who, "x").await, Err(Error::TokenRefused)));
     world.store.remove_expired().await.unwrap();
     assert_eq!(world.count("SELECT COUNT(*) FROM password_resets").await, 0);
+}
+
+#[tokio::test]
+async fn a_first_password_that_was_chosen_meanwhile_is_reset_by_nobody_elsewhere() {
+    let world = World::new().await;
+    let made = world.store.create_user(Actor::System, &email("new"), &word("new"), "first", HOUR).await;
+    let id = made.unwrap().0.id;
+    let issue = async |resets, hash| world.store.issue_reset(Actor::System, id, resets, hash, HOUR).await;
+    issue(Resets::First, "second").await.unwrap();
+    let who = world.store.reset("second").await.unwrap().unwrap();
+    world.store.redeem_reset("second", &who, "a hash").await.unwrap();
+    assert!(matches!(issue(Resets::First, "third").await, Err(Error::Overtaken)));
+    assert!(world.store.reset("third").await.unwrap().is_none());
+    issue(Resets::All, "fourth").await.unwrap();
 }
 
 #[tokio::test]
@@ -207,7 +222,26 @@ async fn an_invitation_is_taken_once() {
     world.store.remove_expired().await.unwrap();
     assert_eq!(world.count("SELECT COUNT(*) FROM invitations").await, 0);
     let other = world.store.invite(Actor::System, &NewInvitation { account: ada.personal, ..new("x") }).await;
-    assert!(matches!(other, Err(Error::InUse { .. })), "a personal account has one member");
+    assert!(matches!(other, Err(Error::Personal)), "a personal account has one member");
+}
+
+#[tokio::test]
+async fn organisations_are_not_made_without_number() {
+    let world = World::new().await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let make = async |who: &Credentials, name: &str| {
+        world.store.create_own_organisation(Actor::System, &word(name), who.user.id, None).await
+    };
+    for time in 0..19 {
+        make(&ada, &format!("org-{time}")).await.unwrap();
+    }
+    let (one, two) = tokio::join!(make(&ada, "one"), make(&ada, "two"));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let refused = one.and(two);
+    assert!(matches!(refused, Err(Error::TooManyOrganisations { most: 20 })), "{refused:?}");
+    make(&bob, "of-bob").await.unwrap();
+    let given = world.store.create_organisation(Actor::System, &word("given"), ada.user.id).await;
+    assert!(given.is_ok(), "the operator gives more");
 }
 
 #[tokio::test]
@@ -282,6 +316,22 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.set_role(Actor::System, acme, &of_bob, Role::Owner).await.unwrap();
     assert_eq!(role().await, Some(Role::Admin), "no more than it was made for");
+    // A reset takes the keys of its person, wherever they are.
+    let reset = word("reset");
+    let own = NewKey { account: bob.personal, name: &reset, hash: "reset", expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &own, None).await.unwrap();
+    let kept =
+        NewKey { hash: "kept", person: Some(ada.user.id), name: &reset, expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &kept, None).await.unwrap();
+    world.store.issue_reset(Actor::System, bob.user.id, Resets::All, "again", HOUR).await.unwrap();
+    assert!(world.store.bearer("reset").await.unwrap().is_some(), "not before it is redeemed");
+    let who = world.store.reset("again").await.unwrap().unwrap();
+    world.store.redeem_reset("again", &who, "another hash").await.unwrap();
+    assert_eq!(role().await, None);
+    assert!(world.store.bearer("reset").await.unwrap().is_none());
+    assert!(world.store.bearer("kept").await.unwrap().is_some());
+    world.store.create_key(Actor::System, &new, None).await.unwrap();
+    assert_eq!(role().await, Some(Role::Admin));
     later(&world, HOUR);
     assert_eq!(role().await, None);
 
@@ -292,7 +342,7 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
     assert!(world.store.bearer("other").await.unwrap().is_none());
-    assert!(world.store.keys(acme, None, None, 10).await.unwrap().items.is_empty());
+    assert_eq!(world.store.keys(acme, None, None, 10).await.unwrap().items.len(), 1, "that of somebody else");
 }
 
 #[tokio::test]
@@ -344,7 +394,7 @@ async fn an_installation_from_before_there_were_people_keeps_its_operator_and_ke
         assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
     }
     let ada = store.create_user(Actor::System, &email("ada"), &word("ada"), "reset", HOUR).await.unwrap().0;
-    store.create_organisation(Actor::System, &word("acme"), ada.id, None).await.unwrap();
+    store.create_organisation(Actor::System, &word("acme"), ada.id).await.unwrap();
 }
 
 #[tokio::test]
