@@ -222,8 +222,14 @@ impl Store {
     }
 
     /// Takes an invitation, once, for somebody who is known.
-    pub async fn join(&self, invited: &Invited, hash: &str, person: UserId) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+    pub async fn join(
+        &self,
+        actor: Actor,
+        invited: &Invited,
+        hash: &str,
+        person: UserId,
+    ) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
         change.take(invited, hash).await?;
         if change.is_member(invited.account, &invited.email).await? {
             return Err(Error::InUse { what: format!("{} is a member already", invited.email) });

@@ -87,7 +87,7 @@ pub(crate) async fn accept(
                 let problem = Problem::new(Code::Forbidden, "this invitation is for another address");
                 Fault::from(problem.remedy("log in with that address, or log out if it is new here"))
             };
-            app.store.join(&invited, &hash, theirs.ok_or_else(other)?).await
+            app.store.join(caller.actor(), &invited, &hash, theirs.ok_or_else(other)?).await
         }
         None if invited.operator || app.invited == Whose::Anyone => {
             join_anew(app, &invited, &hash, request).await?

@@ -42,7 +42,7 @@ async fn join(world: &World, account: AccountId, who: &Credentials, role: Role) 
     let new = NewInvitation { account, email, role, person: None, hash: &hash, life: WEEK };
     world.store.invite(Actor::System, &new).await.unwrap();
     let invited = world.store.invited(&hash).await.unwrap().unwrap();
-    world.store.join(&invited, &hash, who.user.id).await.unwrap();
+    world.store.join(Actor::User(who.user.id), &invited, &hash, who.user.id).await.unwrap();
     member(world, account, who.user.id).await
 }
 
@@ -216,7 +216,10 @@ async fn an_invitation_is_taken_once() {
     world.store.invite(Actor::System, &late).await.unwrap();
     let invited: Invited = world.store.invited("late").await.unwrap().unwrap();
     later(&world, WEEK);
-    assert!(matches!(world.store.join(&invited, "late", bob.user.id).await, Err(Error::TokenRefused)));
+    assert!(matches!(
+        world.store.join(Actor::User(bob.user.id), &invited, "late", bob.user.id).await,
+        Err(Error::TokenRefused)
+    ));
     assert_eq!(world.store.invited("late").await.unwrap(), None);
     assert!(world.store.member(acme, "bob@example.com").await.is_err());
     world.store.remove_expired().await.unwrap();

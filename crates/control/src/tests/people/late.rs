@@ -130,10 +130,14 @@ async fn a_key_that_is_deleted_meanwhile_makes_nothing() {
 async fn a_session_that_ends_meanwhile_changes_nothing() {
     let world = World::new().await;
     let org = Organisation::new(&world).await;
+    let body = Some(json!({"email": org.owner.email, "role": "member"}));
+    let made = world.call_as(&world.other, "POST", "/v1/invitations", body).await.expect(201);
+    let token = made["token"].as_str().unwrap();
     for (method, path, body) in [
         ("PUT", "/v1/password", json!({"current": PASSWORD, "password": "nine dry herons"})),
         ("POST", "/v1/second-factor", json!({})),
         ("POST", "/v1/accounts", json!({"name": "another"})),
+        ("POST", "/v1/invitations/accept", json!({"token": token})),
     ] {
         let email = &org.owner.email;
         let gone = Person { cookie: Person::again(&world, email).await, ..org.owner.clone() };
@@ -145,6 +149,7 @@ async fn a_session_that_ends_meanwhile_changes_nothing() {
     }
     let me = org.owner.call(&world, "GET", "/v1/session", None).await.expect(200);
     assert_eq!(me["user"]["second_factor"], false);
+    assert_eq!(me["accounts"].as_array().unwrap().len(), 2, "{me}");
     Person::again(&world, &org.owner.email).await;
 }
 
