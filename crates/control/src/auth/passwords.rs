@@ -245,7 +245,7 @@ mod tests {
             assert!(served.unwrap());
         }
         assert_eq!(passwords.waiting.available_permits(), WAITING);
-        passwords.turn(Asks::Stranger).await.unwrap();
+        drop(passwords.turn(Asks::Stranger).await.unwrap());
     }
 
     #[test]
