@@ -29,12 +29,33 @@ pub struct Config {
     pub egress: Egress,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
+    /// How people become known.
+    pub people: People,
     /// What a password costs whoever guesses at it.
     pub passwords: Passwords,
     /// What all agents of an account may have together, of accounts that are made from now on; unlimited where it says nothing.
     pub quota: Quota,
     /// How the API is served to others than this machine.
     pub serve: Serve,
+}
+
+/// The table `[people]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct People {
+    /// Whose invitations make somebody known who was not.
+    pub invited: Invited,
+}
+
+/// Whose invitations make somebody known: whoever takes one without a login has its address from then on, and nobody asks the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invited {
+    /// The operator's, to the operator's own account. Everybody else invites people who are known.
+    #[default]
+    Operator,
+    /// Everybody's, where accounts trust each other: each of their admins can take any address that is not known yet.
+    Anyone,
 }
 
 /// The table `[passwords]`: the cost of Argon2id, the second choice of RFC 9106 with one lane unless told. Passwords that were hashed with
@@ -152,6 +173,7 @@ impl Default for Config {
             image: "debian".parse().expect("a name"),
             egress: Egress::default(),
             secrets: Secrets::default(),
+            people: People::default(),
             passwords: Passwords::default(),
             quota: Quota::default(),
             serve: Serve::default(),
@@ -161,7 +183,7 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["egress", "secrets", "passwords", "quota", "serve"];
+    const TABLES: &'static [&'static str] = &["egress", "secrets", "people", "passwords", "quota", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -270,7 +292,7 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let said = |text| Config::read(text, Default::default()).unwrap_err().to_string();
         let types = said(
-            "listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1\n[secrets]\nprovider = \"vault\"\nkey = 1",
+            "listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1\n[people]\ninvited = \"all\"\n[secrets]\nprovider = \"vault\"\nkey = 1",
         );
         let bounds = said(
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
@@ -293,6 +315,7 @@ mod tests {
                     "host: ",
                     "egress.keep: ",
                     "egress.kept: ",
+                    "people.invited: ",
                     "secrets.provider: ",
                     "secrets.key: ",
                 ][..],

@@ -225,6 +225,8 @@ async fn assemble(
         installation,
         database: config.database(),
         mode: config.mode,
+        quota: config.quota,
+        invited: config.people.invited,
         image: config.image.clone(),
         keep_egress: time::Duration::seconds(config.egress.keep.0.cast_signed()),
         hosts,

@@ -47,6 +47,7 @@ impl From<store::Error> for Fault {
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
             E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
+            E::Personal => say(Code::InUse).remedy("make an organisation: `cofferdam account create`"),
             E::IllegalVerb(_) => {
                 say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
             }
@@ -66,12 +67,20 @@ impl From<store::Error> for Fault {
                 Problem::invalid(field.clone(), sentence(&error)).remedy(remedy.clone())
             }
             E::TooManySecrets { .. } => say(Code::WrongState).remedy("DELETE some of GET /v1/secrets"),
+            E::TooManyOrganisations { .. } => {
+                say(Code::WrongState).remedy("have whoever operates this installation make it, or give one to another owner")
+            }
             E::Overtaken => say(Code::WrongState).remedy("ask again"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")
             }
             E::TokenRefused => say(Code::Unauthenticated).remedy("ask for another one"),
+            E::CredentialEnded => say(Code::Unauthenticated).remedy("log in, or use another key"),
+            E::RoleLowered => say(Code::Forbidden).remedy("ask somebody who may"),
+            E::MembershipEnded => {
+                say(Code::NotFound).remedy("GET /v1/accounts lists those that there are")
+            }
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
             E::Locked => say(Code::Unavailable),

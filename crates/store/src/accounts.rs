@@ -10,6 +10,9 @@ use model::{AccountId, Name, NodeId, UserId};
 use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 
+/// As many organisations may somebody own who makes another.
+const MOST_OWNED: u64 = 20;
+
 /// An account to make, with its first key.
 #[derive(Debug, Clone)]
 pub struct NewAccount {
@@ -70,6 +73,20 @@ impl Change {
         Ok(account)
     }
 
+    async fn add_organisation(mut self, name: &Name, owner: UserId) -> Result<Account, Error> {
+        let id = self.add_bare_account(name, AccountKind::Organisation, false).await?;
+        self.add_member(id, owner, Role::Owner);
+        let row = sqlx::query(
+            "SELECT a.*, m.role FROM accounts a JOIN memberships m ON m.account = a.id WHERE a.id = $1",
+        )
+        .bind(id.to_string())
+        .fetch_one(self.db().await?)
+        .await?;
+        let made = account(&row)?;
+        self.commit().await?;
+        Ok(made)
+    }
+
     /// Ends every workspace token of an account: some were issued to somebody who is to have none any more.
     pub(crate) async fn revoke_workspace_tokens(&mut self, account: AccountId) -> Result<(), Error> {
         sqlx::query(
@@ -99,8 +116,20 @@ impl Store {
         Ok(account)
     }
 
-    /// Makes an organisation that a person owns. It may have what `quota` says, if it says anything.
+    /// Makes an organisation that a person owns.
     pub async fn create_organisation(
+        &self,
+        actor: Actor,
+        name: &Name,
+        owner: UserId,
+    ) -> Result<Account, Error> {
+        let change = self.change(actor).await?;
+        change.add_organisation(name, owner).await
+    }
+
+    /// The same for somebody who makes it for themselves, and does not own 20 organisations yet. It may have what `quota` says, if it says
+    /// anything.
+    pub async fn create_own_organisation(
         &self,
         actor: Actor,
         name: &Name,
@@ -109,17 +138,17 @@ impl Store {
     ) -> Result<Account, Error> {
         let mut change = self.change(actor).await?;
         change.new_quota = quota.unwrap_or(change.new_quota);
-        let id = change.add_bare_account(name, AccountKind::Organisation, false).await?;
-        change.add_member(id, owner, Role::Owner);
         let row = sqlx::query(
-            "SELECT a.*, m.role FROM accounts a JOIN memberships m ON m.account = a.id WHERE a.id = $1",
+            "SELECT COUNT(*) AS owned FROM memberships m JOIN accounts a ON a.id = m.account
+             WHERE m.person = $1 AND m.role = 'owner' AND a.kind = 'organisation'",
         )
-        .bind(id.to_string())
+        .bind(owner.to_string())
         .fetch_one(change.db().await?)
         .await?;
-        let made = account(&row)?;
-        change.commit().await?;
-        Ok(made)
+        if row.number("owned")? >= MOST_OWNED {
+            return Err(Error::TooManyOrganisations { most: MOST_OWNED });
+        }
+        change.add_organisation(name, owner).await
     }
 
     /// Where a person belongs: their own account first.

@@ -87,7 +87,7 @@ impl Agent {
 }
 
 /// The kind of event that tells of a workspace token.
-pub(crate) const TOKEN_ISSUED: &str = "agent.token_issued";
+const TOKEN_ISSUED: &str = "agent.token_issued";
 
 /// The token epoch of an agent that was just made.
 pub const FIRST_EPOCH: u64 = 1;
@@ -140,6 +140,16 @@ pub(crate) fn agent(row: &SqliteRow) -> Result<Agent, Error> {
 }
 
 impl Change {
+    /// Records that a workspace token was handed out, and of the key that asked for it that it got one.
+    pub(crate) fn token_issued(&mut self, spec: &AgentSpec, detail: Value) {
+        self.event(Some(spec.account), TOKEN_ISSUED, spec.id, detail);
+        if let Some(key) = self.actor.key() {
+            self.deferred
+                .add("UPDATE api_keys SET issued = 1 WHERE id = $1 AND issued = 0")
+                .bind(key.to_string());
+        }
+    }
+
     pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
         let row = sqlx::query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
@@ -384,7 +394,7 @@ impl Store {
     /// Records that a workspace token was handed out.
     pub async fn token_issued(&self, actor: Actor, agent: &Agent, detail: Value) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        change.event(Some(agent.spec.account), TOKEN_ISSUED, agent.spec.id, detail);
+        change.token_issued(&agent.spec, detail);
         change.commit().await
     }
 }

@@ -5,21 +5,38 @@ use crate::batch::Batch;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::millis;
 use crate::{Error, Store};
+use model::people::Role;
 use model::quota::Quota;
-use model::{AccountId, AgentId, EventId, KeyId, NodeId, UserId};
+use model::{AccountId, AgentId, EventId, KeyId, NodeId, SessionId, UserId};
 use serde_json::Value;
+use sqlx::Row;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Who changes something.
+/// Who changes something. What was decided on the standing of a caller is made only if they still have it: a request may have been
+/// under way for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever holds an API key.
-    Key(KeyId),
-    /// A person, in a session or by a token that they were handed.
+    /// Whoever holds an API key, and was taken for this role.
+    Key {
+        /// The key.
+        key: KeyId,
+        /// What it acted as.
+        role: Role,
+    },
+    /// A person in a session.
+    Session {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        person: UserId,
+        /// What they were taken for, and where; nothing for what they do to themselves.
+        standing: Option<(AccountId, Role)>,
+    },
+    /// A person, by a password or a token that they were handed.
     User(UserId),
     /// A node.
     Node(NodeId),
@@ -30,11 +47,58 @@ pub enum Actor {
 impl Display for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Key(id) => id.fmt(f),
-            Self::User(id) => id.fmt(f),
+            Self::Key { key, .. } => key.fmt(f),
+            Self::Session { person: id, .. } | Self::User(id) => id.fmt(f),
             Self::Node(id) => id.fmt(f),
             Self::System => f.write_str("system"),
         }
+    }
+}
+
+impl Actor {
+    /// The key that it acts by.
+    pub(crate) fn key(&self) -> Option<KeyId> {
+        match self {
+            Self::Key { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
+    /// Asks whether they still are what they were taken for; tells whether there was anything to ask.
+    fn ask(&self, batch: &mut Batch, now: i64) -> bool {
+        match self {
+            // (The text has the roles by rank.)
+            Self::Key { key, role } => batch
+                .add(
+                    "SELECT k.person IS NULL OR instr('member admin owner', m.role) >= instr('member admin owner', $2) AS holds
+                     FROM api_keys k LEFT JOIN memberships m ON m.account = k.account AND m.person = k.person
+                     WHERE k.id = $1 AND coalesce(k.expires_at > $3, 1) AND (k.person IS NULL OR m.role IS NOT NULL)",
+                )
+                .bind(key.to_string())
+                .bind(role.as_str())
+                .bind(now),
+            Self::Session { session, standing, .. } => batch
+                .add(
+                    "SELECT $2 IS NULL OR instr('member admin owner', m.role) >= instr('member admin owner', $3) AS holds
+                     FROM sessions s LEFT JOIN memberships m ON m.account = $2 AND m.person = s.person
+                     WHERE s.id = $1 AND s.expires_at > $4",
+                )
+                .bind(session.to_string())
+                .bind(standing.map(|(account, _)| account.to_string()))
+                .bind(standing.map(|(_, role)| role.as_str()))
+                .bind(now),
+            Self::User(_) | Self::Node(_) | Self::System => return false,
+        };
+        true
+    }
+}
+
+/// What [`Actor::ask`] found.
+fn still(rows: &[SqliteRow]) -> Result<(), Error> {
+    match rows.first().ok_or(Error::CredentialEnded)?.try_get::<Option<i64>, _>("holds")? {
+        Some(1) => Ok(()),
+        Some(_) => Err(Error::RoleLowered),
+        None => Err(Error::MembershipEnded),
     }
 }
 
@@ -71,6 +135,8 @@ pub(crate) struct Change {
     changed: Vec<Changed>,
     /// Statements that nothing was read after yet.
     pub(crate) deferred: Batch,
+    /// Whether the second of these asks what became of the actor.
+    doubted: bool,
 }
 
 impl Store {
@@ -88,15 +154,19 @@ impl Store {
         let turn = self.0.writer.turn(durability).await?;
         let mut deferred = Batch::default();
         deferred.add(SAVEPOINT);
+        // Behind it, so that it is asked in this turn: nobody changes it before this is made.
+        let now = millis(self.now());
+        let doubted = actor.ask(&mut deferred, now);
         Ok(Change {
             turn,
             number: self.0.changes.fetch_add(1, Ordering::Relaxed),
-            now: millis(self.now()),
+            now,
             actor,
             audited: false,
             new_quota: self.0.new_quota.get().copied().unwrap_or_default(),
             changed: Vec::new(),
             deferred,
+            doubted,
         })
     }
 }
@@ -113,11 +183,17 @@ impl Change {
         batch.run(self.db().await?).await
     }
 
-    /// Runs what was deferred. Called before everything else that reaches the database.
+    /// Runs what was deferred. Called before everything else that reaches the database; the first time it also refuses an actor who is
+    /// not any more what they were taken for.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        match std::mem::take(&mut self.deferred) {
-            none if none.is_empty() => Ok(()),
-            deferred => deferred.run(self.turn.connection()?).await.map(drop),
+        let deferred = std::mem::take(&mut self.deferred);
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let answers = deferred.run(self.turn.connection()?).await?;
+        match std::mem::take(&mut self.doubted) {
+            true => still(answers.get(1).map_or(&[], Vec::as_slice)),
+            false => Ok(()),
         }
     }
 

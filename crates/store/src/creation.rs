@@ -1,6 +1,6 @@
 //! Making agents: what is asked and found before, and the one transaction that makes them.
 
-use crate::agents::{Agent, TOKEN_ISSUED};
+use crate::agents::Agent;
 use crate::batch::Batch;
 use crate::change::{Actor, Changed};
 use crate::idempotency::replayed;
@@ -158,7 +158,7 @@ impl Store {
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
-            change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());
+            change.token_issued(spec, token.clone());
         }
         change.raise_for(node, spec.id);
         change.touch(Changed::Agent(Arc::new(agent.clone())));

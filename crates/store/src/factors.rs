@@ -66,8 +66,8 @@ impl Store {
     }
 
     /// Keeps a seed that waits for its first code, in place of another that does; never in place of one that is in use.
-    pub async fn begin_factor(&self, person: UserId, seed: &DataKey) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+    pub async fn begin_factor(&self, actor: Actor, person: UserId, seed: &DataKey) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
         let now = change.now;
         let kept = sqlx::query(
             "INSERT INTO factors (person, id, account, wrapped_by, wrapped, created_at, last_step)
@@ -99,7 +99,7 @@ impl Store {
         step: i64,
         session: model::SessionId,
     ) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+        let mut change = self.change(Actor::Session { session, person, standing: None }).await?;
         let now = change.now;
         let confirmed = sqlx::query(
             "UPDATE factors SET confirmed_at = $1, last_step = $2

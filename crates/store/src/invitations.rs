@@ -7,6 +7,7 @@ use model::people::{Email, Invitation, Role};
 use model::quota::Quota;
 use model::{AccountId, InvitationId, Name, UserId};
 use serde_json::json;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Invited {
     pub account: AccountId,
     /// Its name.
     pub account_name: Name,
+    /// Whether it operates the installation: so does whoever invited, then.
+    pub operator: bool,
     /// Whom.
     pub email: Email,
     /// As what.
@@ -79,6 +82,18 @@ impl Change {
         Ok(gone.rows_affected())
     }
 
+    /// Takes back what was invited to with keys that are not there any more, and tells how many that were.
+    pub(crate) async fn revoke_invitations_of_keys(&mut self, account: AccountId) -> Result<u64, Error> {
+        let gone = sqlx::query(
+            "DELETE FROM invitations WHERE account = $1 AND made_by IS NOT NULL
+                AND made_by NOT IN (SELECT id FROM api_keys WHERE account = $1)",
+        )
+        .bind(account.to_string())
+        .execute(self.db().await?)
+        .await?;
+        Ok(gone.rows_affected())
+    }
+
     /// Uses an invitation up.
     async fn take(&mut self, invited: &Invited, hash: &str) -> Result<(), Error> {
         let now = self.now;
@@ -102,20 +117,29 @@ impl Store {
             .fetch_optional(change.db().await?)
             .await?;
         if personal.is_some() {
-            return Err(Error::InUse { what: "a personal account has one member".to_owned() });
+            return Err(Error::Personal);
         }
         if change.is_member(account, email).await? {
             return Err(Error::InUse { what: format!("{email} is a member already") });
         }
         let (id, now) = (InvitationId::new(), change.now);
-        sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2")
+        let replaced = sqlx::query("DELETE FROM invitations WHERE account = $1 AND email = $2 RETURNING id")
             .bind(account.to_string())
             .bind(email.as_str())
-            .execute(change.db().await?)
+            .fetch_optional(change.db().await?)
             .await?;
+        if let Some(row) = replaced {
+            let before: InvitationId = row.parsed("id")?;
+            change.event(
+                Some(account),
+                "invitation.revoked",
+                before,
+                json!({"because": "invitation.created"}),
+            );
+        }
         let row = sqlx::query(
-            "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",
+            "INSERT INTO invitations (id, account, email, role, person, hash, created_at, expires_at, made_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
         )
         .bind(id.to_string())
         .bind(account.to_string())
@@ -125,6 +149,7 @@ impl Store {
         .bind(hash)
         .bind(now)
         .bind(now + life.whole_milliseconds() as i64)
+        .bind(actor.key().map(|key| key.to_string()))
         .fetch_one(change.db().await?)
         .await?;
         let made = invitation(&row)?;
@@ -176,7 +201,7 @@ impl Store {
     /// What the token with this hash is good for.
     pub async fn invited(&self, hash: &str) -> Result<Option<Invited>, Error> {
         let row = sqlx::query(
-            "SELECT i.id, i.account, i.email, i.role, a.name FROM invitations i JOIN accounts a ON a.id = i.account
+            "SELECT i.id, i.account, i.email, i.role, a.name, a.operator FROM invitations i JOIN accounts a ON a.id = i.account
              WHERE i.hash = $1 AND i.expires_at > $2",
         )
         .bind(hash)
@@ -188,6 +213,7 @@ impl Store {
                 id: row.parsed("id")?,
                 account: row.parsed("account")?,
                 account_name: row.parsed("name")?,
+                operator: row.try_get::<i64, _>("operator")? == 1,
                 email: row.parsed("email")?,
                 role: row.parsed("role")?,
             })
@@ -196,8 +222,14 @@ impl Store {
     }
 
     /// Takes an invitation, once, for somebody who is known.
-    pub async fn join(&self, invited: &Invited, hash: &str, person: UserId) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+    pub async fn join(
+        &self,
+        actor: Actor,
+        invited: &Invited,
+        hash: &str,
+        person: UserId,
+    ) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
         change.take(invited, hash).await?;
         if change.is_member(invited.account, &invited.email).await? {
             return Err(Error::InUse { what: format!("{} is a member already", invited.email) });

@@ -83,10 +83,10 @@ impl Change {
             return Err(Error::NameTaken { name: new.name.to_string() });
         }
         let id = KeyId::new();
-        let now = self.now;
+        let (now, made_by) = (self.now, self.actor.key());
         let row = sqlx::query(
-            "INSERT INTO api_keys (id, account, name, hash, role, scopes, person, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
+            "INSERT INTO api_keys (id, account, name, hash, role, scopes, person, created_at, expires_at, made_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING *",
         )
         .bind(id.to_string())
         .bind(new.account.to_string())
@@ -97,12 +97,45 @@ impl Change {
         .bind(new.person.map(|person| person.to_string()))
         .bind(now)
         .bind(new.expires_at.map(millis))
+        .bind(made_by.map(|key| key.to_string()))
         .fetch_one(self.db().await?)
         .await?;
         let key = key(&row)?;
         let detail = json!({"name": key.name, "role": key.role, "scopes": key.scopes, "user": key.user});
         self.event(Some(new.account), "key.created", id, detail);
         Ok(key)
+    }
+
+    /// Removes a key with those that it made; tells which, and whether workspace tokens were issued to any. The key that asks stays if
+    /// it is another, with those that it made, so that one can take the place of the one that made it; then whoever made that one
+    /// has made it.
+    async fn remove_key(&mut self, account: AccountId, id: KeyId) -> Result<(Vec<KeyId>, bool), Error> {
+        let asks = self.actor.key().filter(|key| *key != id).map(|key| key.to_string());
+        let gone = sqlx::query(
+            "WITH RECURSIVE gone (id) AS (
+                SELECT id FROM api_keys WHERE id = $1 AND account = $2
+                UNION SELECT k.id FROM api_keys k JOIN gone ON k.made_by = gone.id
+                    WHERE k.account = $2 AND ($3 IS NULL OR k.id <> $3))
+             DELETE FROM api_keys WHERE id IN (SELECT id FROM gone) RETURNING id, made_by, issued",
+        )
+        .bind(id.to_string())
+        .bind(account.to_string())
+        .bind(asks.clone())
+        .fetch_all(self.db().await?)
+        .await?;
+        let issued = gone.iter().map(|row| row.number("issued")).sum::<Result<u64, _>>()? > 0;
+        let gone = gone.iter().map(|row| Ok((row.parsed("id")?, row.parsed_opt("made_by")?)));
+        let gone = gone.collect::<Result<Vec<(KeyId, Option<KeyId>)>, Error>>()?;
+        let maker = gone.iter().find(|(key, _)| *key == id).and_then(|(_, maker)| *maker);
+        sqlx::query(
+            "UPDATE api_keys SET made_by = $1 WHERE id = $2 AND made_by IS NOT NULL
+                AND made_by NOT IN (SELECT id FROM api_keys)",
+        )
+        .bind(maker.map(|key| key.to_string()))
+        .bind(asks)
+        .execute(self.db().await?)
+        .await?;
+        Ok((gone.into_iter().map(|(key, _)| key).collect(), issued))
     }
 }
 
@@ -196,30 +229,26 @@ impl Store {
         key(&row.ok_or(Error::NotFound { what: "key" })?)
     }
 
-    /// Removes a key, and with it every workspace token of the account: some were issued to whoever held it.
+    /// Removes a key with all that it made, and, if workspace tokens were issued to whoever held it, all of the account.
     pub async fn delete_key(&self, actor: Actor, account: AccountId, id: KeyId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        let gone = sqlx::query("DELETE FROM api_keys WHERE id = $1 AND account = $2")
-            .bind(id.to_string())
-            .bind(account.to_string())
-            .execute(change.db().await?)
-            .await?;
-        if gone.rows_affected() == 0 {
+        let (gone, issued) = change.remove_key(account, id).await?;
+        if gone.is_empty() {
             return Err(Error::NotFound { what: "key" });
         }
-        let left = sqlx::query(
-            "SELECT 1 FROM api_keys WHERE account = $1 UNION ALL SELECT 1 FROM memberships WHERE account = $1 LIMIT 1",
-        )
-        .bind(account.to_string())
-        .fetch_optional(change.db().await?)
-        .await?;
-        if left.is_none() {
-            return Err(Error::InUse {
-                what: "this is the last key of the account, and it has no members".to_owned(),
-            });
+        let revoked = change.revoke_invitations_of_keys(account).await?;
+        change.has_an_owner(account).await?;
+        if issued {
+            change.revoke_workspace_tokens(account).await?;
         }
-        change.revoke_workspace_tokens(account).await?;
-        change.event(Some(account), "key.deleted", id, json!({"workspace_tokens": "revoked"}));
+        let tokens = if issued { "revoked" } else { "kept" };
+        for key in gone {
+            let detail = match key == id {
+                true => json!({"invitations_revoked": revoked, "workspace_tokens": tokens}),
+                false => json!({"with": id}),
+            };
+            change.event(Some(account), "key.deleted", key, detail);
+        }
         change.touch(Changed::Keys);
         change.commit().await
     }

@@ -55,7 +55,7 @@ pub use secrets::{
     named as secrets_named,
 };
 pub use sessions::{NewSession, Sitting};
-pub use users::Credentials;
+pub use users::{Credentials, Resets};
 
 use bearers::Bearers;
 use group::Writer;

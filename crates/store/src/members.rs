@@ -30,7 +30,7 @@ impl Change {
     }
 
     /// Refuses to leave an account to nobody. A key of its own that acts as an owner is somebody, too: whoever holds it.
-    async fn has_an_owner(&mut self, account: AccountId) -> Result<(), Error> {
+    pub(crate) async fn has_an_owner(&mut self, account: AccountId) -> Result<(), Error> {
         let owner = sqlx::query(
             "SELECT 1 FROM memberships WHERE account = $1 AND role = 'owner'
              UNION ALL SELECT 1 FROM api_keys WHERE account = $1 AND person IS NULL AND role = 'owner'

@@ -24,6 +24,13 @@ pub struct Sitting {
     pub standing: Option<(AccountId, Name, bool, Role)>,
 }
 
+impl Sitting {
+    /// Its person, for what they do to themselves.
+    pub fn actor(&self) -> Actor {
+        Actor::Session { session: self.session, person: self.person, standing: None }
+    }
+}
+
 /// A session to begin, for somebody who showed that they may.
 #[derive(Debug)]
 pub struct NewSession<'a> {
@@ -65,6 +72,19 @@ impl Change {
             .await?;
         Ok(ended.rows_affected())
     }
+
+    /// Ends the session of this token, if it is one: its person hears of it.
+    async fn replace_session(&mut self, hash: &str) -> Result<(), Error> {
+        let row = sqlx::query("DELETE FROM sessions WHERE hash = $1 RETURNING id, person")
+            .bind(hash)
+            .fetch_optional(self.db().await?)
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        let ended: SessionId = row.parsed("id")?;
+        let account = self.personal(row.parsed("person")?).await?;
+        self.event(Some(account), "session.ended", ended, json!({"because": "session.begun"}));
+        Ok(())
+    }
 }
 
 impl Store {
@@ -87,10 +107,7 @@ impl Store {
             return Err(Error::Overtaken);
         }
         if let Some(before) = new.before {
-            sqlx::query("DELETE FROM sessions WHERE hash = $1")
-                .bind(before)
-                .execute(change.db().await?)
-                .await?;
+            change.replace_session(before).await?;
         }
         let (id, now) = (SessionId::new(), change.now);
         let row = sqlx::query(
@@ -143,7 +160,7 @@ impl Store {
 
     /// Notes that the person of a session showed a password or a code just now. A code is taken by it.
     pub async fn prove(&self, sitting: &Sitting, step: Option<i64>) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(sitting.person)).await?;
+        let mut change = self.change(sitting.actor()).await?;
         let now = change.now;
         change.take_step(sitting.person, step).await?;
         let proved = sqlx::query("UPDATE sessions SET proved_at = $1 WHERE id = $2")
@@ -159,6 +176,15 @@ impl Store {
         change.commit().await
     }
 
+    /// Notes that somebody showed what is not a person's code, behind their password, or not their password, in their session. It is for
+    /// whoever asks to bound how often.
+    pub async fn note_refused(&self, person: UserId, shown: &str) -> Result<(), Error> {
+        let mut change = self.change(Actor::System).await?;
+        let account = change.personal(person).await?;
+        change.event(Some(account), "session.code_refused", person, json!({"shown": shown}));
+        change.commit().await
+    }
+
     /// A person's sessions, the newest first; `current` is the one that asks.
     pub async fn sessions(&self, person: UserId, current: SessionId) -> Result<Vec<Session>, Error> {
         let rows =
@@ -171,8 +197,8 @@ impl Store {
     }
 
     /// Ends one of a person's sessions.
-    pub async fn end_session(&self, person: UserId, id: SessionId) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(person)).await?;
+    pub async fn end_session(&self, actor: Actor, person: UserId, id: SessionId) -> Result<(), Error> {
+        let mut change = self.change(actor).await?;
         let ended = sqlx::query("DELETE FROM sessions WHERE id = $1 AND person = $2")
             .bind(id.to_string())
             .bind(person.to_string())

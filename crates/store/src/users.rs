@@ -1,10 +1,10 @@
 //! People, and what sets their passwords. A password is here as what Argon2id made of it.
 
-use crate::change::{Actor, Change};
+use crate::change::{Actor, Change, Changed};
 use crate::rows::{Columns, millis};
 use crate::{Error, PageOf, Store};
 use model::people::{AccountKind, Email, Role, User};
-use model::{AccountId, Name, UserId};
+use model::{AccountId, KeyId, Name, UserId};
 use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -19,6 +19,15 @@ pub struct Credentials {
     pub personal: AccountId,
     /// Of their password, if they have chosen one.
     pub hash: Option<String>,
+}
+
+/// Whom a token may be made for that sets another password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resets {
+    /// Anybody.
+    All,
+    /// Somebody who never chose a password.
+    First,
 }
 
 macro_rules! users {
@@ -110,6 +119,20 @@ impl Change {
         Ok(())
     }
 
+    /// Deletes every key that a person made, wherever that was.
+    async fn delete_keys_of(&mut self, person: UserId) -> Result<(), Error> {
+        let rows = sqlx::query("DELETE FROM api_keys WHERE person = $1 RETURNING id, account")
+            .bind(person.to_string())
+            .fetch_all(self.db().await?)
+            .await?;
+        for row in rows {
+            let (key, account): (KeyId, AccountId) = (row.parsed("id")?, row.parsed("account")?);
+            self.event(Some(account), "key.deleted", key, json!({"because": "user.password_reset"}));
+        }
+        self.touch(Changed::Keys);
+        Ok(())
+    }
+
     /// An event of a person for every account that they belong to, their own and others; tells which these are.
     pub(crate) async fn event_of(
         &mut self,
@@ -185,12 +208,16 @@ impl Store {
         &self,
         actor: Actor,
         person: UserId,
+        resets: Resets,
         reset: &str,
         life: Duration,
     ) -> Result<(User, OffsetDateTime), Error> {
         let mut change = self.change(actor).await?;
         change.personal(person).await?;
         let user = change.user(person).await?;
+        if user.has_password && resets == Resets::First {
+            return Err(Error::Overtaken);
+        }
         let until = change.add_reset(&user, reset, life);
         change.event_of(person, "user.reset_issued", |_| json!({})).await?;
         change.commit().await?;
@@ -209,7 +236,8 @@ impl Store {
         row.as_ref().map(credentials).transpose()
     }
 
-    /// Sets a password by the token with this hash, which is used up by it, and ends all sessions of its person.
+    /// Sets a password by the token with this hash, which is used up by it. All sessions of its person end, and the keys that they made
+    /// are deleted: somebody else may have made them.
     pub async fn redeem_reset(&self, hash: &str, who: &Credentials, password: &str) -> Result<(), Error> {
         let mut change = self.change(Actor::User(who.user.id)).await?;
         let now = change.now;
@@ -224,6 +252,7 @@ impl Store {
             return Err(Error::TokenRefused);
         }
         change.set_password(who, password, None).await?;
+        change.delete_keys_of(who.user.id).await?;
         change.commit().await
     }
 
@@ -234,7 +263,8 @@ impl Store {
         password: &str,
         session: model::SessionId,
     ) -> Result<(), Error> {
-        let mut change = self.change(Actor::User(who.user.id)).await?;
+        let by = Actor::Session { session, person: who.user.id, standing: None };
+        let mut change = self.change(by).await?;
         change.set_password(who, password, Some(session)).await?;
         change.commit().await
     }

@@ -43,8 +43,9 @@ pub struct Create {
 
 /// Take an invitation
 ///
-/// Somebody who is known there already logs in first, and takes it without a URL. Somebody who is new names the server, and chooses a
-/// password. The token is asked for without echo, or read from stdin: never from the command line. The password follows on a line of its own.
+/// Somebody who is known there logs in first, and takes it without a URL. Somebody who is new names the server, and chooses a password, if
+/// the operator invited them or lets everybody's invitations make people known. The token is asked for without echo, or read from stdin:
+/// never from the command line. The password follows on a line of its own.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cofferdam invite accept https://cofferdam.example.com       somebody who is new there
@@ -88,7 +89,8 @@ async fn create(control: &Control, args: Create, global: &Global) -> anyhow::Res
         ("token", made.token.as_ref().map_or("-", SecretValue::expose).to_owned()),
     ])?;
     output::line(format_args!(
-        "\nThe token is shown this once. {} takes it with `cofferdam invite accept`, or, being new there, `cofferdam invite accept {}`.",
+        "\nThe token is shown this once. {} logs in at {}, and takes it with `cofferdam invite accept`. Who is not known there \
+         yet is made known by the operator first (`cofferdam user create`).",
         made.email,
         public(control.origin())
     ))

@@ -97,7 +97,8 @@ fn passwords_and_sessions_are_their_persons() {
 
 #[test]
 fn who_is_invited_belongs_and_who_is_removed_is_out_at_once() {
-    let installation = Installation::start();
+    let trusting = "[people]\ninvited = \"anyone\"";
+    let installation = Installation::start_with(tempfile::tempdir().unwrap(), trusting);
     let url = &installation.url;
     let operator = installation.operator();
     let ada = installation.person(&operator, ADA, PASSWORD);

@@ -47,16 +47,18 @@ pub(super) async fn list(
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 
-/// Deletes an API key, and with it all workspace tokens of the account. The last key stays.
+/// Deletes an API key, with the keys and invitations that it made, but for the key that asks. If workspace tokens were issued to one of
+/// them, all of the account end. One of an owner's is an owner's to delete, and the account keeps an owner.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is no longer valid")))]
 pub(super) async fn delete(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Id(id): Id,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    app::delete(&state, &caller, &id).await?;
+    app::delete(&state, &caller, from, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,6 @@
 //! `/v1/session`, `/v1/users`, `/v1/accounts`, `/v1/members`, `/v1/invitations` and what belongs to them.
 
-use super::extract::{Empty, Id, Json, Private};
+use super::extract::{Anybodys, Empty, Id, Json, Private};
 use super::query::{Query, page};
 use crate::app::{App, factors, invitations, members, sessions, users};
 use crate::auth::{Caller, Perhaps, cookie};
@@ -25,7 +25,7 @@ pub(super) async fn login(
     State(state): State<Arc<App>>,
     from: Client,
     headers: HeaderMap,
-    Private(request): Private<Login>,
+    Anybodys(request): Anybodys<Login>,
 ) -> Result<(StatusCode, Cookie, axum::Json<LoggedIn>), Fault> {
     cookie::own_origin(&headers)?;
     let before = cookie::session(&headers).and_then(Result::ok);
@@ -111,7 +111,7 @@ pub(super) async fn change_password(
 pub(super) async fn redeem(
     State(state): State<Arc<App>>,
     from: Client,
-    Private(request): Private<RedeemReset>,
+    Anybodys(request): Anybodys<RedeemReset>,
 ) -> Result<axum::Json<User>, Fault> {
     Ok(axum::Json(users::redeem(&state, from, &request).await?))
 }
@@ -207,9 +207,10 @@ pub(super) async fn remove_users_factor(
 pub(super) async fn create_account(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Json(request): Json<CreateAccount>,
 ) -> Made<Account> {
-    Ok((StatusCode::CREATED, axum::Json(users::create_account(&state, &caller, &request).await?)))
+    Ok((StatusCode::CREATED, axum::Json(users::create_account(&state, &caller, from, &request).await?)))
 }
 
 /// Lists where the caller belongs.
@@ -322,7 +323,7 @@ pub(super) async fn accept(
     State(state): State<Arc<App>>,
     Perhaps(caller): Perhaps,
     from: Client,
-    Private(request): Private<AcceptInvitation>,
+    Anybodys(request): Anybodys<AcceptInvitation>,
 ) -> Result<axum::Json<Account>, Fault> {
     Ok(axum::Json(invitations::accept(&state, caller.as_ref(), from, &request).await?))
 }

@@ -32,6 +32,7 @@ pub(super) async fn set(
     if let Some(field) = quota.fault() {
         return Err(Problem::invalid(field, "expected a number of cores, 0 or more").into());
     }
+    caller.proved(state.store.now())?;
     let account: AccountId = id.parse().map_err(|_| Fault::missing("account", &id))?;
     Fault::or_missing(state.store.set_quota(caller.actor(), account, &quota).await, "account", &id)?;
     Ok(axum::Json(quota))

@@ -17,7 +17,7 @@ pub(crate) async fn begin(app: &App, caller: &Caller) -> Result<NewFactor, Fault
     let seed = {
         let _turning = app.vault.turning.read().await;
         let (wrapped, seed) = app.vault.make_seed(who.personal)?;
-        app.store.begin_factor(person, &wrapped).await?;
+        app.store.begin_factor(caller.actor(), person, &wrapped).await?;
         seed
     };
     let secret = SecretValue::new(totp::base32(&seed));

@@ -1,9 +1,12 @@
 //! Invitations to the caller's account, and taking one.
 
 use crate::app::App;
+use crate::app::members::lasting;
 use crate::app::users::{acceptable, generated, names_for, unasked};
-use crate::auth::access::Action;
+use crate::auth::access::{self, Action};
+use crate::auth::passwords::Asks;
 use crate::auth::{Caller, secret};
+use crate::config::Invited as Whose;
 use crate::limits::Kind;
 use crate::peer::Client;
 use crate::problems::Fault;
@@ -22,7 +25,12 @@ pub(crate) async fn create(
     request: &CreateInvitation,
 ) -> Result<Invitation, Fault> {
     let CreateInvitation { email, role } = request;
-    caller.manages(Role::Member, Some(*role), app.store.now())?;
+    let now = app.store.now();
+    caller.check(access::manages(Role::Member, Some(*role)))?;
+    caller.proved(now)?;
+    if *role == Role::Owner {
+        lasting(caller)?;
+    }
     app.limits.check(Kind::Invitations, from.address, Some(&caller.account)).await?;
     let token = generated(secret::INVITATION)?;
     let hash = secret::hash(token.expose());
@@ -32,7 +40,8 @@ pub(crate) async fn create(
         role: *role,
         person: caller.person,
         hash: &hash,
-        life: LIFE,
+        // What a key makes does not outlast it.
+        life: caller.until.map_or(LIFE, |until| LIFE.min(until - now)),
     };
     let made = app.store.invite(caller.actor(), &new).await?;
     Ok(Invitation { token: Some(token), ..made })
@@ -50,7 +59,16 @@ fn refused() -> Fault {
     problem.remedy("ask for another one").into()
 }
 
-/// Takes an invitation: by the person whose address it is for, or by somebody who is not known yet and chooses a password.
+/// In one sentence for who is known and who is not.
+fn log_in() -> Fault {
+    let detail = "this invitation is taken by whoever is logged in with the address that it is for";
+    let remedy =
+        "log in, and take the invitation then; who is not known here asks whoever operates this installation";
+    Problem::new(Code::Unauthenticated, detail).remedy(remedy).into()
+}
+
+/// Takes an invitation: by the person whose address it is for, or, where that is allowed, by somebody who is not known yet and chooses a
+/// password. Control sends no mail: whoever has the token may be the one who asked for it, and proves nothing of the address.
 pub(crate) async fn accept(
     app: &App,
     caller: Option<&Caller>,
@@ -60,25 +78,25 @@ pub(crate) async fn accept(
     let hash = secret::hash(request.token.expose());
     app.limits.check(Kind::Redemption, from.address, Some(&hash)).await?;
     let invited = app.store.invited(&hash).await?.ok_or_else(refused)?;
-    let known = app.store.credentials(&invited.email).await?;
-    let taken = match (caller, known) {
-        (Some(caller), known) => {
+    let taken = match caller {
+        Some(caller) => {
             caller.check(Action::Person)?;
+            let known = app.store.credentials(&invited.email).await?;
             let theirs = known.map(|known| known.user.id).filter(|known| Some(*known) == caller.person);
             let other = || {
                 let problem = Problem::new(Code::Forbidden, "this invitation is for another address");
                 Fault::from(problem.remedy("log in with that address, or log out if it is new here"))
             };
-            app.store.join(&invited, &hash, theirs.ok_or_else(other)?).await
+            app.store.join(caller.actor(), &invited, &hash, theirs.ok_or_else(other)?).await
         }
-        (None, Some(_)) => {
-            let problem = Problem::new(Code::Unauthenticated, "whoever is invited is known here already");
-            return Err(problem.remedy("log in, and take the invitation then").into());
+        None if invited.operator || app.invited == Whose::Anyone => {
+            join_anew(app, &invited, &hash, request).await?
         }
-        (None, None) => join_anew(app, &invited, &hash, request).await?,
+        None => return Err(log_in()),
     };
     match taken {
         Err(store::Error::TokenRefused) => Err(refused()),
+        Err(store::Error::EmailTaken { .. }) => Err(log_in()),
         taken => {
             taken?;
             Ok(app.store.account(invited.account, invited.role).await?)
@@ -92,11 +110,12 @@ async fn join_anew(
     hash: &str,
     request: &AcceptInvitation,
 ) -> Result<Result<(), store::Error>, Fault> {
+    // What is asked of the password is asked before it shows whether they are known.
     let missing = || Problem::invalid("password", "this field is required for somebody who is new here");
     let password = request.password.as_ref().ok_or_else(missing)?;
     acceptable(password, &invited.email)?;
-    let password = app.passwords.hash(password).await?;
-    let (mut taken, quota) = (Err(store::Error::Overtaken), unasked(app));
+    let password = app.passwords.hash(Asks::Stranger, password).await?;
+    let (mut taken, quota) = (Err(store::Error::Overtaken), unasked(app).filter(|_| !invited.operator));
     for name in names_for(&invited.email)? {
         taken = app.store.join_anew(invited, hash, &name, &password, quota).await.map(drop);
         if !matches!(taken, Err(store::Error::NameTaken { .. })) {

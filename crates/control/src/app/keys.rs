@@ -6,7 +6,7 @@ use crate::auth::{Caller, secret};
 use crate::limits::Kind;
 use crate::peer::Client;
 use crate::problems::Fault;
-use model::people::{ApiKey, CreateKey, KeyScope};
+use model::people::{ApiKey, CreateKey, KeyScope, Role};
 use model::{KeyId, Problem, UserId};
 use store::{Fresh, Idempotency, NewKey, PageOf};
 
@@ -75,8 +75,17 @@ pub(crate) async fn list(
     Ok(app.store.keys(caller.account, visible(caller)?, before, limit).await?)
 }
 
-pub(crate) async fn delete(app: &App, caller: &Caller, id: &str) -> Result<(), Fault> {
+pub(crate) async fn delete(app: &App, caller: &Caller, from: Client, id: &str) -> Result<(), Fault> {
+    let who = caller.person.map_or_else(|| caller.actor().to_string(), |person| person.to_string());
+    app.limits.check(Kind::KeyDeletions, from.address, Some(&who)).await?;
     let key: KeyId = id.parse().map_err(|_| Fault::missing("key", id))?;
-    Fault::or_missing(app.store.key(caller.account, visible(caller)?, key).await, "key", id)?;
+    let found = Fault::or_missing(app.store.key(caller.account, visible(caller)?, key).await, "key", id)?;
+    if found.role == Role::Owner {
+        // One's own also if one is no owner any more.
+        if found.user.is_none() || found.user != caller.person {
+            caller.check(Action::Owners)?;
+        }
+        caller.proved(app.store.now())?;
+    }
     Fault::or_missing(app.store.delete_key(caller.actor(), caller.account, key).await, "key", id)
 }

@@ -10,12 +10,24 @@ async fn find(app: &App, caller: &Caller, key: &str) -> Result<Member, Fault> {
     Fault::or_missing(app.store.member(caller.account, key).await, "member", key)
 }
 
+/// Refuses a key that ends: whom it raises would be that for longer.
+pub(super) fn lasting(caller: &Caller) -> Result<(), Fault> {
+    if caller.until.is_none() {
+        return Ok(());
+    }
+    let problem = Problem::new(Code::Forbidden, "a key that ends raises nobody and makes no owner");
+    Err(problem.remedy("log in, or use a key that does not end").into())
+}
+
 /// Makes a member something else.
 pub(crate) async fn set_role(app: &App, caller: &Caller, key: &str, role: Role) -> Result<Member, Fault> {
     let member = find(app, caller, key).await?;
     caller.manages(member.role, Some(role), app.store.now())?;
     if member.role == role {
         return Ok(member);
+    }
+    if role > member.role {
+        lasting(caller)?;
     }
     app.store.set_role(caller.actor(), caller.account, &member, role).await?;
     Ok(Member { role, ..member })

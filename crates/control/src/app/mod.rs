@@ -19,12 +19,14 @@ pub(crate) mod validate;
 use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
+use crate::config::Invited;
 use crate::limits::Limits;
 use crate::notify::Notify;
 use crate::peer::Proxies;
 use crate::vault::Vault;
 use model::Name;
 use model::mode::Mode;
+use model::quota::Quota;
 use model::token::VerifyingKey;
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,10 @@ pub(crate) struct App {
     pub(crate) database: std::path::PathBuf,
     /// What kind of installation this is.
     pub(crate) mode: Mode,
+    /// What accounts may have that are made from now on.
+    pub(crate) quota: Quota,
+    /// Whose invitations make somebody known.
+    pub(crate) invited: Invited,
     /// The image of agents that are created without one.
     pub(crate) image: Name,
     /// How long records of connections are kept.

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::app::users::generated;
-use crate::auth::passwords::Verified;
+use crate::auth::passwords::{Asks, Verified};
 use crate::auth::{Caller, cookie, secret, totp};
 use crate::limits::Kind;
 use crate::peer::Client;
@@ -29,7 +29,7 @@ pub(crate) async fn login(
     app.limits.check(Kind::Login, from.address, Some(&request.email)).await?;
     let known = app.store.credentials(&request.email).await?;
     let hash = known.as_ref().and_then(|who| who.hash.as_deref());
-    let verified = app.passwords.verify(&request.password, hash).await?;
+    let verified = app.passwords.verify(Asks::Stranger, &request.password, hash).await?;
     let Some(who) = known.filter(|_| verified != Verified::Wrong) else { return Err(wrong()) };
     // Only behind the right password: else this would tell who has a second factor.
     let step = match (&request.code, who.user.second_factor) {
@@ -41,7 +41,7 @@ pub(crate) async fn login(
         (_, false) => None,
     };
     let rehashed = match verified {
-        Verified::RightButOld => Some(app.passwords.hash(&request.password).await?),
+        Verified::RightButOld => Some(app.passwords.hash(Asks::Known, &request.password).await?),
         _ => None,
     };
     let token = generated(secret::SESSION)?;
@@ -54,7 +54,11 @@ pub(crate) async fn login(
         step,
     };
     let session = match app.store.begin_session(&who, &new).await {
-        Err(store::Error::TokenRefused | store::Error::Overtaken) => return Err(wrong()),
+        Err(store::Error::TokenRefused) => {
+            app.store.note_refused(who.user.id, "code").await?;
+            return Err(wrong());
+        }
+        Err(store::Error::Overtaken) => return Err(wrong()),
         begun => begun?,
     };
     Ok((told(app, who, session).await?, token))
@@ -71,7 +75,11 @@ async fn step(app: &App, from: Client, person: UserId, code: &SecretValue) -> Re
     let factor = app.store.factor(person).await?.filter(|factor| factor.confirmed).ok_or_else(wrong)?;
     let seed = app.vault.open_seed(&factor.seed)?;
     let now = app.store.now().unix_timestamp();
-    totp::verify(&seed, code.expose(), now, factor.last_step).ok_or_else(wrong)
+    let step = totp::verify(&seed, code.expose(), now, factor.last_step);
+    if step.is_none() {
+        app.store.note_refused(person, "code").await?;
+    }
+    step.ok_or_else(wrong)
 }
 
 /// Checks the password of somebody who is known.
@@ -83,8 +91,10 @@ pub(super) async fn verify(
     field: &str,
 ) -> Result<(), Fault> {
     app.limits.check(Kind::Proof, from.address, Some(&who.user.id)).await?;
-    match app.passwords.verify(password, who.hash.as_deref()).await? {
+    match app.passwords.verify(Asks::Known, password, who.hash.as_deref()).await? {
         Verified::Wrong => {
+            // Never more often than the limit above lets anybody try.
+            app.store.note_refused(who.user.id, "password").await?;
             Err(Problem::invalid(field, "this is not the password").remedy("try again").into())
         }
         Verified::Right | Verified::RightButOld => Ok(()),
@@ -108,13 +118,13 @@ pub(crate) async fn list(app: &App, caller: &Caller) -> Result<Vec<Session>, Fau
 /// Logs out.
 pub(crate) async fn logout(app: &App, caller: &Caller) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
-    Ok(app.store.end_session(sitting.person, sitting.session).await?)
+    Ok(app.store.end_session(sitting.actor(), sitting.person, sitting.session).await?)
 }
 
 pub(crate) async fn end(app: &App, caller: &Caller, id: &str) -> Result<(), Fault> {
     let sitting = caller.sitting()?;
     let session: SessionId = id.parse().map_err(|_| Fault::missing("session", id))?;
-    Fault::or_missing(app.store.end_session(sitting.person, session).await, "session", id)
+    Fault::or_missing(app.store.end_session(sitting.actor(), sitting.person, session).await, "session", id)
 }
 
 /// A fresh proof: the password, or a code of the second factor.
@@ -134,7 +144,10 @@ pub(crate) async fn prove(app: &App, caller: &Caller, from: Client, request: &Pr
         _ => return Err(Problem::invalid("password", "one of `password` and `code` is required").into()),
     };
     match app.store.prove(sitting, taken).await {
-        Err(store::Error::TokenRefused) => Err(not_the_code()),
+        Err(store::Error::TokenRefused) => {
+            app.store.note_refused(sitting.person, "code").await?;
+            Err(not_the_code())
+        }
         proved => Ok(proved?),
     }
 }

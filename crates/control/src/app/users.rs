@@ -2,7 +2,8 @@
 
 use crate::app::{App, names, sessions};
 use crate::auth::access::Action;
-use crate::auth::{Caller, passwords, secret};
+use crate::auth::passwords::{self, Asks};
+use crate::auth::{Caller, secret};
 use crate::limits::Kind;
 use crate::peer::Client;
 use crate::problems::Fault;
@@ -11,7 +12,7 @@ use model::people::{Account, ChangePassword, CreateAccount, CreateUser, Email, R
 use model::quota::Quota;
 use model::secret::SecretValue;
 use model::{Code, Name, Problem, UserId};
-use store::Credentials;
+use store::{Credentials, Resets};
 use time::Duration;
 
 /// How long a token is good that sets a password.
@@ -65,10 +66,13 @@ pub(crate) async fn reset(app: &App, caller: &Caller, from: Client, key: &str) -
     if who.hash.is_some() {
         caller.check(Action::Impersonate)?;
     }
+    // They may choose one meanwhile.
+    let resets = if caller.may(Action::Impersonate) { Resets::All } else { Resets::First };
     app.limits.check(Kind::Reset, from.address, Some(&who.user.id)).await?;
     let token = generated(secret::RESET)?;
     let hash = secret::hash(token.expose());
-    let (user, expires_at) = app.store.issue_reset(caller.actor(), who.user.id, &hash, RESET_LIFE).await?;
+    let issued = app.store.issue_reset(caller.actor(), who.user.id, resets, &hash, RESET_LIFE);
+    let (user, expires_at) = issued.await?;
     Ok(Reset { user, token, expires_at })
 }
 
@@ -97,7 +101,7 @@ pub(crate) async fn redeem(app: &App, from: Client, request: &RedeemReset) -> Re
     // Looked up first: what is no token costs no hash of a password.
     let who = app.store.reset(&hash).await?.ok_or_else(token_refused)?;
     acceptable(&request.password, &who.user.email)?;
-    let password = app.passwords.hash(&request.password).await?;
+    let password = app.passwords.hash(Asks::Stranger, &request.password).await?;
     match app.store.redeem_reset(&hash, &who, &password).await {
         Err(store::Error::TokenRefused) => Err(token_refused()),
         redeemed => {
@@ -118,37 +122,39 @@ pub(crate) async fn change_password(
     let who = app.store.credentials_of(sitting.person).await?;
     sessions::verify(app, from, &who, &request.current, "current").await?;
     acceptable(&request.password, &who.user.email)?;
-    let password = app.passwords.hash(&request.password).await?;
+    let password = app.passwords.hash(Asks::Known, &request.password).await?;
     Ok(app.store.change_password(&who, &password, sitting.session).await?)
 }
 
-/// What an account may have that is made without the operator. Where accounts share machines that is nothing, until the operator gives it
-/// more: else whoever is short of room would make another account.
+/// What an account may have that is made without the operator. Where accounts share machines, or may have only so much, that is nothing,
+/// until the operator gives it more: else whoever is short of room would make another account.
 pub(super) fn unasked(app: &App) -> Option<Quota> {
-    (app.mode == Mode::Managed).then_some(Quota { agents: Some(0), ..Quota::default() })
+    let shared = app.mode == Mode::Managed || !app.quota.is_unlimited();
+    shared.then_some(Quota { agents: Some(0), ..Quota::default() })
 }
 
 /// Makes an organisation: of the caller, or, by an operator, of somebody else.
 pub(crate) async fn create_account(
     app: &App,
     caller: &Caller,
+    from: Client,
     request: &CreateAccount,
 ) -> Result<Account, Fault> {
-    let quota = if request.owner.is_some() { None } else { unasked(app) };
+    caller.check(if request.owner.is_some() { Action::Operate } else { Action::Person })?;
+    caller.proved(app.store.now())?;
     let owner = match &request.owner {
         Some(email) => {
-            caller.check(Action::Operate)?;
-            caller.proved(app.store.now())?;
             let unknown = || Problem::invalid("owner", "there is no user with this address");
-            app.store.credentials(email).await?.ok_or_else(unknown)?.user.id
+            let owner = app.store.credentials(email).await?.ok_or_else(unknown)?.user.id;
+            return Ok(app.store.create_organisation(caller.actor(), &request.name, owner).await?);
         }
         None => {
-            caller.check(Action::Person)?;
             let nobody = || Problem::new(Code::Forbidden, "this key is nobody's");
             caller.person.ok_or_else(nobody)?
         }
     };
-    Ok(app.store.create_organisation(caller.actor(), &request.name, owner, quota).await?)
+    app.limits.check(Kind::Accounts, from.address, Some(&owner)).await?;
+    Ok(app.store.create_own_organisation(caller.actor(), &request.name, owner, unasked(app)).await?)
 }
 
 /// Where the caller belongs; for a key that is an account's own, that one.

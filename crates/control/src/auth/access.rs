@@ -106,7 +106,7 @@ pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
         return Verdict::Forbid("this key is nobody's", "log in, or use a key that a person made");
     }
     if action == A::Impersonate && who.place != Place::Machine {
-        let remedy = "do it there, with `--server unix:///run/cofferdam/control.sock`";
+        let remedy = "run it on the machine as root: root's context uses the socket";
         return Verdict::Forbid("this is done at the machine that control runs on alone", remedy);
     }
     Verdict::Allow
@@ -142,7 +142,9 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/accounts"
             | "/v1/members"
             | "/v1/quota",
-        ) => A::Read,
+        )
+        // Whom that is for decides what it asks for: see `app::users`.
+        | ("POST", "/v1/accounts") => A::Read,
         (
             "POST",
             "/v1/agents"
@@ -164,7 +166,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
         | ("DELETE", "/v1/invitations/{id}")
         | ("PUT" | "DELETE", "/v1/members/{id}") => A::People,
         ("POST", "/v1/data-key/rotate") => A::Account,
-        ("POST", "/v1/accounts") | ("DELETE", "/v1/membership") => A::Person,
+        ("DELETE", "/v1/membership") => A::Person,
         ("GET" | "DELETE", "/v1/session")
         | ("POST", "/v1/session/proof")
         | ("GET", "/v1/sessions")

@@ -54,8 +54,11 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn actor(&self) -> Actor {
         match &self.credential {
-            Credential::Key(key) => Actor::Key(*key),
-            Credential::Session(sitting) => Actor::User(sitting.person),
+            Credential::Key(key) => Actor::Key { key: *key, role: self.standing.role },
+            Credential::Session(Sitting { session, person, .. }) => {
+                let standing = Some((self.account, self.standing.role));
+                Actor::Session { session: *session, person: *person, standing }
+            }
         }
     }
 
@@ -78,12 +81,12 @@ impl Caller {
         }
     }
 
-    /// Refuses to make somebody who is `from` something else, or nothing, where they may not. To do with owners, or to remove somebody,
-    /// asks for a proof.
+    /// Refuses to make somebody who is `from` something else, or nothing, where they may not. All of it asks for a proof, but to make
+    /// somebody less who is no owner.
     pub(crate) fn manages(&self, from: Role, to: Option<Role>, now: OffsetDateTime) -> Result<(), Fault> {
         let action = access::manages(from, to);
         self.check(action)?;
-        if action == Action::Owners || to.is_none() { self.proved(now) } else { Ok(()) }
+        if action == Action::Owners || to.is_none_or(|to| to > from) { self.proved(now) } else { Ok(()) }
     }
 
     /// Their session. Operations that ask for [`Action::Session`] have one.

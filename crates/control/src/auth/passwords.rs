@@ -1,7 +1,7 @@
 //! Passwords: Argon2id (RFC 9106), and which ones are refused.
 //!
 //! Checking one costs as much for somebody who is not known as for somebody who is. It is done on threads that may block, few at a time: each
-//! takes `passwords.memory`, and whoever asks for many at once waits.
+//! takes `passwords.memory`, and whoever asks for many at once waits. One turn is for those who are known: strangers never have all of them.
 
 mod common;
 
@@ -18,15 +18,30 @@ use model::secret::SecretValue;
 use model::{Code, Problem};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long somebody waits for their turn.
 const WAIT: Duration = Duration::from_secs(10);
+/// So many strangers may wait; more are refused at once.
+const WAITING: usize = 16;
+
+/// Who has a password checked or hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Somebody who has shown nothing yet, or no more than a token.
+    Stranger,
+    /// Somebody in a session, or who has just shown their password.
+    Known,
+}
 
 /// What checks and makes hashes.
 pub(crate) struct Passwords {
     argon: Argon2<'static>,
+    /// Everybody's turns.
     turns: Arc<Semaphore>,
+    /// The one that strangers do not get.
+    reserved: Arc<Semaphore>,
+    waiting: Semaphore,
     /// The hash of a password that nobody has, for those who are not known.
     nobodys: String,
 }
@@ -50,20 +65,40 @@ impl Passwords {
         getrandom::fill(&mut salt).and_then(|()| getrandom::fill(&mut random)).map_err(|_| NoRandomness)?;
         let [salt, random] = [STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(random)];
         let nobodys = format!("$argon2id$v=19$m={memory},t={},p=1${salt}${random}", config.passes);
-        Ok(Self { argon, turns: Arc::new(Semaphore::new(config.at_once)), nobodys })
+        let turns = Arc::new(Semaphore::new(config.at_once.max(2) - 1));
+        let (reserved, waiting) = (Arc::new(Semaphore::new(1)), Semaphore::new(WAITING));
+        Ok(Self { argon, turns, reserved, waiting, nobodys })
     }
 
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Argon2<'static>) -> T + Send + 'static,
-    ) -> Result<T, Fault> {
+    async fn turn(&self, asks: Asks) -> Result<OwnedSemaphorePermit, Fault> {
         let busy = || {
             let problem = Problem::new(Code::TooMany, "too many passwords are being checked just now");
             Fault::from(problem.remedy("ask again in a moment"))
         };
-        let turn =
-            tokio::time::timeout(WAIT, self.turns.clone().acquire_owned()).await.map_err(|_| busy())?;
-        let turn = turn.map_err(|_| busy())?;
+        if let Ok(turn) = self.turns.clone().try_acquire_owned() {
+            return Ok(turn);
+        }
+        let turn = async {
+            match asks {
+                Asks::Stranger => {
+                    let _place = self.waiting.try_acquire().map_err(|_| busy())?;
+                    self.turns.clone().acquire_owned().await.map_err(|_| busy())
+                }
+                Asks::Known => tokio::select! {
+                    turn = self.reserved.clone().acquire_owned() => turn.map_err(|_| busy()),
+                    turn = self.turns.clone().acquire_owned() => turn.map_err(|_| busy()),
+                },
+            }
+        };
+        tokio::time::timeout(WAIT, turn).await.map_err(|_| busy())?
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        asks: Asks,
+        work: impl FnOnce(Argon2<'static>) -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let turn = self.turn(asks).await?;
         let argon = self.argon.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Held until it is done, also when nobody waits for the answer any more.
@@ -74,10 +109,15 @@ impl Passwords {
     }
 
     /// Whether a password is the one that was hashed. Without a hash it is not, after as long.
-    pub(crate) async fn verify(&self, given: &SecretValue, hash: Option<&str>) -> Result<Verified, Fault> {
+    pub(crate) async fn verify(
+        &self,
+        asks: Asks,
+        given: &SecretValue,
+        hash: Option<&str>,
+    ) -> Result<Verified, Fault> {
         let known = hash.is_some();
         let (given, hash) = (given.clone(), hash.unwrap_or(&self.nobodys).to_owned());
-        self.in_turn(move |argon| {
+        self.in_turn(asks, move |argon| {
             let Ok(parsed) = PasswordHash::new(&hash) else { return Verified::Wrong };
             // What is longer than any password can be costs no more for it.
             let bytes = given.expose().as_bytes();
@@ -97,9 +137,9 @@ impl Passwords {
     }
 
     /// What is kept of a password.
-    pub(crate) async fn hash(&self, given: &SecretValue) -> Result<String, Fault> {
+    pub(crate) async fn hash(&self, asks: Asks, given: &SecretValue) -> Result<String, Fault> {
         let given = given.clone();
-        let hashed = self.in_turn(move |argon| {
+        let hashed = self.in_turn(asks, move |argon| {
             argon.hash_password(given.expose().as_bytes()).map(|hash| hash.to_string())
         });
         hashed.await?.map_err(|error| Fault::internal(&error))
@@ -148,17 +188,23 @@ mod tests {
     #[tokio::test]
     async fn the_right_one_and_no_other() {
         let now = passwords(1);
-        let hash = now.hash(&word("a long walk home")).await.unwrap();
+        let hash = now.hash(Asks::Known, &word("a long walk home")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{hash}");
-        assert_ne!(hash, now.hash(&word("a long walk home")).await.unwrap(), "each has a salt of its own");
-        let check = async |given: &str, hash: Option<&str>| now.verify(&word(given), hash).await.unwrap();
+        assert_ne!(
+            hash,
+            now.hash(Asks::Known, &word("a long walk home")).await.unwrap(),
+            "each has a salt of its own"
+        );
+        let check = async |given: &str, hash: Option<&str>| {
+            now.verify(Asks::Stranger, &word(given), hash).await.unwrap()
+        };
         assert_eq!(check("a long walk home", Some(&hash)).await, Verified::Right);
         assert_eq!(check("a long walk home ", Some(&hash)).await, Verified::Wrong);
         assert_eq!(check("", Some(&hash)).await, Verified::Wrong);
         assert_eq!(check("a long walk home", None).await, Verified::Wrong);
         assert_eq!(check("a long walk home", Some("nonsense")).await, Verified::Wrong);
         let later = passwords(2);
-        let old = later.verify(&word("a long walk home"), Some(&hash)).await.unwrap();
+        let old = later.verify(Asks::Known, &word("a long walk home"), Some(&hash)).await.unwrap();
         assert_eq!(old, Verified::RightButOld);
     }
 
@@ -167,11 +213,39 @@ mod tests {
         // Not by the clock, which lies on a busy machine: what is held against nobody has to be a hash of the same cost.
         let passwords = passwords(1);
         let nobodys = PasswordHash::new(&passwords.nobodys).unwrap();
-        let theirs = passwords.hash(&word("a long walk home")).await.unwrap();
+        let theirs = passwords.hash(Asks::Known, &word("a long walk home")).await.unwrap();
         let theirs = PasswordHash::new(&theirs).unwrap();
         assert_eq!(Params::try_from(&nobodys).unwrap(), Params::try_from(&theirs).unwrap());
         let lengths = |hash: &PasswordHash| (hash.salt.unwrap().len(), hash.hash.unwrap().len());
         assert_eq!(lengths(&nobodys), lengths(&theirs));
+    }
+
+    #[tokio::test]
+    async fn strangers_neither_have_every_turn_nor_wait_without_end() {
+        let passwords = Arc::new(passwords(1));
+        let turn = passwords.turn(Asks::Stranger).await.unwrap();
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..WAITING {
+            let passwords = passwords.clone();
+            waiting.spawn(async move { passwords.turn(Asks::Stranger).await.is_ok() });
+        }
+        while passwords.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let Err(Fault(refused)) = passwords.turn(Asks::Stranger).await else { panic!("one more waits") };
+        assert_eq!(refused.code, Code::TooMany);
+        assert_eq!(passwords.waiting.available_permits(), 0, "at once: nobody else gave up by then");
+        // Who is known is served meanwhile, one after the other.
+        for _ in 0..3 {
+            drop(passwords.turn(Asks::Known).await.unwrap());
+        }
+        assert_eq!(passwords.waiting.available_permits(), 0);
+        drop(turn);
+        while let Some(served) = waiting.join_next().await {
+            assert!(served.unwrap());
+        }
+        assert_eq!(passwords.waiting.available_permits(), WAITING);
+        drop(passwords.turn(Asks::Stranger).await.unwrap());
     }
 
     #[test]

@@ -210,8 +210,8 @@ fn cases(image: &str) -> Vec<Case> {
         case("POST", "/v1/wrapping-key/rotate", none.clone(), to(204, OPERATOR)),
         case("GET", "/v1/keys", none.clone(), OWN),
         case("POST", "/v1/keys", json!({"name": "second"}), to(201, OWN)),
-        // That of the owner is no key of a member's.
-        case("DELETE", "/v1/keys/{id}", none.clone(), [404, 404, 404, 204, 204]),
+        // That of the owner is no key of a member's, and not an admin's to delete.
+        case("DELETE", "/v1/keys/{id}", none.clone(), [404, 404, 404, 403, 204]),
         case("GET", "/v1/users", none.clone(), OPERATOR),
         case("POST", "/v1/users", json!({"email": "x@example.com"}), to(201, OPERATOR)),
         // At the machine alone; see `people::resets`.
@@ -454,13 +454,22 @@ async fn a_deleted_key_opens_nothing_and_takes_tokens_along() {
     let world = World::new().await;
     let machine = Machine::enrolled(&world, "node-1", 2).await;
     world.image().await;
-    world.agent("a").await;
+    let agent = world.agent("a").await;
+    machine.saw(&world, &agent, 1, Observed::Running).await;
     let before = machine.desired(&world, "").await;
+    // One that no workspace token was issued to ends none.
+    let key = world.post("/v1/keys", json!({"name": "without"})).await.expect(201);
+    let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+    world.call_as(&world.key, "DELETE", &path, None).await.expect(204);
+    let same = machine.desired(&world, "").await;
+    assert_eq!((same.rev, same.agents[0].token_epoch), (before.rev, before.agents[0].token_epoch));
     let key = world.post("/v1/keys", json!({"name": "second"})).await.expect(201);
     let (id, secret) = (key["id"].as_str().unwrap(), key["secret"].as_str().unwrap());
     assert!(secret.starts_with("cof_"));
     world.call_as(secret, "GET", "/v1/whoami", None).await.expect(200);
     assert!(!world.get("/v1/keys").await.expect(200).to_string().contains("secret"));
+    let (token, scopes) = (format!("/v1/agents/{agent}/token"), json!({"scopes": ["exec"]}));
+    world.call_as(secret, "POST", &token, Some(scopes)).await.expect(201);
     world.call_as(secret, "DELETE", &format!("/v1/keys/{id}"), None).await.expect(204);
     world.call_as(secret, "GET", "/v1/whoami", None).await.expect(401);
     let after = machine.desired(&world, "").await;

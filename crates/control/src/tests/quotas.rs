@@ -86,6 +86,7 @@ async fn an_account_gets_what_it_may_have_and_no_more() {
 #[tokio::test]
 async fn another_account_is_no_way_to_more_room() {
     let mut world = World::new().await;
+    world.config.people.invited = crate::config::Invited::Anyone;
     world.switch(model::mode::Mode::Managed).await;
     let ada = Person::new(&world, "ada").await;
     let limits = async |who: &Person, account: &str| {
@@ -123,7 +124,47 @@ async fn accounts_begin_with_what_the_configuration_says() {
     assert_eq!(limits(&after).await, json!({"agents": 2, "memory": "4GiB"}));
     before.call(&world, "POST", "/v1/accounts", Some(json!({"name": "fresh"}))).await.expect(201);
     let fresh = before.call_in(&world, "fresh", "GET", "/v1/quota", None).await.expect(200);
-    assert_eq!(fresh["limits"], json!({"agents": 2, "memory": "4GiB"}));
+    assert_eq!(fresh["limits"], json!({"agents": 0}), "nobody asked the operator");
+    world.post("/v1/accounts", json!({"name": "given", "owner": before.email})).await.expect(201);
+    let given = before.call_in(&world, "given", "GET", "/v1/quota", None).await.expect(200);
+    assert_eq!(given["limits"], json!({"agents": 2, "memory": "4GiB"}));
+    let made = world.post("/v1/invitations", json!({"email": "new@example.com"})).await.expect(201);
+    let taken = json!({"token": made["token"], "password": PASSWORD});
+    browse(&world, "POST", "/v1/invitations/accept", &[], Some(&taken)).await.expect(200);
+    let cookie = Person::again(&world, "new@example.com").await;
+    let new = Person { cookie, ..before.clone() };
+    assert_eq!(limits(&new).await, json!({"agents": 2, "memory": "4GiB"}), "the operator invited them");
     // The operator's own account, which was there first, is held to nothing.
     assert_eq!(world.get("/v1/quota").await.expect(200)["limits"], json!({}));
+}
+
+#[tokio::test]
+async fn organisations_are_made_at_a_rate() {
+    let world = World::new().await;
+    let (ada, bob) = (Person::new(&world, "ada").await, Person::new(&world, "bob").await);
+    let make = async |who: &Person, name: String| {
+        who.call(&world, "POST", "/v1/accounts", Some(json!({"name": name}))).await
+    };
+    let mut made = 0;
+    for time in 0..15 {
+        made += u16::from(make(&ada, format!("org-{time}")).await.status.as_u16() == 201);
+    }
+    assert_eq!(made, 10);
+    assert_eq!(make(&ada, "one-more".to_owned()).await.problem().0, "TOO_MANY");
+    make(&bob, "of-bob".to_owned()).await.expect(201);
+    // Nor is it a matter of patience alone.
+    for round in 0..3 {
+        world.clock.forward(time::Duration::hours(2));
+        ada.prove(&world).await;
+        for time in 0..10 {
+            let answer = make(&ada, format!("org-{round}-{time}")).await;
+            made += u16::from(answer.status.as_u16() == 201);
+        }
+    }
+    assert_eq!(made, 20);
+    world.clock.forward(time::Duration::hours(2));
+    ada.prove(&world).await;
+    let answer = make(&ada, "another".to_owned()).await;
+    assert_eq!(answer.problem().0, "WRONG_STATE");
+    assert!(answer.json["remedy"].as_str().unwrap().contains("operates"));
 }

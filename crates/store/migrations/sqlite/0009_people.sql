@@ -54,6 +54,8 @@ CREATE TABLE invitations (
     role       TEXT    NOT NULL CHECK (role IN ('owner', 'admin', 'member')),
     -- Who made it: it ends when they are removed, or may less.
     person     TEXT    REFERENCES users (id),
+    -- By which key, if by one: it ends with it.
+    made_by    TEXT,
     hash       TEXT    NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
@@ -82,4 +84,10 @@ ALTER TABLE api_keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '["admin"]';
 ALTER TABLE api_keys ADD COLUMN person TEXT REFERENCES users (id);
 ALTER TABLE api_keys ADD COLUMN expires_at INTEGER;
 ALTER TABLE api_keys ADD COLUMN last_used INTEGER;
+-- The key that made it: it is deleted with it.
+ALTER TABLE api_keys ADD COLUMN made_by TEXT;
+CREATE INDEX api_keys_made_by ON api_keys (made_by) WHERE made_by IS NOT NULL;
+-- Whether a workspace token was issued to it: if so, deleting it ends those of the account. Of keys from before nobody knows.
+ALTER TABLE api_keys ADD COLUMN issued INTEGER NOT NULL DEFAULT 0;
+UPDATE api_keys SET issued = 1;
 CREATE INDEX api_keys_of_person ON api_keys (person) WHERE person IS NOT NULL;

@@ -1,7 +1,7 @@
 //! People: what expires, what is used up, what a race leaves, and what a database from before becomes.
 
 use super::*;
-use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession};
+use crate::{Credentials, DataKey, Invited, NewInvitation, NewKey, NewSession, Resets};
 use model::people::{Email, KeyScope, Member, Role};
 use model::{KeyId, SessionId, UserId};
 
@@ -33,7 +33,7 @@ fn seed(who: &Credentials) -> DataKey {
 }
 
 async fn organisation(world: &World, owner: &Credentials) -> AccountId {
-    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id, None).await.unwrap().id
+    world.store.create_organisation(Actor::System, &word("acme"), owner.user.id).await.unwrap().id
 }
 
 /// Invites and lets in.
@@ -42,7 +42,7 @@ async fn join(world: &World, account: AccountId, who: &Credentials, role: Role) 
     let new = NewInvitation { account, email, role, person: None, hash: &hash, life: WEEK };
     world.store.invite(Actor::System, &new).await.unwrap();
     let invited = world.store.invited(&hash).await.unwrap().unwrap();
-    world.store.join(&invited, &hash, who.user.id).await.unwrap();
+    world.store.join(Actor::User(who.user.id), &invited, &hash, who.user.id).await.unwrap();
     member(world, account, who.user.id).await
 }
 
@@ -59,7 +59,8 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     let world = World::new().await;
     let ada = person(&world, "ada").await;
     let id = ada.user.id;
-    let issue = async |hash| world.store.issue_reset(Actor::System, id, hash, HOUR).await.unwrap();
+    let issue =
+        async |hash| world.store.issue_reset(Actor::System, id, Resets::All, hash, HOUR).await.unwrap();
     issue("one").await;
     issue("two").await;
     assert!(world.store.reset("one").await.unwrap().is_none(), "another came in its place");
@@ -81,6 +82,20 @@ async fn a_reset_is_used_once_and_lasts_its_time() {
     assert!(matches!(world.store.redeem_reset("three", &who, "x").await, Err(Error::TokenRefused)));
     world.store.remove_expired().await.unwrap();
     assert_eq!(world.count("SELECT COUNT(*) FROM password_resets").await, 0);
+}
+
+#[tokio::test]
+async fn a_first_password_that_was_chosen_meanwhile_is_reset_by_nobody_elsewhere() {
+    let world = World::new().await;
+    let made = world.store.create_user(Actor::System, &email("new"), &word("new"), "first", HOUR).await;
+    let id = made.unwrap().0.id;
+    let issue = async |resets, hash| world.store.issue_reset(Actor::System, id, resets, hash, HOUR).await;
+    issue(Resets::First, "second").await.unwrap();
+    let who = world.store.reset("second").await.unwrap().unwrap();
+    world.store.redeem_reset("second", &who, "a hash").await.unwrap();
+    assert!(matches!(issue(Resets::First, "third").await, Err(Error::Overtaken)));
+    assert!(world.store.reset("third").await.unwrap().is_none());
+    issue(Resets::All, "fourth").await.unwrap();
 }
 
 #[tokio::test]
@@ -114,9 +129,12 @@ async fn sessions_end_in_time_and_one_by_one() {
     assert!(world.store.sitting("first", None).await.unwrap().is_none(), "whoever's it was");
     world.store.begin_session(&ada, &session("third")).await.unwrap();
     let third = world.store.sitting("third", None).await.unwrap().unwrap();
-    let ended = world.store.end_session(bob.user.id, third.session).await;
+    let ended = world.store.end_session(Actor::System, bob.user.id, third.session).await;
     assert!(matches!(ended, Err(Error::NotFound { .. })), "it is not his");
-    assert!(matches!(world.store.end_session(ada.user.id, first).await, Err(Error::NotFound { .. })));
+    assert!(matches!(
+        world.store.end_session(Actor::System, ada.user.id, first).await,
+        Err(Error::NotFound { .. })
+    ));
     later(&world, WEEK - Duration::milliseconds(1));
     assert!(world.store.sitting("third", None).await.unwrap().is_some());
     later(&world, Duration::milliseconds(1));
@@ -132,16 +150,19 @@ async fn a_code_is_taken_once_whoever_races() {
     let ada = person(&world, "ada").await;
     let kept = world.store.begin_session(&ada, &session("kept")).await.unwrap().id;
     let first = seed(&ada);
-    world.store.begin_factor(ada.user.id, &first).await.unwrap();
+    world.store.begin_factor(Actor::System, ada.user.id, &first).await.unwrap();
     let begun = seed(&ada);
-    world.store.begin_factor(ada.user.id, &begun).await.unwrap();
+    world.store.begin_factor(Actor::System, ada.user.id, &begun).await.unwrap();
     let confirm = async |seed| world.store.confirm_factor(ada.user.id, seed, 7, kept).await;
     assert!(matches!(confirm(&first).await, Err(Error::Overtaken)), "another was begun since");
     world.store.begin_session(&ada, &session("before")).await.unwrap();
     confirm(&begun).await.unwrap();
     assert!(world.store.sitting("before", None).await.unwrap().is_none());
     assert!(matches!(confirm(&begun).await, Err(Error::Overtaken)));
-    assert!(matches!(world.store.begin_factor(ada.user.id, &first).await, Err(Error::InUse { .. })));
+    assert!(matches!(
+        world.store.begin_factor(Actor::System, ada.user.id, &first).await,
+        Err(Error::InUse { .. })
+    ));
 
     // A login that began without a code, before there was a factor, comes too late.
     assert!(matches!(world.store.begin_session(&ada, &session("none")).await, Err(Error::Overtaken)));
@@ -195,13 +216,35 @@ async fn an_invitation_is_taken_once() {
     world.store.invite(Actor::System, &late).await.unwrap();
     let invited: Invited = world.store.invited("late").await.unwrap().unwrap();
     later(&world, WEEK);
-    assert!(matches!(world.store.join(&invited, "late", bob.user.id).await, Err(Error::TokenRefused)));
+    assert!(matches!(
+        world.store.join(Actor::User(bob.user.id), &invited, "late", bob.user.id).await,
+        Err(Error::TokenRefused)
+    ));
     assert_eq!(world.store.invited("late").await.unwrap(), None);
     assert!(world.store.member(acme, "bob@example.com").await.is_err());
     world.store.remove_expired().await.unwrap();
     assert_eq!(world.count("SELECT COUNT(*) FROM invitations").await, 0);
     let other = world.store.invite(Actor::System, &NewInvitation { account: ada.personal, ..new("x") }).await;
-    assert!(matches!(other, Err(Error::InUse { .. })), "a personal account has one member");
+    assert!(matches!(other, Err(Error::Personal)), "a personal account has one member");
+}
+
+#[tokio::test]
+async fn organisations_are_not_made_without_number() {
+    let world = World::new().await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let make = async |who: &Credentials, name: &str| {
+        world.store.create_own_organisation(Actor::System, &word(name), who.user.id, None).await
+    };
+    for time in 0..19 {
+        make(&ada, &format!("org-{time}")).await.unwrap();
+    }
+    let (one, two) = tokio::join!(make(&ada, "one"), make(&ada, "two"));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let refused = one.and(two);
+    assert!(matches!(refused, Err(Error::TooManyOrganisations { most: 20 })), "{refused:?}");
+    make(&bob, "of-bob").await.unwrap();
+    let given = world.store.create_organisation(Actor::System, &word("given"), ada.user.id).await;
+    assert!(given.is_ok(), "the operator gives more");
 }
 
 #[tokio::test]
@@ -276,6 +319,22 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.set_role(Actor::System, acme, &of_bob, Role::Owner).await.unwrap();
     assert_eq!(role().await, Some(Role::Admin), "no more than it was made for");
+    // A reset takes the keys of its person, wherever they are.
+    let reset = word("reset");
+    let own = NewKey { account: bob.personal, name: &reset, hash: "reset", expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &own, None).await.unwrap();
+    let kept =
+        NewKey { hash: "kept", person: Some(ada.user.id), name: &reset, expires_at: None, ..new.clone() };
+    world.store.create_key(Actor::System, &kept, None).await.unwrap();
+    world.store.issue_reset(Actor::System, bob.user.id, Resets::All, "again", HOUR).await.unwrap();
+    assert!(world.store.bearer("reset").await.unwrap().is_some(), "not before it is redeemed");
+    let who = world.store.reset("again").await.unwrap().unwrap();
+    world.store.redeem_reset("again", &who, "another hash").await.unwrap();
+    assert_eq!(role().await, None);
+    assert!(world.store.bearer("reset").await.unwrap().is_none());
+    assert!(world.store.bearer("kept").await.unwrap().is_some());
+    world.store.create_key(Actor::System, &new, None).await.unwrap();
+    assert_eq!(role().await, Some(Role::Admin));
     later(&world, HOUR);
     assert_eq!(role().await, None);
 
@@ -286,7 +345,7 @@ async fn keys_go_with_their_person_and_end_in_time() {
     let of_bob = member(&world, acme, bob.user.id).await;
     world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
     assert!(world.store.bearer("other").await.unwrap().is_none());
-    assert!(world.store.keys(acme, None, None, 10).await.unwrap().items.is_empty());
+    assert_eq!(world.store.keys(acme, None, None, 10).await.unwrap().items.len(), 1, "that of somebody else");
 }
 
 #[tokio::test]
@@ -338,5 +397,51 @@ async fn an_installation_from_before_there_were_people_keeps_its_operator_and_ke
         assert!(said.is_empty() || said == ["ok"], "{check}: {said:?}");
     }
     let ada = store.create_user(Actor::System, &email("ada"), &word("ada"), "reset", HOUR).await.unwrap().0;
-    store.create_organisation(Actor::System, &word("acme"), ada.id, None).await.unwrap();
+    store.create_organisation(Actor::System, &word("acme"), ada.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_decided_on_a_standing_is_made_only_while_it_lasts() {
+    let world = World::new().await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let acme = organisation(&world, &ada).await;
+    let of_bob = join(&world, acme, &bob, Role::Admin).await;
+    let session = world.store.begin_session(&bob, &session("bobs")).await.unwrap().id;
+    let name = word("key");
+    let key =
+        NewKey { person: Some(bob.user.id), role: Role::Admin, ..NewKey::of_account(acme, &name, "key") };
+    let key = world.store.create_key(Actor::System, &key, None).await.unwrap().0.id;
+    let person = bob.user.id;
+    let sits = |role| Actor::Session { session, person, standing: Some((acme, role)) };
+    let holds = |role| Actor::Key { key, role };
+    let tried = AtomicI64::new(0);
+    let make = async |actor| {
+        let name = word(&format!("k{}", tried.fetch_add(1, Ordering::SeqCst)));
+        let new = NewKey::of_account(acme, &name, name.as_str());
+        world.store.create_key(actor, &new, None).await.map(drop)
+    };
+    for actor in [sits(Role::Admin), holds(Role::Admin), sits(Role::Member), Actor::System] {
+        make(actor).await.unwrap();
+    }
+    world.store.set_role(Actor::System, acme, &of_bob, Role::Member).await.unwrap();
+    for actor in [sits(Role::Admin), holds(Role::Admin), sits(Role::Owner)] {
+        assert!(matches!(make(actor).await, Err(Error::RoleLowered)), "{actor:?}");
+    }
+    for actor in [sits(Role::Member), holds(Role::Member)] {
+        make(actor).await.unwrap();
+    }
+    let agent = world.agent("a").await;
+    let of_bob = member(&world, acme, person).await;
+    world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
+    let issue = async |actor| world.store.token_issued(actor, &agent, serde_json::json!({})).await;
+    assert!(matches!(issue(sits(Role::Member)).await, Err(Error::MembershipEnded)));
+    assert!(matches!(issue(holds(Role::Member)).await, Err(Error::CredentialEnded)));
+    // To themselves they do what they did, until the session is over.
+    let own = Actor::Session { session, person, standing: None };
+    world.store.begin_factor(own, person, &seed(&bob)).await.unwrap();
+    later(&world, WEEK);
+    let late = world.store.begin_factor(own, person, &seed(&bob)).await;
+    assert!(matches!(late, Err(Error::CredentialEnded)));
+    assert_eq!(world.count("SELECT COUNT(*) FROM api_keys WHERE name LIKE 'k%'").await, 6);
+    assert_eq!(world.count("SELECT COUNT(*) FROM events WHERE kind = 'agent.token_issued'").await, 0);
 }

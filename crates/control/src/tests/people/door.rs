@@ -81,6 +81,37 @@ async fn tokens_are_tried_at_a_rate() {
 }
 
 #[tokio::test]
+async fn strangers_send_little_and_what_is_refused_is_not_read() {
+    let world = World::new().await;
+    let long = "x".repeat(8 << 10);
+    for (path, body) in [
+        ("/v1/session", json!({"email": "ada@example.com", "password": long})),
+        ("/v1/password-reset", json!({"token": long, "password": PASSWORD})),
+        ("/v1/invitations/accept", json!({"token": long, "password": PASSWORD})),
+    ] {
+        let answer = browse(&world, "POST", path, &[("origin", ORIGIN)], Some(&body)).await;
+        assert_eq!(answer.problem().0, "TOO_LARGE", "{path}");
+    }
+    // The longest password, each byte of it written as six.
+    let longest = format!(r#"{{"email":"ada@example.com","password":"{}"}}"#, r"\u0001".repeat(1024));
+    let send = |body: Body| {
+        let request = world.request("POST", "/v1/session").header("origin", ORIGIN);
+        request
+            .header("content-type", "application/json")
+            .extension(Peer { address: address(7), tls: false })
+            .body(body)
+    };
+    assert_eq!(world.send(send(Body::from(longest)).unwrap()).await.problem().0, "UNAUTHENTICATED");
+    for time in 0..40 {
+        let body = json!({"email": format!("user-{time}@example.com"), "password": PASSWORD});
+        world.send(send(Body::from(body.to_string())).unwrap()).await;
+    }
+    // Whoever read this body would say that it is too large.
+    let more = Body::from("x".repeat(16 << 10));
+    assert_eq!(world.send(send(more).unwrap()).await.problem().0, "TOO_MANY");
+}
+
+#[tokio::test]
 async fn problems_repeat_nothing_of_what_was_typed() {
     let world = World::new().await;
     let typed = "typed-0H4rdT0Gu3ss";

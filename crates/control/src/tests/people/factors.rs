@@ -1,6 +1,6 @@
 //! Second factors: what a code opens, and that it opens it once.
 
-use super::{ORIGIN, PASSWORD, Person, browse, login, words};
+use super::{ORIGIN, PASSWORD, Person, browse, kinds, login, words};
 use crate::auth::totp;
 use crate::tests::world::{Answer, World};
 use model::clock::Clock;
@@ -53,6 +53,14 @@ async fn a_login_asks_for_a_code_behind_the_right_password_alone() {
     assert_eq!(words(&wrong), words(&nobody));
     assert_eq!(words(&wrong), words(&bad));
     login(&world, &body(&ada, Some(&right))).await.expect(201);
+    // Whose password is known to somebody else sees it: of a code behind a wrong one there is nothing to see.
+    let refused = async || {
+        let kinds = kinds(&world, &ada, "ada").await;
+        kinds.iter().filter(|kind| *kind == "session.code_refused").count()
+    };
+    assert_eq!(refused().await, 1);
+    login(&world, &body(&ada, Some(&right))).await.expect(401);
+    assert_eq!(refused().await, 2, "nor does one go by that was taken before");
     let me = ada.call(&world, "GET", "/v1/session", None).await.expect(200);
     assert_eq!(me["user"]["second_factor"], true);
 }

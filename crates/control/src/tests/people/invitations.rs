@@ -1,6 +1,7 @@
 //! Invitations: whom they let in, as what, and whom not.
 
-use super::{ACME, Organisation, PASSWORD, Person, accept, browse, invite, login};
+use super::{ACME, Organisation, PASSWORD, Person, accept, browse, invite, kinds, login, words};
+use crate::config::Invited;
 use crate::tests::world::{Answer, World};
 use serde_json::json;
 use time::Duration;
@@ -8,6 +9,14 @@ use time::Duration;
 async fn join_anew(world: &World, token: &str, password: &str) -> Answer {
     let body = json!({"token": token, "password": password});
     browse(world, "POST", "/v1/invitations/accept", &[], Some(&body)).await
+}
+
+/// Where everybody's invitations make people known.
+async fn trusting() -> World {
+    let mut world = World::new().await;
+    world.config.people.invited = Invited::Anyone;
+    world.restart().await;
+    world
 }
 
 async fn role(world: &World, who: &Person) -> String {
@@ -38,7 +47,7 @@ async fn an_invitation_lets_one_person_in_once() {
 
 #[tokio::test]
 async fn somebody_new_chooses_a_password() {
-    let world = World::new().await;
+    let world = trusting().await;
     let org = Organisation::new(&world).await;
     let token = invite(&world, &org.owner, "new@example.com", "admin").await;
     for (password, field) in [("short", "password"), ("Password1!", "password")] {
@@ -56,8 +65,53 @@ async fn somebody_new_chooses_a_password() {
 }
 
 #[tokio::test]
-async fn of_two_at_once_with_one_invitation_one_joins() {
+async fn nobody_becomes_somebody_by_an_invitation_of_their_own() {
     let world = World::new().await;
+    let mallory = Person::new(&world, "mallory").await;
+    mallory.call(&world, "POST", "/v1/accounts", Some(json!({"name": ACME}))).await.expect(201);
+    let ada = Person::new(&world, "ada").await;
+    let unknown = invite(&world, &mallory, "ceo@example.com", "member").await;
+    let known = invite(&world, &mallory, &ada.email, "member").await;
+    let mut answers = Vec::new();
+    for token in [&unknown, &known] {
+        answers.push(join_anew(&world, token, PASSWORD).await);
+        answers.push(join_anew(&world, token, "short").await);
+        let none = json!({"token": token});
+        answers.push(browse(&world, "POST", "/v1/invitations/accept", &[], Some(&none)).await);
+    }
+    for answer in &answers {
+        assert_eq!((answer.status.as_u16(), answer.problem().0), (401, "UNAUTHENTICATED"));
+        assert_eq!(words(answer), words(&answers[0]), "it tells who is known");
+    }
+    assert_eq!(world.get("/v1/users").await.expect(200)["items"].as_array().unwrap().len(), 2);
+    login(&world, &json!({"email": "ceo@example.com", "password": PASSWORD})).await.expect(401);
+    // Whoever the address belongs to takes it, once the operator has made them known.
+    let ceo = Person::new(&world, "ceo").await;
+    accept(&world, &ceo, &unknown).await.expect(200);
+    accept(&world, &ada, &known).await.expect(200);
+    assert_eq!(role(&world, &ceo).await, "member");
+}
+
+#[tokio::test]
+async fn the_operator_s_own_invitation_makes_somebody_known() {
+    let world = World::new().await;
+    let ada = Person::new(&world, "ada").await;
+    let made = world.post("/v1/invitations", json!({"email": "new@example.com"})).await.expect(201);
+    let account = join_anew(&world, made["token"].as_str().unwrap(), PASSWORD).await.expect(200);
+    assert_eq!((&account["name"], &account["role"]), (&json!("default"), &json!("member")));
+    Person::again(&world, "new@example.com").await;
+    // Nobody who is known already gets another password by it.
+    let made = world.post("/v1/invitations", json!({"email": ada.email})).await.expect(201);
+    let token = made["token"].as_str().unwrap();
+    let known = join_anew(&world, token, "nine dry herons").await;
+    assert_eq!(known.problem().0, "UNAUTHENTICATED");
+    Person::again(&world, &ada.email).await;
+    accept(&world, &ada, token).await.expect(200);
+}
+
+#[tokio::test]
+async fn of_two_at_once_with_one_invitation_one_joins() {
+    let world = trusting().await;
     let org = Organisation::new(&world).await;
     let token = invite(&world, &org.owner, "new@example.com", "member").await;
     let (one, two) = tokio::join!(join_anew(&world, &token, PASSWORD), join_anew(&world, &token, PASSWORD));
@@ -76,6 +130,7 @@ async fn what_is_over_taken_back_or_replaced_lets_nobody_in() {
     let first = invite(&world, &org.admin, &finn.email, "admin").await;
     let second = invite(&world, &org.admin, &finn.email, "member").await;
     assert_eq!(accept(&world, &finn, &first).await.problem().0, "UNAUTHENTICATED");
+    assert!(kinds(&world, &org.admin, ACME).await.contains(&"invitation.revoked".to_owned()));
     let list = org.admin.call_in(&world, ACME, "GET", "/v1/invitations", None).await.expect(200);
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
     assert!(!list.to_string().contains("token"), "{list}");
@@ -107,7 +162,9 @@ async fn nobody_invites_above_themselves() {
     ask(&org.admin, ACME, "admin").await.expect(201);
     ask(&org.owner, ACME, "owner").await.expect(201);
     // A personal account has one member, whoever asks.
-    assert_eq!(ask(&org.owner, "olga", "member").await.problem().0, "IN_USE");
+    let answer = ask(&org.owner, "olga", "member").await;
+    assert_eq!(answer.problem().0, "IN_USE");
+    assert!(answer.json["remedy"].as_str().unwrap().contains("account create"));
     let body = json!({"email": org.member.email, "role": "admin"});
     let answer = org.admin.call_in(&world, ACME, "POST", "/v1/invitations", Some(body)).await;
     assert_eq!(answer.problem().0, "IN_USE", "a member already");

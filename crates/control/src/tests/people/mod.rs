@@ -4,6 +4,7 @@ mod door;
 mod factors;
 mod invitations;
 mod keys;
+mod late;
 mod passwords;
 mod proofs;
 mod resets;

@@ -1,6 +1,6 @@
 //! Step-up: what asks for a proof that is fresh, and what is one.
 
-use super::{ACME, Organisation, PASSWORD, Person};
+use super::{ACME, Organisation, PASSWORD, Person, kinds};
 use crate::tests::world::{Answer, World};
 use serde_json::{Value, json};
 use time::Duration;
@@ -24,6 +24,9 @@ async fn what_is_sensitive_asks_for_a_fresh_proof() {
         ("PUT", "/v1/second-factor", Some(json!({"code": "123456"}))),
         ("DELETE", "/v1/second-factor", None),
         ("POST", "/v1/invitations", Some(invitation)),
+        ("POST", "/v1/invitations", Some(json!({"email": "plain@example.com"}))),
+        ("POST", "/v1/accounts", Some(json!({"name": "more"}))),
+        ("PUT", &member, Some(json!({"role": "admin"}))),
         ("PUT", &admin, Some(json!({"role": "owner"}))),
         ("DELETE", &member, None),
     ];
@@ -43,13 +46,42 @@ async fn what_is_sensitive_asks_for_a_fresh_proof() {
         ask(&world, owner, "GET", "/v1/members", None).await.expect(200)["items"].as_array().unwrap().len(),
         3
     );
-    let plain = json!({"email": "plain@example.com"});
-    ask(&world, owner, "POST", "/v1/invitations", Some(plain)).await.expect(201);
+    let invited = ask(&world, owner, "GET", "/v1/invitations", None).await.expect(200);
+    assert_eq!(invited["items"], json!([]));
+    assert_eq!(
+        ask(&world, owner, "GET", "/v1/accounts", None).await.expect(200).as_array().unwrap().len(),
+        2
+    );
+    // To make somebody more takes one of an admin, too; to make somebody less takes none.
+    let body = Some(json!({"role": "admin"}));
+    assert_eq!(ask(&world, &org.admin, "PUT", &member, body).await.problem().0, "PROOF_REQUIRED");
+    ask(&world, &org.admin, "PUT", &admin, Some(json!({"role": "member"}))).await.expect(200);
 
     owner.prove(&world).await;
     ask(&world, owner, "POST", "/v1/keys", Some(json!({"name": "mine"}))).await.expect(201);
     ask(&world, owner, "PUT", &admin, Some(json!({"role": "owner"}))).await.expect(200);
     ask(&world, owner, "DELETE", &member, None).await.expect(204);
+}
+
+#[tokio::test]
+async fn an_operator_in_a_session_shows_once_more_that_they_are_there() {
+    let world = World::new().await;
+    let ada = Person::new(&world, "ada").await;
+    let invited = json!({"email": ada.email, "role": "admin"});
+    let token = world.post("/v1/invitations", invited).await.expect(201)["token"].clone();
+    ada.call(&world, "POST", "/v1/invitations/accept", Some(json!({"token": token}))).await.expect(200);
+    let acme = ada.call(&world, "POST", "/v1/accounts", Some(json!({"name": ACME}))).await.expect(201);
+    let quota = format!("/v1/accounts/{}/quota", acme["id"].as_str().unwrap());
+    let limit = Some(json!({"agents": 3}));
+    let set = async || ada.call_in(&world, "default", "PUT", &quota, limit.clone()).await;
+    set().await.expect(200);
+    world.clock.forward(Duration::minutes(5));
+    assert_eq!(set().await.problem().0, "PROOF_REQUIRED");
+    ada.prove(&world).await;
+    set().await.expect(200);
+    // A key is its own proof.
+    world.clock.forward(Duration::minutes(5));
+    world.call_as(&world.key, "PUT", &quota, limit.clone()).await.expect(200);
 }
 
 #[tokio::test]
@@ -89,6 +121,9 @@ async fn passwords_are_guessed_in_a_session_at_a_rate() {
         guessed += u16::from(answer.status.as_u16() == 400);
     }
     assert_eq!(guessed, 10, "one count for all ways to guess");
+    // Each of which their person sees, and no more of them than were let through.
+    let kinds = kinds(&world, &ada, "ada").await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "session.code_refused").count(), 10);
     // Which keeps nobody from logging in.
     Person::again(&world, &ada.email).await;
 }

@@ -34,6 +34,34 @@ async fn a_reset_ends_every_session_and_works_once() {
 }
 
 #[tokio::test]
+async fn a_reset_leaves_no_key_that_somebody_else_may_have_made() {
+    let world = World::new().await;
+    let org = Organisation::new(&world).await;
+    let mut keys = Vec::new();
+    for account in [ACME, "mia"] {
+        let made =
+            org.member.call_in(&world, account, "POST", "/v1/keys", Some(json!({"name": "left"}))).await;
+        keys.push(made.expect(201)["secret"].as_str().unwrap().to_owned());
+    }
+    let others = org.owner.call_in(&world, ACME, "POST", "/v1/keys", Some(json!({"name": "others"}))).await;
+    let others = others.expect(201)["secret"].as_str().unwrap().to_owned();
+    for key in keys.iter().chain([&others]) {
+        world.call_as(key, "GET", "/v1/whoami", None).await.expect(200);
+    }
+    let token = token(&world, &org.member).await;
+    redeem(&world, &token, "nine dry herons").await.expect(200);
+    for key in &keys {
+        world.call_as(key, "GET", "/v1/whoami", None).await.expect(401);
+    }
+    world.call_as(&others, "GET", "/v1/whoami", None).await.expect(200);
+    let told = login(&world, &json!({"email": org.member.email, "password": "nine dry herons"})).await;
+    let mia = Person { cookie: super::cookie_of(&told), ..org.member.clone() };
+    for account in [ACME, "mia"] {
+        assert!(kinds(&world, &mia, account).await.contains(&"key.deleted".to_owned()), "{account}");
+    }
+}
+
+#[tokio::test]
 async fn of_two_at_once_with_one_token_one_sets_the_password() {
     let world = World::new().await;
     let ada = Person::new(&world, "ada").await;
@@ -86,7 +114,7 @@ async fn an_operator_elsewhere_cannot_become_somebody() {
     for (method, path) in [("POST", &reset), ("DELETE", &factor)] {
         let answer = world.call_as(&world.key, method, path, None).await;
         assert_eq!(answer.problem().0, "FORBIDDEN", "{method} {path}");
-        assert!(answer.json["remedy"].as_str().unwrap().contains("control.sock"), "{}", answer.json);
+        assert!(answer.json["remedy"].as_str().unwrap().contains("as root"), "{}", answer.json);
         // Nor does a name or a header make an address the machine's.
         let request = world
             .request(method, path)

@@ -1,6 +1,6 @@
 //! Sessions: cookies, and what other pages and other people try with them.
 
-use super::{ORIGIN, PASSWORD, Person, browse, cookie_of, login};
+use super::{ORIGIN, PASSWORD, Person, browse, cookie_of, kinds, login};
 use crate::tests::world::World;
 use axum::body::Body;
 use serde_json::json;
@@ -52,10 +52,20 @@ async fn a_login_takes_no_session_over() {
         let with = [("cookie", planted)];
         browse(&world, "GET", "/v1/session", &with, None).await.expect(401);
     }
+    let ended = kinds(&world, &ada, "ada").await.iter().any(|kind| kind == "session.ended");
+    assert!(!ended, "none of hers did");
     // And one's own ends with it.
     let headers = [("origin", ORIGIN), ("cookie", ada.cookie.as_str())];
     browse(&world, "POST", "/v1/session", &headers, Some(&body)).await.expect(201);
     ada.call(&world, "GET", "/v1/session", None).await.expect(401);
+    // Whose session ended, theirs is the event.
+    let mallory = Person { cookie: Person::again(&world, &mallory.email).await, ..mallory };
+    let ada = Person { cookie: Person::again(&world, &ada.email).await, ..ada };
+    for person in [&mallory, &ada] {
+        let name = person.email.split('@').next().unwrap();
+        let kinds = kinds(&world, person, name).await;
+        assert_eq!(kinds.iter().filter(|kind| *kind == "session.ended").count(), 1, "{name}");
+    }
 }
 
 #[tokio::test]
