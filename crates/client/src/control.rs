@@ -1,11 +1,13 @@
 //! The control API.
 
+use crate::authorities::Authorities;
+use crate::credential::{Credential, Prover};
 use crate::error::Error;
 use crate::http::Endpoint;
 use crate::workspace::Workspace;
 use model::api::{
-    Agent, AgentEvidence, ApiKey, CreateAgent, CreateKey, CreateWorkspaceToken, CreatedAgent, Event,
-    GrantImage, Image, Node, Page, RegisterImage, WhoAmI, WorkspaceToken,
+    Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
+    Page, RegisterImage, WorkspaceToken,
 };
 use model::policy::Policy;
 use model::token::Scope;
@@ -34,7 +36,22 @@ pub struct AgentFilter {
 impl Control {
     /// A client for the control plane at `url`; nothing is sent yet.
     pub fn new(url: &str, api_key: Option<String>) -> Result<Self, Error> {
-        Ok(Self { endpoint: Endpoint::new(url, api_key)? })
+        Self::to(url, api_key.map_or(Credential::Nobody, Credential::Key), None)
+    }
+
+    /// The same, for whoever calls, and with the authorities that its certificate has to come from: the system's without any.
+    pub fn to(url: &str, credential: Credential, authorities: Option<Authorities>) -> Result<Self, Error> {
+        Ok(Self { endpoint: Endpoint::new(url, credential, authorities)? })
+    }
+
+    /// The same, which asks for a proof where the server wants one before something, and then asks again.
+    pub fn proving(self, prover: Prover) -> Self {
+        Self { endpoint: self.endpoint.proving(prover) }
+    }
+
+    /// Whether a session calls.
+    pub fn is_person(&self) -> bool {
+        self.endpoint.is_person()
     }
 
     /// The server, for messages.
@@ -45,11 +62,6 @@ impl Control {
     /// Whether the server answers at all; needs no key.
     pub async fn healthz(&self) -> Result<(), Error> {
         self.endpoint.send(self.endpoint.get(&["v1", "healthz"])).await.map(drop)
-    }
-
-    /// Whose key this is.
-    pub async fn whoami(&self) -> Result<WhoAmI, Error> {
-        self.endpoint.json(self.endpoint.get(&["v1", "whoami"])).await
     }
 
     /// Creates an agent. A lost answer is asked for again under the same idempotency key, so that one call
@@ -223,21 +235,6 @@ impl Control {
     /// All nodes.
     pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
         self.pages(|| self.endpoint.get(&["v1", "nodes"])).await
-    }
-
-    /// All API keys; without their secrets.
-    pub async fn keys(&self) -> Result<Vec<ApiKey>, Error> {
-        self.pages(|| self.endpoint.get(&["v1", "keys"])).await
-    }
-
-    /// Makes an API key; the answer holds its secret, once.
-    pub async fn create_key(&self, create: &CreateKey) -> Result<ApiKey, Error> {
-        self.endpoint.json(self.endpoint.post(&["v1", "keys"]).json(create)).await
-    }
-
-    /// Revokes an API key.
-    pub async fn remove_key(&self, id: &str) -> Result<(), Error> {
-        self.endpoint.send(self.endpoint.delete(&["v1", "keys", id])).await.map(drop)
     }
 
     /// The newest audit events, newest first, at most `limit`.

@@ -1,6 +1,9 @@
 //! HTTP as both APIs use it: bearer tokens, JSON both ways, problems as errors.
 
+use crate::authorities::Authorities;
+use crate::credential::{Credential, Prover};
 use crate::error::{Error, problem, root_cause};
+use model::Code;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -17,27 +20,35 @@ pub(crate) struct Endpoint {
     base: Url,
     /// As it was given, for messages.
     given: String,
-    token: Option<String>,
+    credential: Credential,
+    authorities: Option<Authorities>,
+    prover: Option<Prover>,
     /// Whether the client speaks plain HTTP to any address, so that others can use it too.
     plain: bool,
 }
 
 impl Endpoint {
     /// Another server, by way of the same connections where that is possible.
-    pub(crate) fn beside(&self, url: &str, token: Option<String>) -> Result<Self, Error> {
+    pub(crate) fn beside(&self, url: &str, credential: Credential) -> Result<Self, Error> {
         match Url::parse(url) {
             Ok(base) if self.plain && base.scheme() == "http" && base.host_str().is_some() => Ok(Self {
                 client: self.client.clone(),
                 base,
                 given: url.trim_end_matches('/').to_owned(),
-                token,
+                credential,
+                authorities: None,
+                prover: None,
                 plain: true,
             }),
-            _ => Self::new(url, token),
+            _ => Self::new(url, credential, self.authorities.clone()),
         }
     }
 
-    pub(crate) fn new(url: &str, token: Option<String>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        url: &str,
+        credential: Credential,
+        authorities: Option<Authorities>,
+    ) -> Result<Self, Error> {
         // `unix:///run/cofferdam/control.sock`: whoever listens there has no name but this one.
         let socket = url.strip_prefix("unix://").filter(|path| path.starts_with('/'));
         let base = Url::parse(if socket.is_some() { "http://localhost" } else { url });
@@ -53,12 +64,23 @@ impl Endpoint {
             // than most calls. A proxy for plain HTTP would see the credential.
             builder = builder.tls_certs_only([]).no_proxy();
         }
+        if let Some(authorities) = &authorities
+            && base.scheme() == "https"
+        {
+            builder = builder.tls_certs_only(authorities.certificates());
+        }
         if let Some(path) = socket {
             builder = builder.unix_socket(path);
         }
         let client = builder.build().map_err(|error| Error::protocol(url, root_cause(&error)))?;
         let plain = base.scheme() == "http" && socket.is_none();
-        Ok(Self { client, base, given: url.trim_end_matches('/').to_owned(), token, plain })
+        let given = url.trim_end_matches('/').to_owned();
+        Ok(Self { client, base, given, credential, authorities, prover: None, plain })
+    }
+
+    /// The same, which asks for a proof where the server wants one.
+    pub(crate) fn proving(self, prover: Prover) -> Self {
+        Self { prover: Some(prover), ..self }
     }
 
     /// The address of a path of this API; the segments are escaped.
@@ -71,7 +93,16 @@ impl Endpoint {
     }
 
     pub(crate) fn token(&self) -> Option<&str> {
-        self.token.as_deref()
+        self.credential.bearer()
+    }
+
+    pub(crate) fn is_person(&self) -> bool {
+        matches!(self.credential, Credential::Session(_))
+    }
+
+    /// What pages of this server say that they come from.
+    pub(crate) fn page(&self) -> String {
+        self.base.origin().ascii_serialization()
     }
 
     /// The server, for messages.
@@ -81,10 +112,7 @@ impl Endpoint {
 
     pub(crate) fn request(&self, method: reqwest::Method, segments: &[&str]) -> RequestBuilder {
         let request = self.client.request(method, self.url(segments));
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
+        self.credential.show(request, &self.page())
     }
 
     pub(crate) fn get(&self, segments: &[&str]) -> RequestBuilder {
@@ -103,8 +131,22 @@ impl Endpoint {
         self.request(reqwest::Method::DELETE, segments)
     }
 
-    /// Sends, and turns anything but a success into an error.
+    /// Sends, and turns anything but a success into an error. What a proof is missing for is sent once more behind one.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let again = self.prover.as_ref().and_then(|prover| Some((prover, request.try_clone()?)));
+        let refused = match (self.send_once(request).await, again) {
+            (Err(Error::Problem(refused)), Some(again)) if refused.code == Code::ProofRequired => {
+                (refused, again)
+            }
+            (answer, _) => return answer,
+        };
+        let (refused, (prover, again)) = refused;
+        let proof = prover(self.origin()).ok_or(Error::Problem(refused))?;
+        self.send_once(self.post(&["v1", "session", "proof"]).json(&proof)).await?;
+        self.send_once(again).await
+    }
+
+    async fn send_once(&self, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|error| self.failed(&error))?;
         if response.status().is_success() {
             return Ok(response);
@@ -117,6 +159,11 @@ impl Endpoint {
     /// Sends, and reads the answer.
     pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
         let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// Reads an answer.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
         let body = self.body(response).await?;
         serde_json::from_slice(&body).map_err(|error| Error::protocol(self.origin(), error))
     }
@@ -129,9 +176,7 @@ impl Endpoint {
         let response = self.send(request).await?;
         let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).and_then(number);
         let tag = tag.ok_or_else(|| Error::protocol(self.origin(), "its answer has no entity tag"))?;
-        let body = self.body(response).await?;
-        let read = serde_json::from_slice(&body).map_err(|error| Error::protocol(self.origin(), error))?;
-        Ok((read, tag))
+        Ok((self.read(response).await?, tag))
     }
 
     /// Sends, and reads the answer as a stream.

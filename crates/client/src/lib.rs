@@ -5,19 +5,24 @@
 //! [`extract`] unpacks its trees beneath one directory only. This crate never prints and never asks.
 
 mod attach;
+mod authorities;
 mod control;
+mod credential;
 mod egress;
 mod error;
 pub mod extract;
 mod http;
 pub mod pack;
+mod people;
 mod pipe;
 mod port;
 mod secrets;
 mod workspace;
 
 pub use attach::{AttachReceiver, AttachSender, Attached, Incoming};
+pub use authorities::{Authorities, AuthoritiesError};
 pub use control::{AgentFilter, Control};
+pub use credential::{Credential, PersonSession, Prover};
 pub use egress::EgressFilter;
 pub use error::Error;
 pub use extract::{Extracted, Limits, extract};

@@ -1,6 +1,7 @@
 //! The workspace API: everything inside one agent.
 
 use crate::attach::Attached;
+use crate::credential::Credential;
 use crate::error::Error;
 use crate::http::{ByteStream, Endpoint};
 use crate::pipe::PipeReader;
@@ -38,12 +39,12 @@ fn user_query(user: Option<RunAs>) -> &'static [(&'static str, &'static str)] {
 impl Workspace {
     /// A client for the agent, with what control handed out; nothing is sent yet.
     pub fn new(agent: AgentId, token: &WorkspaceToken) -> Result<Self, Error> {
-        let endpoint = Endpoint::new(&token.url, Some(token.token.clone()))?;
+        let endpoint = Endpoint::new(&token.url, Credential::Key(token.token.clone()), None)?;
         Ok(Self { endpoint, agent: agent.to_string() })
     }
 
     pub(crate) fn beside(endpoint: &Endpoint, agent: AgentId, token: &WorkspaceToken) -> Result<Self, Error> {
-        let endpoint = endpoint.beside(&token.url, Some(token.token.clone()))?;
+        let endpoint = endpoint.beside(&token.url, Credential::Key(token.token.clone()))?;
         Ok(Self { endpoint, agent: agent.to_string() })
     }
 

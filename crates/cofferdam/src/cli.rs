@@ -1,8 +1,8 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    agent, bundle, completions, context, doctor, down, egress, events, image, inspect, list, login, policy,
-    processes, recipe, run, secret, service, setup, up, verify, whoami,
+    account, agent, bundle, completions, context, doctor, down, egress, events, image, inspect, invite, key,
+    list, login, member, policy, processes, recipe, run, secret, service, setup, up, user, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -21,6 +21,8 @@ Exit codes:
 
 Environment:
   COFFERDAM_URL, COFFERDAM_API_KEY   the server and its key, in place of a context
+  COFFERDAM_CA                       a file (PEM) with the authorities that the server's certificate
+                                     has to come from, where its context has none
   COFFERDAM_CONTEXT                  the context to use
   COFFERDAM_ETC, _RUN, _DATA         where this machine's installation lies (up, down, setup,
                                      doctor, image)
@@ -64,10 +66,26 @@ pub enum Command {
     Setup(setup::Args),
     Doctor(doctor::Args),
     Login(login::Args),
+    Logout(login::Logout),
     Whoami(whoami::Args),
     /// Which servers are known here, and which one is used
     #[command(subcommand)]
     Context(context::Command),
+    /// People: make them known, their passwords, sessions and second factors
+    #[command(subcommand)]
+    User(user::Command),
+    /// Accounts of one person and of organisations
+    #[command(subcommand)]
+    Account(account::Command),
+    /// See and change who belongs to the account
+    #[command(subcommand)]
+    Member(member::Command),
+    /// Invite people into the account, and take an invitation
+    #[command(subcommand)]
+    Invite(invite::Command),
+    /// Make and revoke API keys, for programs
+    #[command(subcommand)]
+    Key(key::Command),
     Run(Box<run::Args>),
     /// Make, use and remove agents
     #[command(subcommand)]

@@ -1,8 +1,11 @@
-//! Which server, and with which key: `~/.config/cofferdam/config.toml`, 0600, or the environment.
+//! Which server, and as whom: `~/.config/cofferdam/config.toml`, 0600, or the environment.
 
 use crate::failure::fail_with;
+use crate::proof;
 use anyhow::Context as _;
-use client::Control;
+use client::{Authorities, Control, PersonSession};
+use model::people::Email;
+use model::secret::SecretValue;
 use model::{Code, Name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,12 +18,118 @@ pub const LOCAL: &str = "local";
 
 /// One server.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(into = "Kept", try_from = "Kept")]
 pub struct Context {
     /// Control's origin.
     pub url: String,
-    /// The key.
-    pub api_key: String,
+    /// A file with the authorities that its certificate has to come from, in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// Who calls.
+    pub caller: Caller,
+}
+
+/// Who calls.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever has this key.
+    Key(String),
+    /// A person who has logged in.
+    Person(Person),
+}
+
+/// A person who has logged in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// Who.
+    pub email: Email,
+    /// What tells their session.
+    pub token: SecretValue,
+    /// The account that they act in; their own without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Name>,
+}
+
+/// The form of a context in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<Person>,
+}
+
+impl From<Context> for Kept {
+    fn from(Context { url, ca, caller }: Context) -> Self {
+        let (api_key, session) = match caller {
+            Caller::Key(key) => (Some(key), None),
+            Caller::Person(person) => (None, Some(person)),
+        };
+        Self { url, ca, api_key, session }
+    }
+}
+
+impl TryFrom<Kept> for Context {
+    type Error = &'static str;
+
+    fn try_from(Kept { url, ca, api_key, session }: Kept) -> Result<Self, Self::Error> {
+        let caller = match (api_key, session) {
+            (Some(key), None) => Caller::Key(key),
+            (None, Some(person)) => Caller::Person(person),
+            _ => return Err("one of `api_key` and `session` is required"),
+        };
+        Ok(Self { url, ca, caller })
+    }
+}
+
+impl Context {
+    /// With a key.
+    pub fn by_key(url: String, api_key: String) -> Self {
+        Self { url, ca: None, caller: Caller::Key(api_key) }
+    }
+
+    /// Whose session it is, if that is what calls.
+    pub fn person(&self) -> Option<&Person> {
+        match &self.caller {
+            Caller::Key(_) => None,
+            Caller::Person(person) => Some(person),
+        }
+    }
+
+    /// The same, in the person's own account: what they do for themselves does not hang on another one.
+    pub fn own(&self) -> Self {
+        let mut own = self.clone();
+        if let Caller::Person(person) = &mut own.caller {
+            person.account = None;
+        }
+        own
+    }
+
+    /// A client for it. Where the server wants a proof of a person, they are asked.
+    pub fn control(&self) -> anyhow::Result<Control> {
+        let authorities = self.ca.as_deref().map(authorities).transpose()?;
+        let credential = match &self.caller {
+            Caller::Key(key) => client::Credential::Key(key.clone()),
+            Caller::Person(Person { token, account, .. }) => client::Credential::Session(PersonSession {
+                token: token.clone(),
+                account: account.as_ref().map(Name::to_string),
+            }),
+        };
+        let control = Control::to(&self.url, credential, authorities)?;
+        Ok(if control.is_person() { control.proving(proof::prover()) } else { control })
+    }
+}
+
+/// The authorities in a file.
+pub fn authorities(path: &Path) -> anyhow::Result<Authorities> {
+    Authorities::read(path).map_err(|error| {
+        let remedy = "name a file (PEM) with the certificate of the authority that the server's comes from";
+        fail_with(Code::Validation, format!("{}.", crate::failure::sentence(&error.to_string())), remedy)
+    })
 }
 
 /// All that are known.
@@ -140,6 +249,13 @@ impl Contexts {
         self.contexts.insert(name, context);
     }
 
+    /// Has the person of a context act in this account, or in their own.
+    pub fn act_in(&mut self, name: &Name, account: Option<Name>) {
+        if let Some(Caller::Person(person)) = self.contexts.get_mut(name).map(|context| &mut context.caller) {
+            person.account = account;
+        }
+    }
+
     /// Forgets one.
     pub fn forget(&mut self, name: &Name) -> anyhow::Result<()> {
         self.get(name)?;
@@ -162,12 +278,19 @@ impl Contexts {
     }
 }
 
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// The server to talk to: `COFFERDAM_URL` with `COFFERDAM_API_KEY`, else the named context, else the current.
 pub fn choose(named: Option<&Name>) -> anyhow::Result<Context> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (url, key) = (variable("COFFERDAM_URL"), variable("COFFERDAM_API_KEY"));
-    match (url, key, named) {
-        (Some(url), Some(api_key), None) => return Ok(Context { url, api_key }),
+    let ca = variable("COFFERDAM_CA").map(PathBuf::from);
+    match (url, &key, named) {
+        (Some(url), Some(api_key), None) => {
+            return Ok(Context { url, ca, caller: Caller::Key(api_key.clone()) });
+        }
         // A key goes only to the server that it was stored with.
         (Some(_), None, None) => {
             return Err(fail_with(
@@ -178,26 +301,34 @@ pub fn choose(named: Option<&Name>) -> anyhow::Result<Context> {
         }
         _ => {}
     }
-    let key = std::env::var("COFFERDAM_API_KEY").ok().filter(|value| !value.is_empty() && named.is_none());
     let contexts = Contexts::load()?;
-    let Some(name) = named.or(contexts.current.as_ref()) else {
-        return Err(fail_with(
+    let mut context = contexts.get(chosen(&contexts, named)?)?.clone();
+    if let (Some(key), None) = (key, named) {
+        context.caller = Caller::Key(key);
+    }
+    context.ca = context.ca.or(ca);
+    Ok(context)
+}
+
+/// The name of the named context, else of the current one.
+pub fn chosen<'a>(contexts: &'a Contexts, named: Option<&'a Name>) -> anyhow::Result<&'a Name> {
+    named.or(contexts.current.as_ref()).ok_or_else(|| {
+        fail_with(
             Code::Unauthenticated,
             "No server is known here.",
             "`cofferdam up --detach` starts one on this machine (as root), `cofferdam login URL` uses another",
-        ));
-    };
-    let mut context = contexts.get(name)?.clone();
-    if let Some(key) = key {
-        context.api_key = key;
-    }
-    Ok(context)
+        )
+    })
 }
 
 /// A client for the server to talk to.
 pub fn control(named: Option<&Name>) -> anyhow::Result<Control> {
-    let context = choose(named)?;
-    Ok(Control::new(&context.url, Some(context.api_key))?)
+    choose(named)?.control()
+}
+
+/// The same, in the person's own account.
+pub fn own_control(named: Option<&Name>) -> anyhow::Result<Control> {
+    choose(named)?.own().control()
 }
 
 #[cfg(test)]
@@ -211,7 +342,7 @@ mod tests {
         let path = directory.path().join("a/b/config.toml");
         let mut contexts = Contexts::load_from(&path).unwrap();
         assert!(contexts == Contexts::default());
-        let context = Context { url: "http://127.0.0.1:1".into(), api_key: "secret".into() };
+        let context = Context::by_key("http://127.0.0.1:1".into(), "secret".into());
         contexts.keep("one".parse().unwrap(), context.clone());
         contexts.keep("two".parse().unwrap(), context);
         contexts.save_to(&path).unwrap();
@@ -229,6 +360,40 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_kept_as_it_is_and_never_beside_a_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        let person = Person {
+            email: "ada@example.com".parse().unwrap(),
+            token: SecretValue::new("cofs_secret".to_owned()),
+            account: Some("team".parse().unwrap()),
+        };
+        let context = Context {
+            url: "https://control.example".into(),
+            ca: Some("/etc/ca.pem".into()),
+            caller: Caller::Person(person),
+        };
+        let mut contexts = Contexts::default();
+        contexts.keep("work".parse().unwrap(), context);
+        contexts.keep("local".parse().unwrap(), Context::by_key("unix:///run/x".into(), "cof_x".into()));
+        contexts.save_to(&path).unwrap();
+        assert!(Contexts::load_from(&path).unwrap() == contexts);
+        for (text, said) in [
+            ("[contexts.a]\nurl = \"x\"\napi_key = \"k\"", None),
+            ("[contexts.a]\nurl = \"x\"", Some("line 1")),
+            (
+                "[contexts.a]\nurl = \"x\"\napi_key = \"k\"\n[contexts.a.session]\nemail = \"a@b.example\"\ntoken = \"cofs_secret\"",
+                Some("line 1"),
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Contexts::load_from(&path).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), said.is_some(), "{text}");
+            assert!(error.is_none_or(|error| error.contains(said.unwrap()) && !error.contains("cofs_")));
+        }
+    }
+
+    #[test]
     fn another_installation_that_is_up_keeps_its_context() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
@@ -237,7 +402,7 @@ mod tests {
         let (first, second) = (format!("unix://{}", socket.display()), "unix:///gone/control.sock");
         let keep = |contexts: &mut Contexts, url: &str| {
             let name = contexts.local(url);
-            contexts.keep(name.clone(), Context { url: url.into(), api_key: "secret".into() });
+            contexts.keep(name.clone(), Context::by_key(url.into(), "secret".into()));
             name.to_string()
         };
         assert_eq!(keep(&mut contexts, &first), "local");

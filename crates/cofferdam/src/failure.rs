@@ -60,10 +60,13 @@ pub fn exit_code(code: Code) -> u8 {
         Code::Validation | Code::TooLarge | Code::UnsupportedMediaType => USAGE,
         Code::NotFound => NOT_FOUND,
         Code::Unauthenticated
+        | Code::SecondFactorRequired
         | Code::Forbidden
+        | Code::ProofRequired
         | Code::NotSigned
         | Code::CrossOrigin
         | Code::ModeRefuses
+        | Code::QuotaExceeded
         | Code::LevelUnavailable
         | Code::NameTaken
         | Code::WrongState
@@ -110,18 +113,43 @@ pub fn sentence(text: &str) -> String {
 
 /// Remedies are worded for callers of the API; where it has a command for it, this program says that.
 fn hinted(problem: Problem) -> Problem {
-    let names_the_api = |remedy: &String| remedy.starts_with("GET /v1/");
-    match problem.code {
-        Code::Unauthenticated => problem.remedy("`cofferdam login URL` keeps a key that is valid there"),
-        Code::NotFound if problem.remedy.as_ref().is_some_and(|said| said.starts_with("GET /v1/secrets")) => {
-            problem.remedy("`cofferdam secret ls` shows those there are")
+    let said = problem.remedy.as_deref().unwrap_or_default();
+    let remedy = match problem.code {
+        Code::Unauthenticated if said.starts_with("POST /v1/session") => {
+            "`cofferdam login` begins another session"
         }
-        Code::NotFound if problem.remedy.as_ref().is_some_and(names_the_api) => {
-            problem.remedy("`cofferdam ls` and `cofferdam image ls` show those there are")
+        // Of passwords and tokens: that is said for people.
+        Code::Unauthenticated if FOR_PEOPLE.iter().any(|begin| said.starts_with(begin)) => said,
+        Code::Unauthenticated => "`cofferdam login URL` keeps a key that is valid there, or logs in",
+        Code::ProofRequired => {
+            "run this at a terminal, which asks for your password or a code, or log in again; programs use a key: `cofferdam key create`"
         }
-        _ => problem,
-    }
+        Code::WrongState if said.starts_with("POST /v1/second-factor") => {
+            "`cofferdam user totp enrol` makes one"
+        }
+        Code::NotFound | Code::NameTaken => LISTS
+            .iter()
+            .find_map(|(path, remedy)| said.strip_prefix("GET /v1/")?.starts_with(path).then_some(*remedy))
+            .unwrap_or(said),
+        _ => said,
+    };
+    if remedy == said { problem } else { Problem { remedy: Some(remedy.to_owned()), ..problem } }
 }
+
+/// How remedies begin that name nothing of the API.
+const FOR_PEOPLE: [&str; 3] = ["try again", "ask for another", "log in"];
+
+/// What lists things of the API, beneath `/v1/`.
+const LISTS: [(&str, &str); 8] = [
+    ("secrets", "`cofferdam secret ls` shows those there are"),
+    ("users", "`cofferdam user ls` shows those there are"),
+    ("accounts", "`cofferdam account ls` shows yours, `cofferdam account use` acts in another"),
+    ("members", "`cofferdam member ls` shows those there are"),
+    ("invitations", "`cofferdam invite ls` shows those there are"),
+    ("sessions", "`cofferdam user sessions ls` shows those there are"),
+    ("keys", "`cofferdam key ls` shows those there are"),
+    ("", "`cofferdam ls` and `cofferdam image ls` show those there are"),
+];
 
 /// Says on stderr what went wrong; returns the exit code.
 pub fn report(error: &anyhow::Error, json: bool) -> u8 {
@@ -170,6 +198,24 @@ pub fn worded(problem: &Problem) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn remedies_name_commands() {
+        let check = |code, said: &str, expected: &str| {
+            let remedy = hinted(Problem::new(code, "x").remedy(said)).remedy.unwrap();
+            assert!(remedy.contains(expected), "{said}: {remedy}");
+        };
+        check(Code::Unauthenticated, "send `Authorization: Bearer cof_\u{2026}`", "cofferdam login URL");
+        check(Code::Unauthenticated, "POST /v1/session with an address", "`cofferdam login`");
+        check(Code::Unauthenticated, "ask for another one", "ask for another one");
+        check(Code::Unauthenticated, "try again; whoever operates", "whoever operates");
+        check(Code::Unauthenticated, "log in, and take the invitation then", "log in, and");
+        check(Code::ProofRequired, "POST /v1/session/proof", "at a terminal");
+        check(Code::NotFound, "GET /v1/members lists those", "cofferdam member ls");
+        check(Code::NotFound, "GET /v1/agents lists those", "cofferdam ls");
+        check(Code::NotFound, "look again", "look again");
+        check(Code::NameTaken, "GET /v1/users lists those", "cofferdam user ls");
+    }
 
     #[test]
     fn every_code_is_documented() {

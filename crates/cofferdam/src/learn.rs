@@ -208,6 +208,7 @@ impl Seen {
         let named = policy.clone();
         policy.egress.rules = own.egress.rules.iter().filter(carried).cloned().collect();
         policy.egress.inject = own.egress.inject.clone();
+        policy.egress.limits = own.egress.limits;
         for (place, protocols) in &self.passed {
             for (protocol, ports) in protocols {
                 let left: Vec<u16> = ports

@@ -11,6 +11,7 @@ use model::policy::{
 use model::{Code, Driver, Problem};
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -173,10 +174,13 @@ pub fn words(policy: &Policy) -> String {
     let mut secrets: Vec<&str> = egress.inject.iter().map(|inject| inject.secret.as_str()).collect();
     secrets.sort_unstable();
     secrets.dedup();
-    match secrets.is_empty() {
-        true => rules,
-        false => format!("{rules}; with the secrets {}", secrets.join(", ")),
-    }
+    let secrets = Some(secrets.join(", ")).filter(|names| !names.is_empty());
+    let limits = [
+        egress.limits.bytes_per_day.map(|most| format!("at most {most} a day")),
+        egress.limits.sent_per_day.map(|most| format!("at most {most} a day out of it")),
+    ];
+    let more = secrets.map(|names| format!("with the secrets {names}")).into_iter();
+    iter::once(rules).chain(more).chain(limits.into_iter().flatten()).collect::<Vec<_>>().join("; ")
 }
 
 /// Who denies whatever could be spoken at a destination, if anybody does. Of a pattern nothing is said.

@@ -4,6 +4,7 @@ use crate::failure::{fail, fail_with};
 use client::{Control, Workspace};
 use model::agent::{Level, RunAs};
 use model::api::Agent;
+use model::people::Email;
 use model::token::Scope;
 use model::{AgentState, Code, Driver, Name};
 use std::collections::BTreeMap;
@@ -21,6 +22,17 @@ pub fn reference(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected a name (a-z, 0-9, '-', starting with a letter) or an id".to_owned())
+    }
+}
+
+/// A person's address or id, as a value parser.
+pub fn person(text: &str) -> Result<String, String> {
+    match text.parse::<Email>() {
+        Ok(email) => Ok(email.to_string()),
+        Err(_) if text.contains('@') => Err("expected an address such as ada@example.com".to_owned()),
+        Err(_) => {
+            reference(text).map_err(|_| "expected an address such as ada@example.com, or an id".to_owned())
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The person's terminal: raw mode that is always undone, its size, and the keys that leave a session.
 
+use model::secret::SecretValue;
 use model::workspace::TerminalSize;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::{IsTerminal, Write};
@@ -59,13 +60,16 @@ pub fn size() -> Option<TerminalSize> {
     Some(TerminalSize { rows: or(size.ws_row, 24), cols: or(size.ws_col, 80) })
 }
 
-/// Reads a secret: without echo from a terminal, else one line.
+/// Reads a secret: without echo from a terminal, else one line. Blanks around it are none of it.
 pub fn read_secret(prompt: &str) -> std::io::Result<String> {
+    Ok(read_password(prompt)?.expose().trim().to_owned())
+}
+
+/// The same with the blanks around it.
+pub fn read_password(prompt: &str) -> std::io::Result<SecretValue> {
     let stdin = std::io::stdin();
-    let mut line = String::new();
     if !stdin.is_terminal() {
-        stdin.read_line(&mut line)?;
-        return Ok(line.trim().to_owned());
+        return read_line(&stdin);
     }
     eprint!("{prompt}");
     let before = tcgetattr(&stdin)?;
@@ -73,11 +77,21 @@ pub fn read_secret(prompt: &str) -> std::io::Result<String> {
     silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
     *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before.clone());
     tcsetattr(&stdin, OptionalActions::Drain, &silent)?;
-    let outcome = stdin.read_line(&mut line);
+    let outcome = read_line(&stdin);
     tcsetattr(&stdin, OptionalActions::Drain, &before)?;
     *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     eprintln!();
-    outcome.map(|_| line.trim().to_owned())
+    outcome
+}
+
+fn read_line(stdin: &std::io::Stdin) -> std::io::Result<SecretValue> {
+    // With room for any password from the start: a buffer that grows leaves copies behind.
+    let mut line = String::with_capacity(4096);
+    let outcome = stdin.read_line(&mut line);
+    line.truncate(line.trim_end_matches(['\r', '\n']).len());
+    // Taken over before anything can fail, so that it is overwritten.
+    let line = SecretValue::new(line);
+    outcome.map(|_| line)
 }
 
 /// Looks for ctrl-p ctrl-q in what is typed.

@@ -4,13 +4,14 @@ use crate::database::Database;
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
-use model::{Name, Network, Span};
+use model::quota::Quota;
+use model::{ByteSize, Name, Network, Span};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
 
 /// The configuration of the control process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the API answers.
@@ -31,8 +32,52 @@ pub struct Config {
     pub database: Database,
     /// Where the keys are that wrap the keys of secrets.
     pub secrets: Secrets,
+    /// How people become known.
+    pub people: People,
+    /// What a password costs whoever guesses at it.
+    pub passwords: Passwords,
+    /// What all agents of an account may have together, of accounts that are made from now on; unlimited where it says nothing.
+    pub quota: Quota,
     /// How the API is served to others than this machine.
     pub serve: Serve,
+}
+
+/// The table `[people]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct People {
+    /// Whose invitations make somebody known who was not.
+    pub invited: Invited,
+}
+
+/// Whose invitations make somebody known: whoever takes one without a login has its address from then on, and nobody asks the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Invited {
+    /// The operator's, to the operator's own account. Everybody else invites people who are known.
+    #[default]
+    Operator,
+    /// Everybody's, where accounts trust each other: each of their admins can take any address that is not known yet.
+    Anyone,
+}
+
+/// The table `[passwords]`: the cost of Argon2id, the second choice of RFC 9106 with one lane unless told. Passwords that were hashed with
+/// another cost are hashed anew when their people log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passwords {
+    /// Of one check.
+    pub memory: ByteSize,
+    /// Over that memory.
+    pub passes: u32,
+    /// Checks at a time; others wait.
+    pub at_once: usize,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self { memory: ByteSize(64 << 20), passes: 3, at_once: 2 }
+    }
 }
 
 /// The table `[serve]`.
@@ -47,6 +92,32 @@ pub struct Serve {
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub key: Option<PathBuf>,
+    /// Who issues the certificate, in place of the two.
+    pub acme: Option<Acme>,
+}
+
+/// The table `[serve.acme]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acme {
+    /// The names that it is for. Port 443 there leads to `listen`.
+    pub names: Vec<String>,
+    /// Whether its owner agrees to the authority's terms of service.
+    #[serde(default)]
+    pub agree: bool,
+    /// The mail address of who is told when something is wrong.
+    #[serde(default)]
+    pub contact: Option<String>,
+    /// Where the authority is asked.
+    #[serde(default = "lets_encrypt")]
+    pub directory: String,
+    /// Who vouches for the authority's own server, in PEM; the machine's roots without it.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+}
+
+fn lets_encrypt() -> String {
+    instant_acme::LetsEncrypt::Production.url().to_owned()
 }
 
 /// The table `[secrets]`.
@@ -106,6 +177,9 @@ impl Default for Config {
             egress: Egress::default(),
             database: Database::default(),
             secrets: Secrets::default(),
+            people: People::default(),
+            passwords: Passwords::default(),
+            quota: Quota::default(),
             serve: Serve::default(),
         }
     }
@@ -113,7 +187,8 @@ impl Default for Config {
 
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
-    const TABLES: &'static [&'static str] = &["database", "egress", "secrets", "serve"];
+    const TABLES: &'static [&'static str] =
+        &["database", "egress", "secrets", "people", "passwords", "quota", "serve"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -130,7 +205,7 @@ impl Checked for Config {
         check(self.hosts.iter().all(bare), "hosts", "must be host names such as a.example or a.example:8443");
         let bounded = (60..=MAX_KEEP).contains(&self.egress.keep.0);
         check(bounded, "egress.keep", "must be between 1m and 3650d");
-        let Serve { proxies, certificate, key, .. } = &self.serve;
+        let Serve { proxies, certificate, key, acme, .. } = &self.serve;
         check(certificate.iter().all(plain), "serve.certificate", "must be an absolute path without `..`");
         check(key.iter().all(plain), "serve.key", "must be an absolute path without `..`");
         check(
@@ -138,9 +213,26 @@ impl Checked for Config {
             "serve.key",
             "is there with serve.certificate, or not at all",
         );
-        let guarded = certificate.is_some() || !proxies.is_empty();
-        let detail = "reaches beyond this machine: that takes serve.certificate and serve.key, or the addresses of proxies that end \
-                      TLS in front of control, in serve.proxies";
+        if let Some(acme) = acme {
+            check(certificate.is_none(), "serve.acme", "is there in place of serve.certificate");
+            let named = !acme.names.is_empty() && acme.names.iter().all(|name| is_public_name(name));
+            check(named, "serve.acme.names", "must be names such as cofferdam.example.com");
+            check(
+                acme.agree,
+                "serve.acme.agree",
+                "must be true: read the authority's terms of service first",
+            );
+            let mail = acme
+                .contact
+                .iter()
+                .all(|address| address.contains('@') && !address.contains([' ', ',', ':']));
+            check(mail, "serve.acme.contact", "must be a mail address");
+            check(acme.directory.starts_with("https://"), "serve.acme.directory", "must be an https URL");
+            check(acme.roots.iter().all(plain), "serve.acme.roots", "must be an absolute path without `..`");
+        }
+        let guarded = certificate.is_some() || acme.is_some() || !proxies.is_empty();
+        let detail = "reaches beyond this machine: that takes serve.certificate and serve.key, serve.acme, or the addresses of \
+                      proxies that end TLS in front of control, in serve.proxies";
         check(self.listen.ip().is_loopback() || guarded, "listen", detail);
         let Secrets { provider, file, credential } = &self.secrets;
         check(file.iter().all(plain), "secrets.file", "must be an absolute path without `..`");
@@ -151,15 +243,43 @@ impl Checked for Config {
             && credential.bytes().all(usual)
             && !credential.starts_with('.');
         check(named, "secrets.credential", "must be the name of a credential, without a dot in front");
+        let Passwords { memory, passes, at_once } = &self.passwords;
+        // OWASP's least is 19 MiB in two passes.
+        check((19 << 20..=4 << 30).contains(&memory.0), "passwords.memory", "must be between 19MiB and 4GiB");
+        check((2..=64).contains(passes), "passwords.passes", "must be between 2 and 64");
+        check((1..=64).contains(at_once), "passwords.at_once", "must be between 1 and 64");
+        check(self.quota.fault().is_none(), "quota.cpus", "must be a number of cores, 0 or more");
         let database = self.database.faults().into_iter();
         faults.extend(database.map(|(key, detail)| Fault { key: key.to_owned(), detail }));
         faults
     }
 }
 
+/// A name that an authority may issue for: no wildcard, which takes a proof that is not spoken here, and no address.
+fn is_public_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(usual)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253
+        && name.contains('.')
+        && name.split('.').all(label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl Config {
     pub(crate) fn database(&self) -> PathBuf {
         self.data.join("cofferdam.db")
+    }
+
+    /// The names that requests may be for.
+    pub(crate) fn all_hosts(&self) -> Vec<String> {
+        let issued = self.serve.acme.iter().flat_map(|acme| &acme.names);
+        self.hosts.iter().chain(issued).cloned().collect()
     }
 
     pub(crate) fn signing_key(&self) -> PathBuf {
@@ -179,13 +299,17 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let said = |text| Config::read(text, Default::default()).unwrap_err().to_string();
         let types = said(
-            "listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1\n[secrets]\nprovider = \"vault\"\nkey = 1",
+            "listen = 7700\ndata = 3\nhost = []\n[egress]\nkeep = []\nkept = 1\n[people]\ninvited = \"all\"\n[secrets]\nprovider = \"vault\"\nkey = 1",
         );
         let bounds = said(
             "data = \"here\"\nhosts = [\"http://a.example\"]\n[egress]\nkeep = 0\n\
-             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"",
+             [secrets]\nprovider = \"credential\"\nfile = \"keys\"\ncredential = \"../x\"\n\
+             [passwords]\nmemory = \"1MiB\"\npasses = 1\nat_once = 0\n[quota]\ncpus = -1.0",
         );
         let beyond = said("listen = \"0.0.0.0:7700\"\n[serve]\nkey = \"/etc/key.pem\"");
+        let acme = said(
+            "[serve]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n[serve.acme]\nnames = [\"*.example.com\"]\ncontact = \"me\"\ndirectory = \"http://a\"",
+        );
         let serve = said(
             "[serve]\nproxies = [\"10.0.0.1/8\"]\nforwarded = \"via\"\ncertificate = [\"x\"]\ntls = true",
         );
@@ -198,12 +322,36 @@ mod tests {
                     "host: ",
                     "egress.keep: ",
                     "egress.kept: ",
+                    "people.invited: ",
                     "secrets.provider: ",
                     "secrets.key: ",
                 ][..],
             ),
-            (bounds, &["data: ", "hosts: ", "egress.keep: ", "secrets.file: ", "secrets.credential: "]),
+            (
+                bounds,
+                &[
+                    "data: ",
+                    "hosts: ",
+                    "egress.keep: ",
+                    "secrets.file: ",
+                    "secrets.credential: ",
+                    "passwords.memory: ",
+                    "passwords.passes: ",
+                    "passwords.at_once: ",
+                    "quota.cpus: ",
+                ],
+            ),
             (beyond, &["listen: ", "serve.key: "]),
+            (
+                acme,
+                &[
+                    "serve.acme: ",
+                    "serve.acme.names: ",
+                    "serve.acme.agree: ",
+                    "serve.acme.contact: ",
+                    "serve.acme.directory: ",
+                ],
+            ),
             (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),
         ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");

@@ -3,6 +3,7 @@
 //! Control owns the truth, in its database, and runs without privilege. It never touches an agent's data, holds no
 //! connection to a node (nodes pull), and knows neither kernel nor paths of the machines that agents run on.
 
+mod acme;
 mod api;
 mod app;
 mod auth;
@@ -28,6 +29,7 @@ pub use tls::TlsError;
 pub use vault::KeyError;
 
 use app::App;
+use auth::passwords::Passwords;
 use auth::seats::Seats;
 use auth::secret;
 use auth::signing::SigningKey;
@@ -42,7 +44,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use store::{Actor, NewAccount, OnCommit, Store};
+use store::{Actor, NewAccount, NewKey, OnCommit, Store};
 use tls::Tls;
 use tokio_util::sync::CancellationToken;
 use vault::Vault;
@@ -188,7 +190,8 @@ pub async fn issue_key(config: &Config, key: &Name) -> Result<FirstStart, Error>
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let account = store.operator().await?.ok_or_else(missing)?;
     let api_key = secret::generate(secret::API_KEY)?;
-    store.create_key(Actor::System, account, key, &secret::hash(&api_key), None).await?;
+    let hash = secret::hash(&api_key);
+    store.create_key(Actor::System, &NewKey::of_account(account, key, &hash), None).await?;
     store.close().await;
     Ok(FirstStart { account, api_key })
 }
@@ -209,6 +212,7 @@ async fn assemble(
     let limits = Limits::new(clock.clone());
     let on_commit: OnCommit = Arc::new(move |number, changed| waker.changed(number, changed));
     let store = database::open(config, clock, on_commit).await?;
+    store.set_new_quota(config.quota);
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     database::check_keys(config, &store).await?;
@@ -216,7 +220,7 @@ async fn assemble(
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;
     let keys = store.verifying_keys().await?;
-    let hosts = api::hosts(own, &config.hosts);
+    let hosts = api::hosts(own, &config.all_hosts());
     let (signer, seats) = (key.named(kid), Seats::default());
     Ok(Arc::new(App {
         store,
@@ -224,12 +228,15 @@ async fn assemble(
         signer,
         keys,
         vault,
+        passwords: Passwords::new(&config.passwords)?,
         limits,
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
         installation,
         database: config.database.url.is_none().then(|| config.database()),
         mode: config.mode,
+        quota: config.quota,
+        invited: config.people.invited,
         image: config.image.clone(),
         keep_egress: time::Duration::seconds(config.egress.keep.0.cast_signed()),
         hosts,
@@ -245,19 +252,31 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         .map_err(|error| Error::Memory(error.into()))?;
     let ending = CancellationToken::new();
     server::end_on_signals(ending.clone())?;
-    let entry = match (&config.serve.certificate, &config.serve.key) {
-        (Some(certificate), Some(key)) => Entry::Tls(Tls::open(certificate.clone(), key.clone())?),
+    let acme = config.serve.acme.clone().map(|settings| {
+        let files = acme::Files::new(config.data.join("acme"));
+        let tls = Arc::new(Tls::expect(files.certificate(), files.key()));
+        (settings, files, tls)
+    });
+    let entry = match (&acme, &config.serve.certificate, &config.serve.key) {
+        (Some((_, _, tls)), _, _) => Entry::Tls(tls.clone()),
+        (_, Some(certificate), Some(key)) => {
+            Entry::Tls(Arc::new(Tls::open(certificate.clone(), key.clone())?))
+        }
         _ => Entry::Plain(config.serve.proxies.clone()),
     };
     let doors = server::Doors::new(server::listen(config.listen).await?, entry, socket)?;
     let own = doors.tcp.local_addr()?;
     let clock = Arc::new(SystemClock);
-    let app = assemble(&config, clock, own, ending.clone()).await?;
-    let tasks = [
+    let app = assemble(&config, clock.clone(), own, ending.clone()).await?;
+    let mut tasks = vec![
         tokio::spawn(tasks::deadlines::run(app.clone())),
         tokio::spawn(tasks::cleanup::run(app.clone())),
         tokio::spawn(tasks::keys::run(app.clone())),
+        tokio::spawn(tasks::uses::run(app.clone())),
     ];
+    if let Some((settings, files, tls)) = acme {
+        tasks.push(tokio::spawn(acme::keep(settings, files, tls, clock, ending.clone())));
+    }
     server::notify_ready()?;
     tracing::info!(listen = %own, installation = app.installation.id, "control is ready");
     server::serve(doors, api::router(app.clone()), ending).await;

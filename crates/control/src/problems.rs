@@ -38,10 +38,16 @@ impl From<store::Error> for Fault {
             }
             E::NameTaken { .. } => Problem { field: Some("name".to_owned()), ..say(Code::NameTaken) }
                 .remedy("choose another name, or leave it out to have one made up"),
+            E::EmailTaken { .. } => Problem { field: Some("email".to_owned()), ..say(Code::NameTaken) }
+                .remedy("GET /v1/users lists those that there are"),
+            E::Quota(exceeded) => Problem { field: Some(exceeded.field.to_owned()), ..say(Code::QuotaExceeded) }.remedy(
+                "destroy an agent that is no longer needed, ask for less, or have the operator raise the quota (GET /v1/quota tells it)",
+            ),
             E::NoCapacity => say(Code::NoCapacity).remedy(
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
             E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
+            E::Personal => say(Code::InUse).remedy("make an organisation: `cofferdam account create`"),
             E::IllegalVerb(_) => {
                 say(Code::WrongState).remedy("GET the agent with ?wait=settled, and look at its state")
             }
@@ -61,13 +67,19 @@ impl From<store::Error> for Fault {
                 Problem::invalid(field.clone(), sentence(&error)).remedy(remedy.clone())
             }
             E::TooManySecrets { .. } => say(Code::WrongState).remedy("DELETE some of GET /v1/secrets"),
+            E::TooManyOrganisations { .. } => {
+                say(Code::WrongState).remedy("have whoever operates this installation make it, or give one to another owner")
+            }
             E::Overtaken => say(Code::WrongState).remedy("ask again"),
             E::IdempotencyMismatch => {
                 Problem { field: Some("Idempotency-Key".to_owned()), ..say(Code::IdempotencyMismatch) }
                     .remedy("use a new key for every new request")
             }
-            E::TokenRefused => {
-                say(Code::Unauthenticated).remedy("make a new bootstrap token and enrol with it")
+            E::TokenRefused => say(Code::Unauthenticated).remedy("ask for another one"),
+            E::CredentialEnded => say(Code::Unauthenticated).remedy("log in, or use another key"),
+            E::RoleLowered => say(Code::Forbidden).remedy("ask somebody who may"),
+            E::MembershipEnded => {
+                say(Code::NotFound).remedy("GET /v1/accounts lists those that there are")
             }
             E::Replayed => say(Code::Unauthenticated).remedy("sign a new assertion with a new jti"),
             // Where the database lies is filled in by `api::shield`, which knows.
@@ -173,7 +185,7 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     if let Some(seconds) = retry_after(&problem) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if problem.code == Code::Unauthenticated {
+    if matches!(problem.code, Code::Unauthenticated | Code::SecondFactorRequired) {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     // A method that is not there answers with those that are.

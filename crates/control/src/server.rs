@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::peer::Peer;
-use crate::tls::Tls;
+use crate::tls::{CHALLENGE, Tls};
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use hyper::server::conn::http1;
@@ -12,6 +12,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use model::Network;
 use model::crowd::{Crowd, Guest};
+use rustls::server::Acceptor;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +57,7 @@ pub(crate) struct Doors {
 /// How one comes in over a network.
 pub(crate) enum Entry {
     /// By TLS that ends here.
-    Tls(Tls),
+    Tls(Arc<Tls>),
     /// As it is, for this machine and for proxies: over a network, keys would go in the clear.
     Plain(Vec<Network>),
 }
@@ -113,11 +114,22 @@ impl Doors {
 /// Ends TLS, if that is what is spoken on this connection.
 async fn open(
     stream: Plain,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<Tls>>,
     within: Duration,
 ) -> io::Result<Either<Plain, TlsStream<Plain>>> {
     let Some(tls) = tls else { return Ok(Either::Left(stream)) };
-    let shaken = tokio::time::timeout(within, TlsAcceptor::from(tls).accept(stream)).await;
+    let shake = async {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let config = tls.answer(&begun.client_hello());
+        let stream =
+            begun.into_stream(config.ok_or_else(|| io::Error::other("there is no certificate yet"))?).await?;
+        // That was all that a connection is for which proves a name.
+        match stream.get_ref().1.alpn_protocol() {
+            Some(CHALLENGE) => Err(io::Error::other("a name was proved")),
+            _ => Ok(stream),
+        }
+    };
+    let shaken = tokio::time::timeout(within, shake).await;
     Ok(Either::Right(shaken.map_err(|_| io::ErrorKind::TimedOut)??))
 }
 
@@ -177,7 +189,7 @@ pub(crate) async fn serve_some(doors: Doors, router: Router, ending: Cancellatio
             continue;
         }
         let tls = match &doors.entry {
-            Entry::Tls(tls) => peer.map(|_| tls.config()),
+            Entry::Tls(tls) => peer.map(|_| tls.clone()),
             Entry::Plain(_) => None,
         };
         let leave = CancellationToken::new();

@@ -5,6 +5,8 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ClientHello;
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +16,8 @@ use zeroize::Zeroizing;
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
+/// What is spoken on a connection that is to prove a name (RFC 8737, section 3).
+pub(crate) const CHALLENGE: &[u8] = b"acme-tls/1";
 /// Who may have a key's file: its owner, and a group that reads it, such as Debian's `ssl-cert`.
 const FORBIDDEN: u32 = 0o037;
 
@@ -65,7 +69,8 @@ fn mark(metadata: &Metadata) -> Mark {
 struct Loaded {
     /// Of the files that were read last, whether they could be used or not.
     marks: [Option<Mark>; 2],
-    config: Arc<ServerConfig>,
+    /// Nothing before there is a first certificate.
+    config: Option<Arc<ServerConfig>>,
 }
 
 /// The certificate that control shows.
@@ -73,18 +78,44 @@ pub(crate) struct Tls {
     certificate: PathBuf,
     key: PathBuf,
     loaded: Mutex<Loaded>,
+    /// With what each name is proved that is being proved.
+    proofs: Mutex<BTreeMap<String, Arc<ServerConfig>>>,
 }
 
 impl Tls {
     /// Reads them for the first time.
     pub(crate) fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, TlsError> {
         let marks = marks(&certificate, &key);
-        let config = Arc::new(load(&certificate, &key)?);
-        Ok(Self { certificate, key, loaded: Mutex::new(Loaded { marks, config }) })
+        let config = Some(Arc::new(load(&certificate, &key)?));
+        Ok(Self { certificate, key, loaded: Mutex::new(Loaded { marks, config }), proofs: Mutex::default() })
     }
 
-    /// What the next connection is served with.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    /// For files that are still to come.
+    pub(crate) fn expect(certificate: PathBuf, key: PathBuf) -> Self {
+        let loaded = Mutex::new(Loaded { marks: [None; 2], config: None });
+        Self { certificate, key, loaded, proofs: Mutex::default() }
+    }
+
+    /// Shows this to whoever asks for the proof of this name.
+    pub(crate) fn prove(&self, name: String, proof: ServerConfig) {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(proof));
+    }
+
+    /// Nothing is being proved any more.
+    pub(crate) fn prove_nothing(&self) {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// What a connection is served with that begins like this.
+    pub(crate) fn answer(&self, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+        let proves = hello.alpn().is_some_and(|mut spoken| spoken.any(|it| it == CHALLENGE));
+        if !proves {
+            return self.config();
+        }
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).get(hello.server_name()?).cloned()
+    }
+
+    fn config(&self) -> Option<Arc<ServerConfig>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let marks = marks(&self.certificate, &self.key);
         if marks != loaded.marks {
@@ -92,7 +123,7 @@ impl Tls {
             match load(&self.certificate, &self.key) {
                 Ok(config) => {
                     tracing::info!(certificate = %self.certificate.display(), "shows another certificate from now on");
-                    loaded.config = Arc::new(config);
+                    loaded.config = Some(Arc::new(config));
                 }
                 // The key may come a moment after its certificate: then the marks are others again.
                 Err(error) => tracing::error!(%error, "keeps to the certificate that it has"),
@@ -131,12 +162,19 @@ fn load(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let private = read(key, FORBIDDEN)?;
     let private = PrivateKeyDer::from_pem_slice(&private).map_err(|_| not(key, "private key"))?;
     let unfit = |source| TlsError::Unfit { certificate: certificate.to_owned(), key: key.to_owned(), source };
+    server(chain, private, b"http/1.1").map_err(unfit)
+}
+
+/// A server that shows this chain and speaks this protocol.
+pub(crate) fn server(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    protocol: &[u8],
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(unfit)?
+        .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(unfit)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }

@@ -45,6 +45,7 @@ pub async fn listen(
             }
             ToGate::Attention { agents } => egress.attend(agents),
             ToGate::Roots { pem } => egress.trust(&pem),
+            ToGate::Resolver { resolver } => egress.resolve_by(&resolver),
             ToGate::Credentials { agent, credentials } => egress.credentials(agent, credentials),
             ToGate::Stats { request, stats } => shared.came(request, Answer::Stats(stats)),
             ToGate::Logs { request, logs } => shared.came(request, Answer::Logs(logs)),

@@ -243,14 +243,56 @@ pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10 * 60);
 /// How long a connection of HTTP is kept between two requests, and how long a request's head may take.
 pub const NEXT_REQUEST_TIME: Duration = Duration::from_secs(120);
 
+/// How long a client of HTTP/2 may take to leave once it was told to, if it asks for nothing any more.
+pub const GOODBYE_TIME: Duration = Duration::from_secs(10);
+
 /// What is buffered of a connection of HTTP in each direction; a head has to fit.
 pub const HTTP_BUFFER: usize = 64 << 10;
 
 /// Headers of a request or an answer that passes through.
 pub const HTTP_HEADERS: usize = 128;
 
+/// Requests of one connection of HTTP/2 at a time.
+pub const STREAMS: u32 = 100;
+
+/// Requests of one agent at a time, on all connections whose requests are looked at: as many as it has connections.
+pub const REQUESTS_PER_AGENT: usize = FLOWS_PER_AGENT;
+
+/// Requests of one connection of HTTP/2 that a client may take back before they were seen; one more ends it.
+pub const UNSEEN_RESETS: usize = 20;
+
+/// Those with faults that it may send: each is reset, and one more ends it.
+pub const FAULTY_STREAMS: usize = 100;
+
+/// Those in a second that it may give up before they were answered, once so many are used up as may come at once. One more ends it.
+pub const GIVEN_UP_PER_SECOND: u32 = 20;
+
+/// The same at once.
+pub const GIVEN_UP_AT_ONCE: u32 = 1000;
+
+/// The headers of a request or an answer of HTTP/2 that passes through, as RFC 9113 (section 6.5.2) counts their bytes.
+pub const HEADER_LIST: u32 = 64 << 10;
+
+/// What an agent may send on a connection of HTTP/2 before it was passed on, and for one request of it.
+pub const CLIENT_WINDOW: u32 = 256 << 10;
+
+/// The second of the two.
+pub const CLIENT_STREAM_WINDOW: u32 = 64 << 10;
+
+/// What a server may: it is further away.
+pub const SERVER_WINDOW: u32 = 1 << 20;
+
+/// The second of the two.
+pub const SERVER_STREAM_WINDOW: u32 = 512 << 10;
+
+/// What is buffered of one request of HTTP/2 in each direction, beside what the windows let come.
+pub const STREAM_BUFFER: usize = 16 << 10;
+
 /// Connections of one agent whose TLS is looked into: each takes memory for two sides of TLS.
 pub const LOOKED_INTO_PER_AGENT: usize = 256;
+
+/// One of so many connections out of all agents may be looked into.
+pub const LOOKED_INTO_SHARE: usize = 8;
 
 /// How long each side of TLS may take to begin.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -267,7 +309,7 @@ pub const CREDENTIAL: usize = 16 << 10;
 /// The longest body that a credential is put into.
 pub const PUT_BODY: usize = 1 << 20;
 
-/// How long it may take to come.
+/// How long it may take to come, and then how long the server may take for it.
 pub const PUT_BODY_TIME: Duration = Duration::from_secs(30);
 
 /// Such bodies at a time, of all agents.
@@ -281,6 +323,9 @@ pub const RELAY_BUFFER: usize = 16 << 10;
 
 /// How long the resolver may take.
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
+
+/// An answer of the resolver, as long as one of DNS can be.
+pub const RESOLVED_BYTES: usize = 0xffff;
 
 /// Questions to the resolver that are under way at a time.
 pub const LOOKUPS: usize = 512;

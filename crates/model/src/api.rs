@@ -3,7 +3,7 @@
 use crate::agent::{AgentState, Command, ExitReason, Level, RunAs};
 use crate::driver::Driver;
 use crate::evidence::{Claim, Control, Evidence, Observation, State};
-use crate::id::{AccountId, AgentId, EventId, ImageId, KeyId, NodeId, VolumeId};
+use crate::id::{AccountId, AgentId, EventId, ImageId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -217,6 +217,7 @@ pub struct ControlEvidence {
 #[serde(deny_unknown_fields)]
 pub struct CreateWorkspaceToken {
     /// What it is for.
+    #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
 }
 
@@ -246,6 +247,7 @@ pub struct RegisterImage {
     /// Unique in the account. A name that is taken moves to the new content; running agents keep theirs.
     pub name: Name,
     /// Lowercase hex of the SHA-256 of the EROFS file.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub digest: String,
     /// Bytes of the EROFS file.
     pub size: u64,
@@ -274,6 +276,7 @@ pub struct Image {
     /// Its name.
     pub name: Name,
     /// Lowercase hex of the SHA-256 of the EROFS file.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub digest: String,
     /// Bytes of the EROFS file.
     pub size: u64,
@@ -304,36 +307,6 @@ pub struct Node {
     pub last_seen: Option<OffsetDateTime>,
 }
 
-/// `POST /v1/keys`.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateKey {
-    /// What it is for.
-    pub name: Name,
-}
-
-/// An API key. The secret is shown once, in the answer to its creation.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ApiKey {
-    /// Its id.
-    pub id: KeyId,
-    /// What it is for.
-    pub name: Name,
-    /// The key itself: only in the answer to its creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: OffsetDateTime,
-}
-
-impl std::fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiKey").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
 /// An audit event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {
@@ -345,21 +318,10 @@ pub struct Event {
     pub at: OffsetDateTime,
     /// What: `agent.created`, `agent.state`, `agent.policy_changed`, `image.registered`, `key.created`, …
     pub kind: String,
-    /// Who: an API key, a node, or `system`.
+    /// Who: a user, an API key, a node, or `system`.
     pub actor: String,
     /// On what.
     pub subject: String,
     /// What was, what is.
     pub detail: serde_json::Value,
-}
-
-/// `GET /v1/whoami`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct WhoAmI {
-    /// The account that the key belongs to.
-    pub account: AccountId,
-    /// Its name.
-    pub account_name: Name,
-    /// The key.
-    pub key: KeyId,
 }

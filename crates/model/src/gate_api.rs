@@ -8,6 +8,7 @@ use crate::egress::{Attention, Connection, Question};
 use crate::id::{AccountId, AgentId};
 use crate::name::Name;
 use crate::policy::Policy;
+use crate::resolver::Resolver;
 use crate::secret::SecretValue;
 use crate::token::VerifyingKey;
 use crate::workspace::{Captured, Stats};
@@ -56,6 +57,11 @@ pub enum ToGate {
     Roots {
         /// Each in its own block.
         pem: String,
+    },
+    /// Whom [`FromGateSockets::Resolver`] connects to, and how it is asked, before the first state: in the clear, without.
+    Resolver {
+        /// As node's configuration has it.
+        resolver: Resolver,
     },
     /// What is put into an agent's requests: all of it, in place of what was said before. Until it comes, requests that are to have a
     /// credential are refused.

@@ -140,6 +140,10 @@ id!(
     ImageId, "img"
 );
 id!(
+    /// One invitation to an account.
+    InvitationId, "inv"
+);
+id!(
     /// One API key; also the `kid` of a signing key.
     KeyId, "key"
 );
@@ -158,6 +162,10 @@ id!(
 id!(
     /// One secret of one account.
     SecretId, "sec"
+);
+id!(
+    /// One session of a person.
+    SessionId, "ses"
 );
 id!(
     /// One user: a person.

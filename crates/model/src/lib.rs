@@ -19,10 +19,13 @@ pub mod mode;
 pub mod name;
 pub mod network;
 pub mod node_api;
+pub mod people;
 pub mod policy;
 pub mod probe;
 pub mod problem;
 pub mod quantity;
+pub mod quota;
+pub mod resolver;
 pub mod resources;
 pub mod secret;
 pub mod token;
@@ -34,11 +37,12 @@ mod tests;
 pub use agent::{AgentSpec, AgentState, Desired, ExitReason, Verb};
 pub use driver::Driver;
 pub use id::{
-    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, KeyId, NodeId, QuestionId, RememberedId,
-    SecretId, UserId, VolumeId,
+    AccountId, AgentId, BoundaryId, EventId, ExecId, ImageId, InvitationId, KeyId, NodeId, QuestionId,
+    RememberedId, SecretId, SessionId, UserId, VolumeId,
 };
 pub use name::Name;
 pub use network::Network;
 pub use problem::{Code, Problem};
 pub use quantity::{ByteSize, Span};
+pub use resolver::{Resolver, ResolvesBy};
 pub use resources::Resources;

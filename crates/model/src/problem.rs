@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
         /// What went wrong, for programs. Codes are stable: they are never renamed or reused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
@@ -32,12 +32,18 @@ codes! {
     Validation = "VALIDATION_ERROR", 400;
     /// No credential, or one that is not valid here.
     Unauthenticated = "UNAUTHENTICATED", 401;
+    /// The password is right, and a code of the second factor is missing.
+    SecondFactorRequired = "SECOND_FACTOR_REQUIRED", 401;
     /// The credential does not allow this.
     Forbidden = "FORBIDDEN", 403;
+    /// The password, or a code, has to be shown once more before this.
+    ProofRequired = "PROOF_REQUIRED", 403;
     /// The image is not signed by the key that the machine's operator asks for.
     NotSigned = "NOT_SIGNED", 403;
     /// The mode of the installation does not allow this.
     ModeRefuses = "MODE_REFUSES", 403;
+    /// The account's agents may have no more.
+    QuotaExceeded = "QUOTA_EXCEEDED", 403;
     /// The request came from a web page, or for a host name that is not ours.
     CrossOrigin = "CROSS_ORIGIN", 403;
     /// There is no such thing, or it is not yours.
@@ -75,6 +81,21 @@ codes! {
     /// Our fault. The log has the detail, under the request id.
     Internal = "INTERNAL", 500;
 }
+
+// Derived, it would name the variants: the texts come to the derive as tokens of a macro.
+impl utoipa::PartialSchema for Code {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some(
+                "What went wrong, for programs. Codes are stable: they are never renamed or reused.",
+            ))
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Code {}
 
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

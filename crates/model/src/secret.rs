@@ -23,7 +23,7 @@ pub const DIRECTORY: &str = "/run/secrets";
 /// A secret value. It is overwritten when it is dropped, and `Debug` does not show it; it is serialized as it is.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password, max_length = 16384)]
+#[schema(value_type = String, format = Password, min_length = 1, max_length = 16384)]
 pub struct SecretValue(Zeroizing<String>);
 
 impl SecretValue {
@@ -75,6 +75,7 @@ pub struct CreateSecret {
     /// The hosts that it may be put into requests to, written as in a policy; every host that a policy names, without any. Of a
     /// secret with hosts no agent is given the value itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(schema_with = hosts)]
     pub hosts: Vec<String>,
 }
 
@@ -91,6 +92,7 @@ pub struct RotateSecret {
 #[serde(deny_unknown_fields)]
 pub struct SetHosts {
     /// As in [`CreateSecret`].
+    #[schema(schema_with = hosts)]
     pub hosts: Vec<String>,
 }
 
@@ -118,7 +120,7 @@ pub struct Secret {
 }
 
 /// A secret that an agent is given itself, from its start on: as a variable or as a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretUse {
     /// Its name.
@@ -130,6 +132,47 @@ pub struct SecretUse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
+
+fn hosts() -> utoipa::openapi::schema::Array {
+    use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
+    let host = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(r"^(\*\.)?([a-z0-9]{1,63}(-[a-z0-9]+)*\.)+[a-z]{2,63}$"));
+    ArrayBuilder::new().items(host).build()
+}
+
+// Derived, it could not say that one of the two is needed.
+impl utoipa::PartialSchema for SecretUse {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Ref, Type};
+        let as_one = |field: &str, pattern: &str, description: &str| {
+            let named = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+            ObjectBuilder::new()
+                .property("secret", Ref::from_schema_name("Name"))
+                .property(field, named.description(Some(description)))
+                .required("secret")
+                .required(field)
+                .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        OneOfBuilder::new()
+            .item(as_one(
+                "env",
+                "^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+                "As this variable in the environment of each process.",
+            ))
+            .item(as_one(
+                "file",
+                "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$",
+                "As the file of this name in `/run/secrets`.",
+            ))
+            .description(Some(
+                "A secret that an agent is given itself, from its start on: as a variable or as a file.",
+            ))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for SecretUse {}
 
 impl SecretUse {
     /// What is wrong with it, if anything is: of which field, what is wrong, and what to do.

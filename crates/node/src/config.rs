@@ -2,7 +2,7 @@
 
 use model::agent::Level;
 use model::config::{Checked, Fault};
-use model::{ByteSize, Driver, Network, Span};
+use model::{ByteSize, Driver, Network, Resolver, Span};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ pub struct Config {
     /// Where control is: its socket on this machine, or an origin. A port of loopback is anybody's who takes it while
     /// control is away; the socket is root's.
     pub control: String,
+    /// A file (PEM) with the certificates of the authorities that control's certificate has to come from: without it those that this
+    /// machine trusts. It is read when the node starts.
+    pub control_ca: Option<PathBuf>,
     /// Directory beneath which `node/`, `images/`, `volumes/` and `init/` lie.
     pub data: PathBuf,
     /// Directory for sockets and exit records; gone after a reboot.
@@ -62,8 +65,8 @@ pub struct Egress {
     /// Networks in CIDR notation, or addresses, that agents may reach although they are not public. The machine itself is only
     /// meant by one that lies within `127.0.0.0/8`, or by `::1`.
     pub open: Vec<String>,
-    /// Who resolves names, by DNS over TCP.
-    pub resolver: SocketAddr,
+    /// Who resolves names: by DNS over TCP, over TLS, or over HTTPS.
+    pub resolver: Resolver,
     /// A file (PEM) with the certificates of authorities by which gates verify the servers whose requests they look at: the
     /// machine's own.
     pub roots: PathBuf,
@@ -73,7 +76,7 @@ impl Default for Egress {
     fn default() -> Self {
         Self {
             open: Vec::new(),
-            resolver: SocketAddr::from(([1, 1, 1, 1], 53)),
+            resolver: Resolver::plain(SocketAddr::from(([1, 1, 1, 1], 53))),
             roots: "/etc/ssl/certs/ca-certificates.crt".into(),
         }
     }
@@ -146,6 +149,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             control: "unix:///run/cofferdam/control.sock".into(),
+            control_ca: None,
             data: "/var/lib/cofferdam".into(),
             run: "/run/cofferdam".into(),
             bundles: "/etc/cofferdam/bundles.toml".into(),
@@ -193,6 +197,16 @@ impl Checked for Config {
                 is_origin(&self.control),
                 "control",
                 "must be unix:// and the path of control's socket, or an origin such as https://control.example.com",
+            ),
+            (
+                self.control_ca.as_deref().is_none_or(is_plain),
+                "control_ca",
+                "must be an absolute path without `..`",
+            ),
+            (
+                self.control_ca.is_none() || self.control.starts_with("https://"),
+                "control_ca",
+                "is for a control that is reached by https://",
             ),
             (is_plain(&self.data), "data", "must be an absolute path without `..`"),
             (is_plain(&self.run), "run", "must be an absolute path without `..`"),
@@ -287,11 +301,6 @@ impl Checked for Config {
                         && self.registry.signed_log.is_none()),
                 "registry.signed_by",
                 "must name the authority whose certificates signed_as, signed_issuer and signed_log are about",
-            ),
-            (
-                self.egress.resolver.port() != 0 && !self.egress.resolver.ip().is_unspecified(),
-                "egress.resolver",
-                "must be an address and a port, such as 1.1.1.1:53",
             ),
             (is_plain(&self.egress.roots), "egress.roots", "must be an absolute path without `..`"),
         ];

@@ -15,7 +15,7 @@ use model::{AgentId, NodeId, Problem};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
@@ -170,9 +170,34 @@ pub(crate) struct Caller {
     token: Mutex<Option<Held>>,
 }
 
+/// Why control cannot be called at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The authorities could not be read.
+    #[error("cannot read {}, which `control_ca` in node.toml names", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error("{}, which `control_ca` in node.toml names, holds no certificate of an authority in PEM", path.display())]
+    NoAuthority {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No HTTP client.
+    #[error("could not prepare calls to control")]
+    Http(#[source] reqwest::Error),
+}
+
 /// A client that speaks to control only: no proxy of the environment, no redirects to elsewhere. With the origin to call
-/// with it: a socket has no name of its own.
-pub(crate) fn client(control: &str) -> Result<(reqwest::Client, String), reqwest::Error> {
+/// with it: a socket has no name of its own. `authorities` is a file with those that control's certificate has to come from.
+pub(crate) fn client(
+    control: &str,
+    authorities: Option<&Path>,
+) -> Result<(reqwest::Client, String), ClientError> {
     let socket = control.strip_prefix("unix://");
     let mut builder = reqwest::Client::builder()
         .no_proxy()
@@ -182,8 +207,25 @@ pub(crate) fn client(control: &str) -> Result<(reqwest::Client, String), reqwest
     if let Some(path) = socket {
         builder = builder.unix_socket(path);
     }
+    if let Some(path) = authorities {
+        builder = builder.tls_certs_only(certificates(path)?);
+    }
     let origin = if socket.is_some() { "http://localhost" } else { control };
-    Ok((builder.build()?, origin.to_owned()))
+    // What is in the file was not looked into before this.
+    let client = builder.build().map_err(|source| match authorities {
+        Some(path) => ClientError::NoAuthority { path: path.to_owned() },
+        None => ClientError::Http(source),
+    });
+    Ok((client?, origin.to_owned()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
+    let pem = std::fs::read(path).map_err(|source| ClientError::Read { path: path.to_owned(), source })?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if certificates.is_empty() {
+        return Err(ClientError::NoAuthority { path: path.to_owned() });
+    }
+    Ok(certificates)
 }
 
 /// Trades the bootstrap token for a place in the installation.

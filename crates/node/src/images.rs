@@ -2,7 +2,7 @@
 //! ones must not be removed. The node itself need not run for that.
 
 use crate::config::Config;
-use crate::control::{CallError, Caller, Standing, client};
+use crate::control::{CallError, Caller, ClientError, Standing, client};
 use crate::journal::{Journal, JournalError};
 use crate::key::{KeyError, NodeKey};
 use crate::local::Phase;
@@ -26,9 +26,9 @@ pub enum ImagesError {
     /// Control.
     #[error("control does not say which images are in use")]
     Control(#[from] CallError),
-    /// No HTTP client.
-    #[error("could not prepare calls to control")]
-    Http(#[source] reqwest::Error),
+    /// No way to call control.
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
 fn standing(config: &Config) -> Result<(NodeKey, Standing), ImagesError> {
@@ -49,11 +49,11 @@ pub fn vouch(config: &Config, account: AccountId, digest: &str, size: u64) -> Re
 /// this node's journal have them.
 pub async fn images_in_use(config: &Config) -> Result<BTreeSet<String>, ImagesError> {
     let (key, standing) = standing(config)?;
-    let (http, origin) = client(&config.control).map_err(ImagesError::Http)?;
+    let (http, origin) = client(&config.control, config.control_ca.as_deref())?;
     let mut digests: BTreeSet<String> =
         Caller::new(http, &origin, key, &standing).images().await?.digests.into_iter().collect();
     // What control has forgotten may live on here.
-    let records = Journal::peek_agents(&config.data.join("node"))?;
+    let records = Journal::peek_agents(&config.data.join("node"), &config.run)?;
     let alive = records.into_values().filter(|record| record.phase != Phase::Destroyed);
     digests.extend(alive.filter_map(|record| record.desired.spec.image_digest));
     Ok(digests)

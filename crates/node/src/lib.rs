@@ -35,7 +35,7 @@ mod worker;
 mod tests;
 
 pub use config::{Config, Egress, GATE_UIDS, Images, Limits, RANGE_SIZE, Registry};
-pub use control::{CallError, EnrollError};
+pub use control::{CallError, ClientError, EnrollError};
 pub use gates::GateError;
 pub use images::{ImagesError, images_in_use, vouch};
 pub use journal::JournalError;
@@ -92,9 +92,9 @@ pub enum RunError {
     /// No place in an installation.
     #[error(transparent)]
     Enroll(#[from] EnrollError),
-    /// No HTTP client.
-    #[error("could not prepare calls to control")]
-    Http(#[source] reqwest::Error),
+    /// No way to call control.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// Something of the machine that is always there was not.
     #[error("could not {action}")]
     Machine {
@@ -127,10 +127,10 @@ pub async fn run(mut config: Config) -> Result<Ended, RunError> {
         .map_err(|error| machine("keep its memory to itself")(error.into()))?;
     let mut terminated = signal(SignalKind::terminate()).map_err(machine("watch for SIGTERM"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(machine("watch for SIGINT"))?;
-    let journal = Arc::new(Journal::open(&config.data.join("node"))?);
+    let journal = Arc::new(Journal::open(&config.data.join("node"), &config.run)?);
     let key = NodeKey::load_or_make(journal.root())?;
     let boot_id = machine::boot_id().map_err(machine("read the machine's boot id"))?;
-    let (http, origin) = control::client(&config.control).map_err(RunError::Http)?;
+    let (http, origin) = control::client(&config.control, config.control_ca.as_deref())?;
     let program = machine::program().map_err(machine("find this executable"))?;
     let jail = config.jail.clone().unwrap_or_else(|| program.with_file_name("cofferdam-jail"));
 

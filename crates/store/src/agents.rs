@@ -11,6 +11,7 @@ use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
 use model::evidence::{Evidence, Observation};
 use model::policy::Policy;
+use model::quota::thousandths;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -85,7 +86,7 @@ impl Agent {
 }
 
 /// The kind of event that tells of a workspace token.
-pub(crate) const TOKEN_ISSUED: &str = "agent.token_issued";
+const TOKEN_ISSUED: &str = "agent.token_issued";
 
 /// The token epoch of an agent that was just made.
 pub const FIRST_EPOCH: u64 = 1;
@@ -138,6 +139,16 @@ pub(crate) fn agent(row: &Row) -> Result<Agent, Error> {
 }
 
 impl Change {
+    /// Records that a workspace token was handed out, and of the key that asked for it that it got one.
+    pub(crate) fn token_issued(&mut self, spec: &AgentSpec, detail: Value) {
+        self.event(Some(spec.account), TOKEN_ISSUED, spec.id, detail);
+        if let Some(key) = self.actor.key() {
+            self.deferred
+                .add("UPDATE api_keys SET issued = 1 WHERE id = $1 AND issued = 0")
+                .bind(key.to_string());
+        }
+    }
+
     pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
         let row = query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
@@ -260,8 +271,9 @@ impl Change {
             .add(
                 "INSERT INTO agents (id, account, node, tenant, name, image, image_name, spec, labels, desired, state,
                     generation, observed_generation, token_epoch, evidence, expires_at, idle_ms, created_at, state_since,
-                    workspace_url, policy, policy_revision, secrets_revision)
-                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17, $18
+                    workspace_url, policy, policy_revision, secrets_revision, cpus, memory, disk)
+                 SELECT $1, $2, n.id, n.tenant, $3, $4, $5, $6, $7, $8, $9, 1, 0, $10, '[]', $11, $12, $13, $13, $15, $16, $17, $18,
+                    $19, $20, $21
                  FROM nodes n WHERE n.id = $14",
             )
             .bind(spec.id.to_string())
@@ -282,6 +294,9 @@ impl Change {
             .bind(policy.as_ref().map(to_json))
             .bind(made.policy_revision as i64)
             .bind(secrets_revision as i64)
+            .bind(thousandths(spec.resources.cpus) as i64)
+            .bind(spec.resources.memory.0 as i64)
+            .bind(spec.resources.disk.0 as i64)
             .or(Error::NoCapacity);
         for (key, value) in labels {
             self.deferred
@@ -377,7 +392,7 @@ impl Store {
     /// Records that a workspace token was handed out.
     pub async fn token_issued(&self, actor: Actor, agent: &Agent, detail: Value) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        change.event(Some(agent.spec.account), TOKEN_ISSUED, agent.spec.id, detail);
+        change.token_issued(&agent.spec, detail);
         change.commit().await
     }
 }

@@ -6,16 +6,35 @@ use crate::db::Connection;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::{Row, millis};
 use crate::{Error, Store};
-use model::{AccountId, AgentId, EventId, KeyId, NodeId};
+use model::people::Role;
+use model::quota::Quota;
+use model::{AccountId, AgentId, EventId, KeyId, NodeId, SessionId, UserId};
 use serde_json::Value;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// Who changes something.
+/// Who changes something. What was decided on the standing of a caller is made only if they still have it: a request may have been
+/// under way for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever holds an API key.
-    Key(KeyId),
+    /// Whoever holds an API key, and was taken for this role.
+    Key {
+        /// The key.
+        key: KeyId,
+        /// What it acted as.
+        role: Role,
+    },
+    /// A person in a session.
+    Session {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        person: UserId,
+        /// What they were taken for, and where; nothing for what they do to themselves.
+        standing: Option<(AccountId, Role)>,
+    },
+    /// A person, by a password or a token that they were handed.
+    User(UserId),
     /// A node.
     Node(NodeId),
     /// Control itself, or its operator at the machine.
@@ -25,9 +44,62 @@ pub enum Actor {
 impl Display for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Key(id) => id.fmt(f),
+            Self::Key { key, .. } => key.fmt(f),
+            Self::Session { person: id, .. } | Self::User(id) => id.fmt(f),
             Self::Node(id) => id.fmt(f),
             Self::System => f.write_str("system"),
+        }
+    }
+}
+
+impl Actor {
+    /// The key that it acts by.
+    pub(crate) fn key(&self) -> Option<KeyId> {
+        match self {
+            Self::Key { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
+    /// Asks what they are now; tells whether there was anything to ask.
+    fn ask(&self, batch: &mut Batch, now: i64) -> bool {
+        match self {
+            // A key that is the account's own stays what it is.
+            Self::Key { key, .. } => batch
+                .add(
+                    "SELECT coalesce(m.role, k.role) AS role
+                     FROM api_keys k LEFT JOIN memberships m ON m.account = k.account AND m.person = k.person
+                     WHERE k.id = $1 AND (k.expires_at IS NULL OR k.expires_at > $2)
+                        AND (k.person IS NULL OR m.role IS NOT NULL)",
+                )
+                .bind(key.to_string())
+                .bind(now),
+            Self::Session { session, standing, .. } => batch
+                .add(
+                    "SELECT m.role FROM sessions s LEFT JOIN memberships m ON m.account = $2 AND m.person = s.person
+                     WHERE s.id = $1 AND s.expires_at > $3",
+                )
+                .bind(session.to_string())
+                .bind(standing.map(|(account, _)| account.to_string()))
+                .bind(now),
+            Self::User(_) | Self::Node(_) | Self::System => return false,
+        };
+        true
+    }
+
+    /// Refuses them if they are not any more what they were taken for, by what [`Actor::ask`] was answered.
+    fn still(&self, answer: &[Row]) -> Result<(), Error> {
+        let taken_for = match self {
+            Self::Key { role, .. } => Some(*role),
+            Self::Session { standing, .. } => standing.map(|(_, role)| role),
+            Self::User(_) | Self::Node(_) | Self::System => return Ok(()),
+        };
+        let row = answer.first().ok_or(Error::CredentialEnded)?;
+        let Some(taken_for) = taken_for else { return Ok(()) };
+        match row.parsed_opt::<Role>("role")? {
+            Some(role) if role >= taken_for => Ok(()),
+            Some(_) => Err(Error::RoleLowered),
+            None => Err(Error::MembershipEnded),
         }
     }
 }
@@ -43,7 +115,7 @@ pub enum Changed {
     Questions(AccountId),
     /// An account's log of connections.
     EgressLog(AccountId),
-    /// Keys were deleted.
+    /// Keys were deleted, or allow something else.
     Keys,
     /// An agent, by another process.
     AgentElsewhere {
@@ -67,11 +139,15 @@ pub(crate) struct Change {
     pub(crate) now: i64,
     pub(crate) actor: Actor,
     audited: bool,
+    /// Of accounts that it makes.
+    pub(crate) new_quota: Quota,
     /// Taken while no other change can be under way.
     number: u64,
     changed: Vec<Changed>,
     /// Statements that nothing was read after yet.
     pub(crate) deferred: Batch,
+    /// Whether the second of these asks what became of the actor.
+    doubted: bool,
 }
 
 impl Store {
@@ -89,14 +165,19 @@ impl Store {
         let mut turn = self.0.writer.turn(durability).await?;
         let mut deferred = Batch::default();
         deferred.add(SAVEPOINT);
+        // Behind it, so that it is asked in this turn: nobody changes it before this is made.
+        let now = millis(self.now());
+        let doubted = actor.ask(&mut deferred, now);
         Ok(Change {
             number: turn.number()?,
             turn,
-            now: millis(self.now()),
+            now,
             actor,
             audited: false,
+            new_quota: self.0.new_quota.get().copied().unwrap_or_default(),
             changed: Vec::new(),
             deferred,
+            doubted,
         })
     }
 }
@@ -113,11 +194,17 @@ impl Change {
         batch.run(self.db().await?).await
     }
 
-    /// Runs what was deferred. Called before everything else that reaches the database.
+    /// Runs what was deferred. Called before everything else that reaches the database; the first time it also refuses an actor who is
+    /// not any more what they were taken for.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        match std::mem::take(&mut self.deferred) {
-            none if none.is_empty() => Ok(()),
-            deferred => deferred.run(self.turn.connection()?).await.map(drop),
+        let deferred = std::mem::take(&mut self.deferred);
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let answers = deferred.run(self.turn.connection()?).await?;
+        match std::mem::take(&mut self.doubted) {
+            true => self.actor.still(answers.get(1).map_or(&[], Vec::as_slice)),
+            false => Ok(()),
         }
     }
 

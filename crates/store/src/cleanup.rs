@@ -1,4 +1,4 @@
-//! The removal of what has expired: tokens, traded assertions, remembered answers, questions of nodes that fell silent.
+//! The removal of what has expired: tokens, sessions, invitations, traded assertions, remembered answers, questions of nodes that fell silent.
 
 use crate::change::Actor;
 use crate::db::query;
@@ -18,6 +18,9 @@ impl Store {
             ("DELETE FROM bootstrap_tokens WHERE expires_at <= $1", now),
             ("DELETE FROM callback_tokens WHERE expires_at <= $1", now),
             ("DELETE FROM assertions WHERE expires_at <= $1", now),
+            ("DELETE FROM sessions WHERE expires_at <= $1", now),
+            ("DELETE FROM password_resets WHERE expires_at <= $1", now),
+            ("DELETE FROM invitations WHERE expires_at <= $1", now),
             ("DELETE FROM idempotency_keys WHERE created_at <= $1", now - KEPT),
             ("DELETE FROM egress_questions WHERE until <= $1", now - OVER),
         ] {

@@ -1,9 +1,10 @@
 //! Making agents: what is asked and found before, and the one transaction that makes them.
 
-use crate::agents::{Agent, TOKEN_ISSUED};
+use crate::agents::Agent;
 use crate::batch::Batch;
 use crate::change::{Actor, Changed};
 use crate::idempotency::replayed;
+use crate::quotas::ask_limits;
 use crate::rows::Row;
 use crate::secrets::{ask_known, known, wishes};
 use crate::{Error, Fresh, Idempotency, Placeholders, Store};
@@ -103,7 +104,8 @@ impl Store {
     ) -> Result<(Agent, Fresh), E> {
         let mut change = self.change(actor).await?;
         let mut asked = Batch::default();
-        // (The concatenation keeps the third from walking through all that the account ever had.)
+        // (The concatenation keeps the fourth from walking through all that the account ever had.)
+        ask_limits(&mut asked, account);
         asked
             .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
             .bind(account.to_string())
@@ -125,7 +127,7 @@ impl Store {
         ask_known(&mut asked, account, secrets);
         change.ask_replay(&mut asked, idempotency);
         let answers = change.run(asked).await?;
-        let [taken, images, candidates, remembered, secrets, replay] = &*answers else {
+        let [limits, taken, images, candidates, remembered, secrets, replay] = &*answers else {
             return Err(Error::Unaudited.into());
         };
         if let Some(before) = replayed(replay, idempotency)? {
@@ -141,6 +143,7 @@ impl Store {
         let found = Found { image, candidates: &candidates, remembered: &remembered, now: self.now() };
         let (new, node) = make(found)?;
         let spec = &new.spec;
+        change.within(limits, spec).await?;
         let placed = candidates.iter().find(|candidate| candidate.node == node).ok_or(Error::NoCapacity)?;
         let secrets = known(secrets)?;
         let wishes = wishes(&spec.secrets, new.policy.as_ref(), &secrets, &new.placeholders, "policy.")?;
@@ -153,7 +156,7 @@ impl Store {
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
         change.event(Some(spec.account), "agent.created", spec.id, detail);
         if let Some(token) = &new.token {
-            change.event(Some(spec.account), TOKEN_ISSUED, spec.id, token.clone());
+            change.token_issued(spec, token.clone());
         }
         change.raise_for(node, spec.id);
         change.touch(Changed::Agent(Arc::new(agent.clone())));

@@ -20,6 +20,15 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Somebody is known by this address already.
+    #[error("there is a user {email} already")]
+    EmailTaken {
+        /// The address.
+        email: model::people::Email,
+    },
+    /// The account may not have one more such agent.
+    #[error(transparent)]
+    Quota(#[from] model::quota::Exceeded),
     /// No node has a free slot for this account.
     #[error("no node has room for this agent")]
     NoCapacity,
@@ -29,6 +38,9 @@ pub enum Error {
         /// What it is used by.
         what: String,
     },
+    /// Nobody else is let into a person's own account.
+    #[error("a personal account has one member")]
+    Personal,
     /// The verb makes no sense now.
     #[error(transparent)]
     IllegalVerb(#[from] IllegalVerb),
@@ -86,6 +98,12 @@ pub enum Error {
         /// The limit.
         most: u64,
     },
+    /// A person owns enough.
+    #[error("you own {most} organisations already, which is as many as one makes for oneself")]
+    TooManyOrganisations {
+        /// The limit.
+        most: u64,
+    },
     /// What this began from is not so any more.
     #[error("something else changed this at the same time")]
     Overtaken,
@@ -95,6 +113,15 @@ pub enum Error {
     /// A token that is unknown, expired or used up.
     #[error("the token is unknown, expired or was redeemed already")]
     TokenRefused,
+    /// The key or the session that somebody came with is not there any more, or over.
+    #[error("what this request came with is not valid any more")]
+    CredentialEnded,
+    /// Whoever asked may less than when they asked.
+    #[error("whoever asked may not do this any more")]
+    RoleLowered,
+    /// Whoever asked does not belong to the account any more.
+    #[error("there is no such account")]
+    MembershipEnded,
     /// An assertion that was traded before.
     #[error("this assertion was traded already")]
     Replayed,

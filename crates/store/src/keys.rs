@@ -1,12 +1,13 @@
-//! API keys, hashed.
+//! API keys, hashed. Each acts with a role; one that a person made never does more than its person may.
 
 use crate::change::{Actor, Change, Changed};
 use crate::db::query;
-use crate::rows::Row;
+use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
-use model::api::ApiKey;
-use model::{AccountId, KeyId, Name, NodeId};
+use model::people::{ApiKey, KeyScope, Role};
+use model::{AccountId, KeyId, Name, UserId};
 use serde_json::json;
+use time::OffsetDateTime;
 
 /// Whom an API key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,41 @@ pub struct Bearer {
     pub account_name: Name,
     /// Whether the account operates the installation.
     pub operator: bool,
+    /// What it acts as now.
+    pub role: Role,
+    /// What of that it is for.
+    pub scopes: Vec<KeyScope>,
+    /// Who made it.
+    pub person: Option<UserId>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// A key to add.
+#[derive(Debug, Clone)]
+pub struct NewKey<'a> {
+    /// Of which account.
+    pub account: AccountId,
+    /// Its name.
+    pub name: &'a Name,
+    /// Of the key.
+    pub hash: &'a str,
+    /// The most that it acts as.
+    pub role: Role,
+    /// What of that it is for.
+    pub scopes: &'a [KeyScope],
+    /// Who makes it.
+    pub person: Option<UserId>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+impl<'a> NewKey<'a> {
+    /// One that is the account's own and does everything.
+    pub fn of_account(account: AccountId, name: &'a Name, hash: &'a str) -> Self {
+        let scopes = &[KeyScope::Admin];
+        Self { account, name, hash, role: Role::Owner, scopes, person: None, expires_at: None }
+    }
 }
 
 fn key(row: &Row) -> Result<ApiKey, Error> {
@@ -26,65 +62,117 @@ fn key(row: &Row) -> Result<ApiKey, Error> {
         id: row.parsed("id")?,
         name: row.parsed("name")?,
         secret: None,
+        role: row.parsed("role")?,
+        scopes: row.json("scopes")?,
+        user: row.parsed_opt("person")?,
         created_at: row.at("created_at")?,
+        expires_at: row.at_opt("expires_at")?,
+        last_used: row.at_opt("last_used")?,
     })
 }
 
 impl Change {
-    pub(crate) async fn add_key(
-        &mut self,
-        account: AccountId,
-        name: &Name,
-        hash: &str,
-    ) -> Result<ApiKey, Error> {
+    pub(crate) async fn add_key(&mut self, new: &NewKey<'_>) -> Result<ApiKey, Error> {
         let taken = query("SELECT id FROM api_keys WHERE account = $1 AND name = $2")
-            .bind(account.to_string())
-            .bind(name.as_str())
+            .bind(new.account.to_string())
+            .bind(new.name.as_str())
             .fetch_optional(self.db().await?)
             .await?;
         if taken.is_some() {
-            return Err(Error::NameTaken { name: name.to_string() });
+            return Err(Error::NameTaken { name: new.name.to_string() });
         }
         let id = KeyId::new();
-        let now = self.now;
+        let (now, made_by) = (self.now, self.actor.key());
         let row = query(
-            "INSERT INTO api_keys (id, account, name, hash, created_at) VALUES ($1, $2, $3, $4, $5)
-             RETURNING id, name, created_at",
+            "INSERT INTO api_keys (id, account, name, hash, role, scopes, person, created_at, expires_at, made_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING *",
+        )
+        .bind(id.to_string())
+        .bind(new.account.to_string())
+        .bind(new.name.as_str())
+        .bind(new.hash)
+        .bind(new.role.as_str())
+        .bind(to_json(&new.scopes))
+        .bind(new.person.map(|person| person.to_string()))
+        .bind(now)
+        .bind(new.expires_at.map(millis))
+        .bind(made_by.map(|key| key.to_string()))
+        .fetch_one(self.db().await?)
+        .await?;
+        let key = key(&row)?;
+        let detail = json!({"name": key.name, "role": key.role, "scopes": key.scopes, "user": key.user});
+        self.event(Some(new.account), "key.created", id, detail);
+        Ok(key)
+    }
+
+    /// Removes a key with those that it made; tells which, and whether workspace tokens were issued to any. The key that asks stays if
+    /// it is another, with those that it made, so that one can take the place of the one that made it; then whoever made that one
+    /// has made it.
+    async fn remove_key(&mut self, account: AccountId, id: KeyId) -> Result<(Vec<KeyId>, bool), Error> {
+        let asks = self.actor.key().filter(|key| *key != id).map(|key| key.to_string());
+        let gone = query(
+            "WITH RECURSIVE gone (id) AS (
+                SELECT id FROM api_keys WHERE id = $1 AND account = $2
+                UNION SELECT k.id FROM api_keys k JOIN gone ON k.made_by = gone.id
+                    WHERE k.account = $2 AND ($3 IS NULL OR k.id <> $3))
+             DELETE FROM api_keys WHERE id IN (SELECT id FROM gone) RETURNING id, made_by, issued",
         )
         .bind(id.to_string())
         .bind(account.to_string())
-        .bind(name.as_str())
-        .bind(hash)
-        .bind(now)
-        .fetch_one(self.db().await?)
+        .bind(asks.clone())
+        .fetch_all(self.db().await?)
         .await?;
-        self.event(Some(account), "key.created", id, json!({"name": name}));
-        key(&row)
+        let issued = gone.iter().map(|row| row.number("issued")).sum::<Result<u64, _>>()? > 0;
+        let gone = gone.iter().map(|row| Ok((row.parsed("id")?, row.parsed_opt("made_by")?)));
+        let gone = gone.collect::<Result<Vec<(KeyId, Option<KeyId>)>, Error>>()?;
+        let maker = gone.iter().find(|(key, _)| *key == id).and_then(|(_, maker)| *maker);
+        query(
+            "UPDATE api_keys SET made_by = $1 WHERE id = $2 AND made_by IS NOT NULL
+                AND made_by NOT IN (SELECT id FROM api_keys)",
+        )
+        .bind(maker.map(|key| key.to_string()))
+        .bind(asks)
+        .execute(self.db().await?)
+        .await?;
+        Ok((gone.into_iter().map(|(key, _)| key).collect(), issued))
     }
 }
 
 impl Store {
-    /// Whom the key with this hash stands for.
+    /// Whom the key with this hash stands for. That it was used is written later, see [`Store::write_uses`].
     pub async fn bearer(&self, hash: &str) -> Result<Option<Bearer>, Error> {
+        let now = self.now();
+        let good = |bearer: &Bearer| bearer.expires_at.is_none_or(|end| now < end);
         let reading = match self.0.bearers.find(hash) {
-            Ok(bearer) => return Ok(Some(bearer)),
+            Ok(bearer) => return Ok(Some(bearer).filter(good)),
             Err(reading) => reading,
         };
         let row = query(
-            "SELECT k.id, a.id AS account, a.name, a.operator FROM api_keys k JOIN accounts a ON a.id = k.account
-             WHERE k.hash = $1",
+            "SELECT k.id, k.role, k.scopes, k.person, k.expires_at, m.role AS standing, a.id AS account, a.name, a.operator
+             FROM api_keys k JOIN accounts a ON a.id = k.account
+             LEFT JOIN memberships m ON m.account = k.account AND m.person = k.person
+             WHERE k.hash = $1 AND (k.person IS NULL OR m.role IS NOT NULL)",
         )
         .bind(hash)
         .fetch_optional(&self.0.reader)
         .await?;
         let Some(row) = row else { return Ok(None) };
+        let role: Role = row.parsed("role")?;
         let bearer = Bearer {
             key: row.parsed("id")?,
             account: row.parsed("account")?,
             account_name: row.parsed("name")?,
-            operator: row.try_get::<i64, _>("operator")? == 1,
+            operator: row.flag("operator")?,
+            role: row.parsed_opt("standing")?.map_or(role, |standing: Role| standing.min(role)),
+            scopes: row.json("scopes")?,
+            person: row.parsed_opt("person")?,
+            expires_at: row.at_opt("expires_at")?,
         };
+        if !good(&bearer) {
+            return Ok(None);
+        }
         self.0.bearers.remember(hash, &bearer, &reading);
+        self.0.uses.note(bearer.key.to_string(), millis(now));
         Ok(Some(bearer))
     }
 
@@ -92,9 +180,7 @@ impl Store {
     pub async fn create_key(
         &self,
         actor: Actor,
-        account: AccountId,
-        name: &Name,
-        hash: &str,
+        new: &NewKey<'_>,
         idempotency: Option<&Idempotency>,
     ) -> Result<(ApiKey, Fresh), Error> {
         let mut change = self.change(actor).await?;
@@ -102,24 +188,26 @@ impl Store {
             change.settle().await?;
             return Ok((before, Fresh::No));
         }
-        let key = change.add_key(account, name, hash).await?;
+        let key = change.add_key(new).await?;
         change.remember(idempotency, &key);
         change.commit().await?;
         Ok((key, Fresh::Yes))
     }
 
-    /// The account's keys.
+    /// The account's keys, or those alone that one person made.
     pub async fn keys(
         &self,
         account: AccountId,
+        of: Option<UserId>,
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<ApiKey>, Error> {
         let rows = query(
-            "SELECT id, name, created_at FROM api_keys WHERE account = $1 AND ($2 IS NULL OR id < $2)
-             ORDER BY id DESC LIMIT $3",
+            "SELECT * FROM api_keys WHERE account = $1 AND ($2 IS NULL OR person = $2) AND ($3 IS NULL OR id < $3)
+             ORDER BY id DESC LIMIT $4",
         )
         .bind(account.to_string())
+        .bind(of.map(|person| person.to_string()))
         .bind(before)
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.0.reader)
@@ -127,36 +215,38 @@ impl Store {
         Ok(PageOf::of(rows.iter().map(key).collect::<Result<_, _>>()?, limit))
     }
 
-    /// Removes a key, and with it every workspace token of the account: some were issued to whoever held it.
+    /// One of the account's keys, or of those that one person made.
+    pub async fn key(&self, account: AccountId, of: Option<UserId>, id: KeyId) -> Result<ApiKey, Error> {
+        let row =
+            query("SELECT * FROM api_keys WHERE id = $1 AND account = $2 AND ($3 IS NULL OR person = $3)")
+                .bind(id.to_string())
+                .bind(account.to_string())
+                .bind(of.map(|person| person.to_string()))
+                .fetch_optional(&self.0.reader)
+                .await?;
+        key(&row.ok_or(Error::NotFound { what: "key" })?)
+    }
+
+    /// Removes a key with all that it made, and, if workspace tokens were issued to whoever held it, all of the account.
     pub async fn delete_key(&self, actor: Actor, account: AccountId, id: KeyId) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        let gone = query("DELETE FROM api_keys WHERE id = $1 AND account = $2")
-            .bind(id.to_string())
-            .bind(account.to_string())
-            .execute(change.db().await?)
-            .await?;
-        if gone.rows_affected() == 0 {
+        let (gone, issued) = change.remove_key(account, id).await?;
+        if gone.is_empty() {
             return Err(Error::NotFound { what: "key" });
         }
-        let left = query("SELECT id FROM api_keys WHERE account = $1 LIMIT 1")
-            .bind(account.to_string())
-            .fetch_optional(change.db().await?)
-            .await?;
-        if left.is_none() {
-            return Err(Error::InUse { what: "this is the last key of the account".to_owned() });
+        let revoked = change.revoke_invitations_of_keys(account).await?;
+        change.has_an_owner(account).await?;
+        if issued {
+            change.revoke_workspace_tokens(account).await?;
         }
-        query("UPDATE agents SET token_epoch = token_epoch + 1 WHERE account = $1 AND state <> 'destroyed'")
-            .bind(account.to_string())
-            .execute(change.db().await?)
-            .await?;
-        let nodes = query("SELECT DISTINCT node FROM agents WHERE account = $1 AND state <> 'destroyed'")
-            .bind(account.to_string())
-            .fetch_all(change.db().await?)
-            .await?;
-        for row in nodes {
-            change.raise(row.parsed::<NodeId>("node")?);
+        let tokens = if issued { "revoked" } else { "kept" };
+        for key in gone {
+            let detail = match key == id {
+                true => json!({"invitations_revoked": revoked, "workspace_tokens": tokens}),
+                false => json!({"with": id}),
+            };
+            change.event(Some(account), "key.deleted", key, detail);
         }
-        change.event(Some(account), "key.deleted", id, json!({"workspace_tokens": "revoked"}));
         change.touch(Changed::Keys);
         change.commit().await
     }

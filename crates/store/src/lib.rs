@@ -16,20 +16,27 @@ mod deadlines;
 mod egress;
 mod error;
 mod events;
+mod factors;
 mod group;
 mod hear;
 mod idempotency;
 mod images;
 mod installation;
+mod invitations;
 mod keys;
+mod members;
 mod nodes;
 mod observe;
 mod policies;
+mod quotas;
 mod rows;
 mod secrets;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod users;
+mod uses;
 
 pub use accounts::NewAccount;
 pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
@@ -39,23 +46,28 @@ pub use db::{Server, UrlFault};
 pub use deadlines::{Cause, Due};
 pub use egress::{EgressFilter, Watched};
 pub use error::Error;
+pub use factors::Factor;
 pub use idempotency::Idempotency;
 pub use installation::Installation;
-pub use keys::{Bearer, Fresh};
+pub use invitations::{Invited, NewInvitation};
+pub use keys::{Bearer, Fresh, NewKey};
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
     BoundSecret, DataKey, Delivery, Encrypted, NewSecret, NewValue, Placeholders, StoredValue,
     named as secrets_named,
 };
+pub use sessions::{NewSession, Sitting};
+pub use users::{Credentials, Resets};
 
 use bearers::Bearers;
 use db::{BUSY, PATIENCE, Pool, query};
 use group::Writer;
 use hear::Origin;
 use model::clock::Clock;
+use model::quota::Quota;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::AbortHandle;
 
@@ -68,6 +80,9 @@ struct Inner {
     reader: Pool,
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
+    uses: uses::Uses,
+    /// Of accounts that are made from now on.
+    new_quota: OnceLock<Quota>,
     /// Hears of what other processes change.
     ear: Option<AbortHandle>,
 }
@@ -106,7 +121,7 @@ impl Store {
         let bearers = Arc::<Bearers>::default();
         let on_commit = forgetting(&bearers, on_commit);
         let writer = Writer::new(writer, 2 * busy, on_commit, None);
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, ear: None })))
+        Ok(Self::of(writer, reader, clock, bearers, None))
     }
 
     /// Connects to a database on a server, which other processes may use too, and brings its schema up to date. `on_commit` is told
@@ -134,7 +149,18 @@ impl Store {
             Pool::Sqlite(_) => None,
         };
         let writer = Writer::new(writer, 2 * patience, on_commit, Some(origin));
-        Ok(Self(Arc::new(Inner { writer, reader, clock, bearers, ear })))
+        Ok(Self::of(writer, reader, clock, bearers, ear))
+    }
+
+    fn of(
+        writer: Writer,
+        reader: Pool,
+        clock: Arc<dyn Clock>,
+        bearers: Arc<Bearers>,
+        ear: Option<AbortHandle>,
+    ) -> Self {
+        let (uses, new_quota) = (uses::Uses::default(), OnceLock::new());
+        Self(Arc::new(Inner { writer, reader, clock, bearers, uses, new_quota, ear }))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

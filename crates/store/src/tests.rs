@@ -3,6 +3,8 @@
 mod egress;
 mod engine;
 mod group;
+mod people;
+mod quotas;
 mod schema;
 mod secrets;
 mod server;
@@ -740,6 +742,8 @@ async fn a_database_from_before_there_were_levels_is_taken_over() {
     assert_eq!((kept.spec.level, kept.spec.image), (Level::Container, Some(image)));
     assert_eq!(kept.image_name.map(|name| name.to_string()).as_deref(), Some("debian"));
     assert_eq!((kept.policy, kept.policy_revision), (None, 0));
+    let (used, asked) = (store.quota(account).await.unwrap().used, Resources::default());
+    assert_eq!((used.cpus, used.memory, used.disk), (asked.cpus, asked.memory, asked.disk));
     let writer = store.0.writer.pool();
     for check in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let found = query(check).fetch_all(writer).await.unwrap();

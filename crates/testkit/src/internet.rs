@@ -20,6 +20,8 @@ use std::thread;
 
 /// Where names are resolved: for node.toml's `[egress] resolver`.
 pub(crate) const RESOLVER: &str = "9.9.9.9:53";
+/// Where the same resolver speaks TLS, and its name.
+const SECURE_RESOLVER: (&str, &str) = ("9.9.9.9:853", "dns.example.net");
 
 /// All addresses that its machines have.
 const ADDRESSES: &[&str] = &[
@@ -44,7 +46,8 @@ const ADDRESSES: &[&str] = &[
 pub struct Internet {
     namespace: File,
     zone: Arc<Mutex<HashMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    /// With whether that was in the clear.
+    asked: Arc<Mutex<Vec<(String, bool)>>>,
     reached: Arc<Mutex<Vec<Reached>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -126,7 +129,8 @@ impl Internet {
         let authority = CertifiedIssuer::self_signed(parameters, key).expect("a certificate");
         let (zone, asked, reached, heard) = Default::default();
         let internet = Self { namespace, zone, asked, reached, heard, authority };
-        internet.resolve(RESOLVER.parse().expect("an address"));
+        internet.resolve(RESOLVER, None);
+        internet.resolve(SECURE_RESOLVER.0, Some(internet.tls(&[SECURE_RESOLVER.1])));
         internet
     }
 
@@ -148,7 +152,12 @@ impl Internet {
 
     /// The names that were asked for so far.
     pub fn asked(&self) -> Vec<String> {
-        lock(&self.asked).clone()
+        lock(&self.asked).iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Those of them that anybody on the way could read.
+    pub fn asked_in_the_clear(&self) -> Vec<String> {
+        lock(&self.asked).iter().filter(|(_, clear)| *clear).map(|(name, _)| name.clone()).collect()
     }
 
     /// The connections that came so far.
@@ -238,21 +247,32 @@ impl Internet {
         Arc::new(config.expect("a configuration"))
     }
 
-    /// The resolver, over TCP alone.
-    fn resolve(&self, at: SocketAddr) {
+    /// The resolver, over TCP alone or over TLS.
+    fn resolve(&self, at: &str, tls: Option<Arc<ServerConfig>>) {
         let (zone, asked) = (self.zone.clone(), self.asked.clone());
-        each(self.listen(at), move |mut stream| {
-            loop {
-                let mut length = [0; 2];
-                stream.read_exact(&mut length)?;
-                let mut question = vec![0; u16::from_be_bytes(length).into()];
-                stream.read_exact(&mut question)?;
-                let question = Message::from_vec(&question).map_err(io::Error::other)?;
-                let answer = resolved(&question, &zone, &asked).to_vec().map_err(io::Error::other)?;
-                let length = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes();
-                stream.write_all(&[&length[..], &answer].concat())?;
+        each(self.listen(at.parse().expect("an address")), move |stream| match &tls {
+            None => answer_dns(stream, |question| resolved(question, &zone, &asked, true)),
+            Some(config) => {
+                let server = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                let stream = StreamOwned::new(server, stream);
+                answer_dns(stream, |question| resolved(question, &zone, &asked, false))
             }
         });
+    }
+}
+
+/// Answers each question of one connection.
+fn answer_dns(mut stream: impl Read + Write, answer: impl Fn(&Message) -> Message) -> io::Result<()> {
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut question = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut question)?;
+        let question = Message::from_vec(&question).map_err(io::Error::other)?;
+        let answer = answer(&question).to_vec().map_err(io::Error::other)?;
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes();
+        stream.write_all(&[&length[..], &answer].concat())?;
+        stream.flush()?;
     }
 }
 
@@ -306,14 +326,15 @@ impl Drop for Holder {
 fn resolved(
     question: &Message,
     zone: &Mutex<HashMap<String, Answer>>,
-    asked: &Mutex<Vec<String>>,
+    asked: &Mutex<Vec<(String, bool)>>,
+    clear: bool,
 ) -> Message {
     let mut answer = question.clone();
     answer.metadata.message_type = MessageType::Response;
     answer.metadata.recursion_available = true;
     let Some(query) = question.queries.first() else { return answer };
     let mut name = query.name().clone();
-    lock(asked).push(plain(&name));
+    lock(asked).push((plain(&name), clear));
     for _ in 0..8 {
         match lock(zone).get_mut(&plain(&name)) {
             None => {

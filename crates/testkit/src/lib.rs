@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use internet::{Answer, Heard, Internet, Reached, Speaks};
 pub use leftovers::Leftovers;
 pub use registry::Registry;
-pub use world::{Blanks, Ran, World, ensure_image, remove_stale_worlds};
+pub use world::{Blanks, Ran, World, ensure_image, remove_stale_worlds, tools};
 
 /// How long to wait for what takes at most so many seconds on an ordinary machine. `COFFERDAM_TEST_PATIENCE` says how
 /// many times slower this one is.

@@ -3,6 +3,7 @@
 use crate::internet::{Internet, RESOLVER};
 use crate::leftovers::Leftovers;
 use crate::stale::{self, PREFIX, unmount_beneath};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -135,12 +136,17 @@ impl World {
 
     /// Starts an installation whose agents leave into a small internet. What they have to trust for its servers is the file `ca.pem`.
     pub fn start_in(net: &Internet) -> Self {
+        Self::start_in_with(net, RESOLVER)
+    }
+
+    /// The same with this resolver in node.toml.
+    pub fn start_in_with(net: &Internet, resolver: &str) -> Self {
         let world = Self::prepare();
         let roots = world.dir.join("ca.pem");
         fs::write(&roots, net.authority()).expect("ca.pem");
         let path = world.dir.join("etc/node.toml");
         let mut text = fs::read_to_string(&path).expect("node.toml");
-        text.push_str(&format!("[egress]\nresolver = {RESOLVER:?}\nroots = {roots:?}\n"));
+        text.push_str(&format!("[egress]\nresolver = {resolver:?}\nroots = {roots:?}\n"));
         fs::write(&path, text).expect("node.toml");
         world.up();
         world.provide_image();
@@ -355,9 +361,14 @@ impl World {
     /// The control API with this world's key, and a runtime to call it in.
     pub fn control(&self) -> (tokio::runtime::Runtime, client::Control) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let url = format!("http://127.0.0.1:{}", self.control_port);
+        let url = format!("http://{}", self.control_address());
         let control = client::Control::new(&url, Some(self.api_key())).expect("a client");
         (runtime, control)
+    }
+
+    /// Where control listens.
+    pub fn control_address(&self) -> String {
+        format!("127.0.0.1:{}", self.control_port)
     }
 
     /// The first account's API key, as `up` stored it.
@@ -447,12 +458,22 @@ impl World {
 
     /// What the node knows of its agents, as its journal has it.
     pub fn journal(&self) -> Vec<serde_json::Value> {
-        let entries = fs::read_dir(self.dir.join("data/node/agents")).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+        let mut records = BTreeMap::new();
+        for path in self.records() {
             // It may be replaced or removed right now.
-            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
-            .collect()
+            let Ok(bytes) = fs::read(&path) else { continue };
+            let Ok(record) = serde_json::from_slice(&bytes) else { continue };
+            records.insert(path.file_name().map(std::ffi::OsStr::to_owned), record);
+        }
+        records.into_values().collect()
+    }
+
+    /// The files of the node's journal that are about agents: on disk, then the newer ones in memory.
+    pub fn records(&self) -> Vec<PathBuf> {
+        let places = ["data/node/agents", "run/journal"].map(|place| fs::read_dir(self.dir.join(place)));
+        let entries = places.into_iter().flatten().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect()
     }
 
     /// What there is now of what a world must not leave behind.
@@ -500,6 +521,11 @@ impl Drop for World {
 }
 
 /// Where the base image is kept for all worlds of this checkout.
+/// Where `cargo xtask setup` puts programs that the distribution does not have.
+pub fn tools() -> PathBuf {
+    binaries().parent().expect("the target directory").join("tools")
+}
+
 fn image_cache() -> PathBuf {
     let cache = binaries().join("testkit-images");
     fs::create_dir_all(&cache).expect("a folder for images");

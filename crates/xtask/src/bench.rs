@@ -11,7 +11,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
         bail!("making boundaries needs root: become root first");
     }
     setup::packages()?;
-    setup::install_stopped(&["bubblewrap", "haproxy", "runc", "squid", "strace", "tinyproxy"])?;
+    setup::install_stopped(&["bubblewrap", "haproxy", "mitmproxy", "runc", "squid", "strace", "tinyproxy"])?;
     binaries::build()?;
     step("building the benchmark");
     let target = ["build", "--release", "--workspace", "--exclude", "jail", "--example", "bench"];

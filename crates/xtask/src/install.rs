@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 26] = [
+const DOCUMENTS: [&str; 29] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -102,11 +102,13 @@ const DOCUMENTS: [&str; 26] = [
     "SECURITY.md",
     "docs/errors.md",
     "docs/threat-model.md",
+    "docs/tokens.md",
     "docs/levels/workspace.md",
     "docs/levels/process.md",
     "docs/levels/container.md",
     "docs/guides/egress.md",
     "docs/guides/secrets.md",
+    "docs/guides/people.md",
     "docs/guides/recipes.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",
@@ -120,6 +122,7 @@ const DOCUMENTS: [&str; 26] = [
     "docs/decisions/0008-a-kernel-as-a-runtime.md",
     "docs/decisions/0009-systemd-unit.md",
     "docs/decisions/0010-credentials-stay-outside.md",
+    "docs/decisions/0011-people-and-roles.md",
 ];
 
 /// All that `deploy/systemd` holds. The first starts and stops the others.

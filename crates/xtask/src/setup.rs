@@ -5,6 +5,7 @@ use crate::shell::{self, step};
 use anyhow::{Result, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 /// Debian packages, each with its use.
@@ -30,8 +31,10 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "a client of gates"),
     ("openssh-server", "what git speaks to by SSH"),
     ("openssl", "a certificate for the registry"),
+    ("pebble", "an authority that speaks ACME"),
     ("postgresql-15", "a database server, started by tests, each with one of its own"),
     ("python3-pip", "a client of gates"),
+    ("python3-venv", "a place of its own for what comes from PyPI"),
     ("qemu-system-x86", "boots the Debian 12 machine"),
     ("runc", "an OCI runtime as the second driver of containers; benchmarks compare with it too"),
     ("runsc", "an OCI runtime that is a kernel, as the third"),
@@ -45,6 +48,9 @@ const NO_SERVICES: &str = "/usr/sbin/policy-rc.d";
 
 const NEXTEST: &str = "0.9.143";
 
+/// Holds the API against its OpenAPI document.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
 /// The chore.
 pub fn run() -> Result<()> {
     packages()?;
@@ -53,7 +59,19 @@ pub fn run() -> Result<()> {
         step("installing cargo-nextest");
         shell::run(shell::cargo().args(["install", "--locked", "cargo-nextest", "--version", NEXTEST]))?;
     }
-    Ok(())
+    schemathesis()
+}
+
+fn schemathesis() -> Result<()> {
+    let place = shell::target_dir().join("tools/schemathesis");
+    let marker = place.join("version");
+    if fs::read_to_string(&marker).is_ok_and(|version| version == SCHEMATHESIS) {
+        return Ok(());
+    }
+    step("installing schemathesis");
+    shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place))?;
+    shell::run(Command::new(place.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+    Ok(fs::write(marker, SCHEMATHESIS)?)
 }
 
 /// What the Debian 12 machine is made and run with.
@@ -78,7 +96,7 @@ fn test_packages() -> Result<()> {
 
 /// Installs those of the packages that are missing, and starts no service of theirs.
 pub fn install_stopped(packages: &[&str]) -> Result<()> {
-    let kept = std::path::Path::new(NO_SERVICES).exists();
+    let kept = Path::new(NO_SERVICES).exists();
     if !kept && shell::is_root() {
         fs::write(NO_SERVICES, "#!/bin/sh\nexit 101\n")?;
         fs::set_permissions(NO_SERVICES, fs::Permissions::from_mode(0o755))?;

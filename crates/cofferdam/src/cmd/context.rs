@@ -1,7 +1,7 @@
 //! `context ls|use|rm`: which servers are known here.
 
 use crate::cli::Global;
-use crate::context::Contexts;
+use crate::context::{Contexts, Person};
 use crate::output::{self, Format};
 use clap::Subcommand;
 use model::Name;
@@ -17,7 +17,7 @@ pub enum Command {
         /// Context
         name: Name,
     },
-    /// Forget a server and its key
+    /// Forget a server, and its key or session, which `logout` would end
     Rm {
         /// Context
         name: Name,
@@ -43,23 +43,38 @@ impl Command {
     }
 }
 
-/// Keys are never shown.
+/// Keys and sessions are never shown.
 fn list(contexts: &Contexts, global: &Global) -> anyhow::Result<()> {
     let current = |name: &Name| contexts.current.as_ref() == Some(name);
     let all = contexts.contexts.iter();
     match global.output {
         Format::Json => {
             let list: Vec<_> = all
-                .map(|(name, context)| json!({ "name": name, "url": context.url, "current": current(name) }))
+                .map(|(name, context)| {
+                    let person = context.person();
+                    json!({
+                        "name": name,
+                        "url": context.url,
+                        "current": current(name),
+                        "person": person.map(|person| &person.email),
+                        "account": person.and_then(|person| person.account.as_ref()),
+                        "ca": context.ca,
+                    })
+                })
                 .collect();
             output::json(&list)
         }
         Format::Table => {
             let rows = all.map(|(name, context)| {
                 let mark = if current(name) { "*" } else { "" };
-                [mark.to_owned(), name.to_string(), context.url.clone()]
+                let caller = match context.person() {
+                    None => "a key".to_owned(),
+                    Some(Person { email, account: None, .. }) => email.to_string(),
+                    Some(Person { email, account: Some(account), .. }) => format!("{email} in {account}"),
+                };
+                [mark.to_owned(), name.to_string(), caller, context.url.clone()]
             });
-            output::table(["", "NAME", "URL"], rows)
+            output::table(["", "NAME", "AS", "URL"], rows)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each. Services run as they need; everything else in one small runtime.
 
+pub mod account;
 pub mod agent;
 pub mod attach;
 pub mod bundle;
@@ -15,9 +16,12 @@ pub mod exec;
 pub mod forward;
 pub mod image;
 pub mod inspect;
+pub mod invite;
+pub mod key;
 pub mod list;
 pub mod login;
 pub mod logs;
+pub mod member;
 pub mod policy;
 pub mod processes;
 pub mod recipe;
@@ -28,6 +32,7 @@ pub mod setup;
 pub mod show;
 pub mod stats;
 pub mod up;
+pub mod user;
 pub mod verbs;
 pub mod verify;
 pub mod whoami;
@@ -58,6 +63,12 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Down(args) => args.run(global).await,
         Command::Doctor(args) => args.run(global).await,
         Command::Login(args) => args.run(global).await,
+        Command::Logout(args) => args.run(global).await,
+        Command::User(command) => command.run(global).await,
+        Command::Account(command) => command.run(global).await,
+        Command::Member(command) => command.run(global).await,
+        Command::Invite(command) => command.run(global).await,
+        Command::Key(command) => command.run(global).await,
         Command::Whoami(args) => args.run(global).await,
         Command::Context(command) => command.run(global),
         Command::Run(args) => args.run(global).await,

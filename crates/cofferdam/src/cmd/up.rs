@@ -13,7 +13,6 @@ use crate::up::setup::{self, User};
 use crate::up::supervise::{self, Event};
 use crate::up::units;
 use anyhow::Context as _;
-use client::Control;
 use model::Code;
 use serde_json::json;
 use std::fs::File;
@@ -158,7 +157,7 @@ fn ensure_key(paths: &Paths, user: User, first: Option<String>) -> anyhow::Resul
     let url = setup::local_url(paths);
     let contexts = Contexts::load()?;
     if let Some(context) = contexts.contexts.get(&contexts.local(&url)).filter(|context| context.url == url) {
-        let control = Control::new(&url, Some(context.api_key.clone()))?;
+        let control = context.control()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match runtime.block_on(control.whoami()) {
             Ok(_) => return Ok(()),
@@ -216,9 +215,9 @@ fn has_image(paths: &Paths) -> bool {
     let images = || -> anyhow::Result<bool> {
         let url = setup::local_url(paths);
         let contexts = Contexts::load()?;
-        let key = contexts.contexts.get(&contexts.local(&url)).map(|context| context.api_key.clone());
+        let control = contexts.get(&contexts.local(&url))?.control()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(!runtime.block_on(Control::new(&url, key)?.images())?.is_empty())
+        Ok(!runtime.block_on(control.images())?.is_empty())
     };
     images().unwrap_or(false)
 }

@@ -202,7 +202,8 @@ fn what_the_own_policy_narrows_stays_narrow() {
         [[egress.rule]]\naction = \"allow\"\nhost = \"plain.example\"\n\
         [[egress.rule]]\naction = \"allow\"\nhost = \"some.example\"\nmethods = [\"GET\"]\n\
         [[egress.rule]]\naction = \"deny\"\nhost = \"*.bad.example\"\n\
-        [[egress.inject]]\nsecret = \"key\"\nhost = \"some.example\"\nbearer = true\n";
+        [[egress.inject]]\nsecret = \"key\"\nhost = \"some.example\"\nbearer = true\n\
+        [egress.limits]\nsent_per_day = \"1GiB\"\n";
     let own = Policy::parse(own).unwrap();
     let log =
         log(&["passed some.example:443 tls", "passed plain.example:443 tls", "passed other.example:443 tls"]);
@@ -217,5 +218,5 @@ fn what_the_own_policy_narrows_stays_narrow() {
         ("plain.example", false),
     ];
     assert_eq!(rules, expected);
-    assert_eq!(learned.egress.inject, own.egress.inject);
+    assert_eq!((&learned.egress.inject, learned.egress.limits), (&own.egress.inject, own.egress.limits));
 }

@@ -338,7 +338,7 @@ pub fn new_key(paths: &Paths, control: User) -> anyhow::Result<()> {
 pub fn keep_key(paths: &Paths, api_key: String) -> anyhow::Result<()> {
     let url = local_url(paths);
     let mut contexts = Contexts::load()?;
-    contexts.keep(contexts.local(&url), Context { url, api_key });
+    contexts.keep(contexts.local(&url), Context::by_key(url, api_key));
     contexts.save()?;
     Ok(())
 }
@@ -350,7 +350,8 @@ pub fn local_url(paths: &Paths) -> String {
 
 /// Where control of this machine answers, for somebody on this machine.
 pub fn control_url(paths: &Paths) -> anyhow::Result<String> {
-    let mut listen = service::control_config(paths)?.listen;
+    let config = service::control_config(paths)?;
+    let mut listen = config.listen;
     if listen.ip().is_unspecified() {
         listen.set_ip(if listen.is_ipv4() {
             std::net::Ipv4Addr::LOCALHOST.into()
@@ -358,7 +359,8 @@ pub fn control_url(paths: &Paths) -> anyhow::Result<String> {
             std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
-    Ok(format!("http://{listen}"))
+    let scheme = if config.serve.certificate.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{listen}"))
 }
 
 fn secret_file(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! Control and guard are played, so that the tests say when something is asked, written and typed.
 
 mod played;
+mod screen;
 
 use played::Played;
 use serde_json::json;

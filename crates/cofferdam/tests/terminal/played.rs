@@ -1,5 +1,6 @@
 //! A control and a guard with one agent, played by a test; and the terminal of whoever speaks to them.
 
+use crate::screen::{PATIENCE, Terminal};
 use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State, WebSocketUpgrade};
 use axum::http::StatusCode;
@@ -10,16 +11,12 @@ use model::egress::{OpenQuestion, Questions};
 use model::{AgentId, ExecId, QuestionId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
-
-/// What should happen happens within this time.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Something that the agent does.
 #[derive(Clone)]
@@ -87,24 +84,9 @@ impl Played {
 
     /// At a terminal, which script(1) makes.
     pub fn terminal(&self, args: &[&str]) -> Terminal {
-        let quoted: Vec<String> = args.iter().map(|word| format!("'{word}'")).collect();
-        let line = format!("exec {} {}", env!("CARGO_BIN_EXE_cofferdam"), quoted.join(" "));
-        let mut command = Command::new("script");
-        command.args(["-qfec", &line, "/dev/null"]).envs(self.environment()).env_remove("COFFERDAM_CONTEXT");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("script(1), of the package bsdutils");
-        let keyboard = child.stdin.take().unwrap();
-        let mut screen = child.stdout.take().unwrap();
-        let (pieces, shown) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(length @ 1..) = screen.read(&mut piece) {
-                if pieces.send(piece[..length].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Terminal { keyboard, child, shown, seen: Vec::new(), past: 0 }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        command.args(args).envs(self.environment()).env_remove("COFFERDAM_CONTEXT");
+        Terminal::start(&command)
     }
 
     fn does(&self, what: Does) {
@@ -255,62 +237,5 @@ async fn exec(shared: Arc<Shared>, mut socket: WebSocket) {
                 }
             }
         }
-    }
-}
-
-/// A terminal with the command line at it.
-pub struct Terminal {
-    keyboard: ChildStdin,
-    child: Child,
-    shown: mpsc::Receiver<Vec<u8>>,
-    seen: Vec<u8>,
-    /// What was looked for and found ends here.
-    past: usize,
-}
-
-impl Terminal {
-    /// All that it showed.
-    pub fn seen(&mut self) -> String {
-        while let Ok(piece) = self.shown.try_recv() {
-            self.seen.extend(piece);
-        }
-        String::from_utf8_lossy(&self.seen).into_owned()
-    }
-
-    /// Waits until it shows this, behind what was waited for before.
-    pub fn shows(&mut self, text: &str) {
-        let start = Instant::now();
-        loop {
-            let seen = self.seen();
-            if let Some(at) = seen.get(self.past..).and_then(|rest| rest.find(text)) {
-                self.past += at + text.len();
-                return;
-            }
-            assert!(start.elapsed() < PATIENCE, "{text:?} is not shown: {seen:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    pub fn types(&mut self, text: &str) {
-        self.keyboard.write_all(text.as_bytes()).and_then(|()| self.keyboard.flush()).unwrap();
-    }
-
-    /// Waits for the end; the exit code.
-    pub fn ends(&mut self) -> i32 {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(start.elapsed() < PATIENCE, "it does not end: {}", self.seen());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

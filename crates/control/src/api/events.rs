@@ -3,6 +3,7 @@
 use super::query::{Query, page};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::auth::access::Action;
 use crate::problems::Fault;
 use axum::extract::State;
 use model::api::{Event, Page};
@@ -25,6 +26,9 @@ pub(super) async fn list(
     let paging = query.paging()?;
     let subject = query.text("subject")?;
     let before = paging.before.as_deref();
-    let rows = state.store.events(caller.account, caller.operator, subject, before, paging.limit).await?;
+    let rows = state
+        .store
+        .events(caller.account, caller.may(Action::Operate), subject, before, paging.limit)
+        .await?;
     Ok(axum::Json(page(rows, |event| event.id.to_string(), |event| event)))
 }

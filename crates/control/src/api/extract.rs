@@ -3,10 +3,13 @@
 use crate::app::App;
 use crate::auth::secret;
 use crate::decode::decode;
+use crate::limits::Kind;
+use crate::peer::Client;
 use crate::problems::Fault;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, header, request::Parts};
+use model::people::{AcceptInvitation, Login, RedeemReset};
 use model::{AccountId, Code, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +24,8 @@ use zeroize::{Zeroize, Zeroizing};
 const MAX_BODY: usize = 1 << 20;
 /// Of a body with a secret: each byte of it may be written as `\u00XX`.
 const MAX_PRIVATE: usize = 512 << 10;
+/// Of a body that anybody may send: a password of 1024 bytes, written like that, beside an address and a code.
+const MAX_ANYBODYS: usize = 8 << 10;
 /// Of what a node tells in whole.
 const MAX_WHOLE: usize = 8 << 20;
 /// A body that is too large is read on for this many bytes, so that its sender gets to read the answer.
@@ -36,6 +41,26 @@ pub(crate) struct Whole<T>(pub(crate) T);
 
 /// A JSON body that holds a secret: it is overwritten once it was read, and no problem repeats a piece of it.
 pub(crate) struct Private<T>(pub(crate) T);
+
+/// The same of somebody whom nobody knows yet. Whoever asked too often is refused before any of it is read.
+pub(crate) struct Anybodys<T>(pub(crate) T);
+
+/// How often what [`Anybodys`] send is taken.
+pub(crate) trait Counted {
+    const KIND: Kind;
+}
+
+impl Counted for Login {
+    const KIND: Kind = Kind::Login;
+}
+
+impl Counted for RedeemReset {
+    const KIND: Kind = Kind::Redemption;
+}
+
+impl Counted for AcceptInvitation {
+    const KIND: Kind = Kind::Redemption;
+}
 
 /// A request without a body; `{}` is accepted for clients that always send one.
 pub(crate) struct Empty;
@@ -120,6 +145,12 @@ async fn json<T: DeserializeOwned>(request: Request, max: usize) -> Result<T, Fa
     parse(&read(request, max, 0).await?)
 }
 
+async fn private<T: DeserializeOwned>(request: Request, max: usize) -> Result<T, Fault> {
+    check_json(request.headers())?;
+    // With room for all of it from the start: a buffer that grows leaves copies behind.
+    parse_private(read(request, max, max).await?)
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
     type Rejection = Fault;
 
@@ -132,9 +163,18 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Private<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Fault> {
-        check_json(request.headers())?;
-        // With room for all of it from the start: a buffer that grows leaves copies behind.
-        Ok(Self(parse_private(read(request, MAX_PRIVATE, MAX_PRIVATE).await?)?))
+        Ok(Self(private(request, MAX_PRIVATE).await?))
+    }
+}
+
+impl<T: DeserializeOwned + Counted> FromRequest<Arc<App>> for Anybodys<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Fault> {
+        let (mut parts, body) = request.into_parts();
+        let Ok(from) = Client::from_request_parts(&mut parts, app).await;
+        app.limits.look(T::KIND, from.address)?;
+        Ok(Self(private(Request::from_parts(parts, body), MAX_ANYBODYS).await?))
     }
 }
 

@@ -9,7 +9,8 @@ use crate::peer::Client;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
-use model::api::{ApiKey, CreateKey, Page};
+use model::api::Page;
+use model::people::{ApiKey, CreateKey};
 use std::sync::Arc;
 
 /// Makes an API key. `secret` is in this answer alone: a replay under the same idempotency key comes without it.
@@ -42,20 +43,22 @@ pub(super) async fn list(
 ) -> Result<axum::Json<Page<ApiKey>>, Fault> {
     query.only(&["cursor", "limit"])?;
     let paging = query.paging()?;
-    let rows = state.store.keys(caller.account, paging.before.as_deref(), paging.limit).await?;
+    let rows = app::list(&state, &caller, paging.before.as_deref(), paging.limit).await?;
     Ok(axum::Json(page(rows, |key| key.id.to_string(), |key| key)))
 }
 
-/// Deletes an API key, and with it all workspace tokens of the account. The last key stays.
+/// Deletes an API key, with the keys and invitations that it made, but for the key that asks. If workspace tokens were issued to one of
+/// them, all of the account end. One of an owner's is an owner's to delete, and the account keeps an owner.
 #[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "delete_key",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 204, description = "It is no longer valid")))]
 pub(super) async fn delete(
     State(state): State<Arc<App>>,
     caller: Caller,
+    from: Client,
     Id(id): Id,
     _: Empty,
 ) -> Result<StatusCode, Fault> {
-    app::delete(&state, &caller, &id).await?;
+    app::delete(&state, &caller, from, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,12 +2,12 @@
 
 use super::openapi::DOCUMENT;
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Credential};
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use model::api::WhoAmI;
+use model::people::WhoAmI;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -18,11 +18,17 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// Tells whom the API key stands for.
+/// Tells who asks, and in which account.
 #[utoipa::path(get, path = "/v1/whoami", tag = "control", operation_id = "whoami",
-    responses((status = 200, description = "The account and the key", body = WhoAmI)))]
+    responses((status = 200, description = "The account and the caller", body = WhoAmI)))]
 pub(super) async fn whoami(caller: Caller) -> axum::Json<WhoAmI> {
-    axum::Json(WhoAmI { account: caller.account, account_name: caller.account_name, key: caller.key })
+    let role = caller.role();
+    let Caller { credential, account, account_name, standing, person: user, .. } = caller;
+    let key = match credential {
+        Credential::Key(key) => Some(key),
+        Credential::Session(_) => None,
+    };
+    axum::Json(WhoAmI { account, account_name, role, key, scopes: standing.scopes.unwrap_or_default(), user })
 }
 
 /// Whether control and its database answer.

@@ -10,8 +10,10 @@ mod meta;
 mod node;
 mod nodes;
 mod openapi;
+mod people;
 mod policies;
 mod query;
+mod quotas;
 mod secrets;
 mod shield;
 
@@ -57,6 +59,25 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(secrets::set_hosts))
         .routes(routes!(secrets::rotate_data_key))
         .routes(routes!(secrets::rotate_wrapping_key))
+        .routes(routes!(people::login, people::current, people::logout))
+        .routes(routes!(people::prove))
+        .routes(routes!(people::sessions_))
+        .routes(routes!(people::end_session))
+        .routes(routes!(people::change_password))
+        .routes(routes!(people::redeem))
+        .routes(routes!(people::begin_factor, people::confirm_factor, people::remove_factor))
+        .routes(routes!(people::create_user, people::list_users))
+        .routes(routes!(people::reset))
+        .routes(routes!(people::remove_users_factor))
+        .routes(routes!(people::create_account, people::accounts))
+        .routes(routes!(people::list_members))
+        .routes(routes!(people::set_role, people::remove_member))
+        .routes(routes!(people::leave))
+        .routes(routes!(people::invite, people::list_invitations))
+        .routes(routes!(people::revoke_invitation))
+        .routes(routes!(people::accept))
+        .routes(routes!(quotas::show))
+        .routes(routes!(quotas::set))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))
         .routes(routes!(meta::openapi))

@@ -1,13 +1,16 @@
 //! The OpenAPI 3.1 document, generated from the handlers. Which problems an operation may answer with is said
 //! here, once; a test holds the answers it sees against it.
 
-use model::{Code, Problem};
+use super::query;
+use model::{AgentState, Code, Problem};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ArrayBuilder, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+    Components, ContentBuilder, InfoBuilder, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr,
+    ResponseBuilder, Schema,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -46,6 +49,7 @@ pub(crate) fn document() -> OpenApi {
         {
             if let Some(operation) = operation {
                 describe_problems(path, takes_body, operation);
+                describe_parameters(operation);
             }
         }
     }
@@ -62,6 +66,7 @@ fn own(operation: &str) -> &'static [Code] {
             C::NameTaken,
             C::LevelUnavailable,
             C::NoCapacity,
+            C::QuotaExceeded,
             C::IdempotencyMismatch,
         ],
         "get_agent" => &[C::Timeout],
@@ -73,7 +78,27 @@ fn own(operation: &str) -> &'static [Code] {
         "create_secret" => &[C::NameTaken, C::WrongState, C::IdempotencyMismatch],
         "rotate_secret" => &[C::WrongState, C::IdempotencyMismatch],
         "set_secret_hosts" | "delete_secret" => &[C::InUse],
-        "rotate_wrapping_key" => &[C::Forbidden, C::WrongState],
+        "rotate_wrapping_key" => &[C::WrongState],
+        "login" => &[C::Unauthenticated, C::SecondFactorRequired, C::TooMany, C::Validation],
+        "redeem_reset" => &[C::Unauthenticated, C::Validation, C::TooMany, C::WrongState],
+        "accept_invitation" => &[
+            C::Unauthenticated,
+            C::Forbidden,
+            C::NotFound,
+            C::Validation,
+            C::TooMany,
+            C::InUse,
+            C::WrongState,
+        ],
+        "change_password" => &[C::WrongState],
+        "begin_second_factor" => &[C::InUse],
+        "confirm_second_factor" | "remove_second_factor" => &[C::WrongState],
+        "reset_password" => &[C::WrongState],
+        "create_user" => &[C::NameTaken],
+        "create_account" => &[C::NameTaken, C::WrongState],
+        "set_role" | "remove_member" => &[C::InUse, C::WrongState],
+        "leave_account" => &[C::InUse, C::WrongState],
+        "create_invitation" => &[C::InUse],
         "list_egress_log" | "list_egress_questions" => &[C::NotFound],
         "create_workspace_token" => &[C::WrongState],
         "register_image" | "grant_image" => &[C::IdempotencyMismatch, C::Forbidden],
@@ -83,11 +108,47 @@ fn own(operation: &str) -> &'static [Code] {
     }
 }
 
+/// What a parameter of this name may be, wherever it stands.
+fn describe_parameters(operation: &mut Operation) {
+    let log = operation.operation_id.as_deref() == Some("list_egress_log");
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let number = matches!(&parameter.schema, Some(RefOr::T(Schema::Object(object)))
+            if object.schema_type == SchemaType::Type(Type::Integer));
+        let schema = match &*parameter.name {
+            "limit" => between(1, query::MAX_LIMIT),
+            "wait" if number => between(0, 60),
+            "wait" => {
+                let states = AgentState::ALL.map(AgentState::as_str).join("|");
+                text(&format!("^({states}|settled|reachable)$"))
+            }
+            "timeout" => text("^(([1-5]?[0-9]|60)s|1m)$"),
+            "cursor" if log => text("^[0-9]{1,19}$"),
+            "cursor" => text("^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+            "label" => ArrayBuilder::new().items(text("^[!-<>-~]{1,63}=[!-~]{0,255}$")).into(),
+            "Idempotency-Key" => text("^[!-~]{1,200}$"),
+            "If-Match" => text(r#"^("[0-9]{1,18}"|\*)$"#),
+            _ => continue,
+        };
+        parameter.schema = Some(schema);
+    }
+}
+
+fn text(pattern: &str) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).into()
+}
+
+fn between(least: u32, most: u32) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most)).into()
+}
+
 fn describe_problems(path: &str, takes_body: bool, operation: &mut Operation) {
     let open = operation.security.is_some();
     let mut codes = vec![Code::CrossOrigin, Code::Misdirected, Code::Internal, Code::Unavailable];
     if !open {
-        codes.extend([Code::Validation, Code::Unauthenticated, Code::TooMany]);
+        codes.extend([Code::Validation, Code::Unauthenticated, Code::Forbidden, Code::ProofRequired]);
+        // A session names the account that it acts in.
+        codes.extend([Code::NotFound, Code::TooMany]);
     }
     if path.contains("{id}") {
         codes.push(Code::NotFound);

@@ -4,8 +4,6 @@ use crate::app::App;
 use crate::problems::Fault;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use model::api::Page;
 use model::{Code, Problem};
 use std::fmt::Display;
@@ -13,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use store::PageOf;
 
-const MAX_LIMIT: u32 = 200;
+pub(super) const MAX_LIMIT: u32 = 200;
 const DEFAULT_LIMIT: u32 = 50;
 
 /// The parameters of a request.
@@ -121,9 +119,8 @@ impl Query {
     pub(crate) fn paging_by<T>(&self, read: impl Fn(String) -> Option<T>) -> Result<Paging<T>, Fault> {
         let limit = self.number("limit", 1, MAX_LIMIT.into())?;
         let before = self.text("cursor")?.map(|cursor| {
-            let id = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let wrong = || Problem::invalid("cursor", "expected the `next` of an earlier page");
-            id.and_then(&read).ok_or_else(wrong)
+            read(cursor.to_owned()).ok_or_else(wrong)
         });
         Ok(Paging {
             before: before.transpose()?,
@@ -135,6 +132,6 @@ impl Query {
 /// A page as it is sent. `id` tells what the next one starts after.
 pub(crate) fn page<T, U>(rows: PageOf<T>, id: impl Fn(&T) -> String, wire: impl Fn(T) -> U) -> Page<U> {
     let last = rows.items.last().filter(|_| rows.more);
-    let next = last.map(|last| URL_SAFE_NO_PAD.encode(id(last)));
+    let next = last.map(id);
     Page { items: rows.items.into_iter().map(wire).collect(), next }
 }

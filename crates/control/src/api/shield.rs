@@ -4,6 +4,7 @@
 //! `localhost`. No header here lets another origin read anything (CORS).
 
 use crate::app::App;
+use crate::auth::cookie;
 use crate::limits::Kind;
 use crate::problems::{Fault, render};
 use crate::server::Door;
@@ -46,14 +47,21 @@ fn refuse_foreign(app: &App, request: &Request) -> Result<(), Fault> {
         _ => None,
     };
     let local = request.extensions().get() == Some(&Door::Unix);
-    if !host.is_some_and(|host| app.hosts.contains(&host) || local && host == "localhost") {
+    let Some(host) = host.filter(|host| app.hosts.contains(host) || local && host == "localhost") else {
         let problem = Problem::new(Code::Misdirected, "this server does not answer for that host name");
         return Err(problem.remedy("add the name to `hosts` in control.toml if it is meant to").into());
-    }
+    };
     let crossing = headers.get("sec-fetch-site").is_some_and(|site| {
         site != HeaderValue::from_static("none") && site != HeaderValue::from_static("same-origin")
     });
-    if headers.contains_key(header::ORIGIN) || crossing {
+    // A page of our own has a session's cookie, and never a key.
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let foreign = match (origins.next(), origins.next()) {
+        (None, _) => false,
+        (Some(origin), None) => !cookie::is_own(origin, &host) || headers.contains_key(header::AUTHORIZATION),
+        _ => true,
+    };
+    if foreign || crossing {
         let problem = Problem::new(Code::CrossOrigin, "web pages may not call this API");
         return Err(problem.remedy("call it from a program, without an Origin header").into());
     }

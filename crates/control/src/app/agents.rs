@@ -376,7 +376,7 @@ fn issue(
     let exp = iat + WORKSPACE_TOKEN_LIFE;
     let claims = WorkspaceClaims {
         iss: app.installation.id.clone(),
-        sub: caller.key.to_string(),
+        sub: caller.actor().to_string(),
         aud: spec.id,
         acc: spec.account,
         scp: scopes.to_vec(),

@@ -2,6 +2,7 @@
 
 use crate::app::{App, validate};
 use crate::auth::Caller;
+use crate::auth::access::Action;
 use crate::auth::voucher::{self, VoucherError};
 use crate::problems::Fault;
 use model::api::{GrantImage, Image, RegisterImage};
@@ -17,7 +18,7 @@ pub(crate) async fn register(
     validate::register_image(&request)?;
     if let Some(voucher) = &request.voucher {
         verify(app, caller, &request, voucher).await?;
-    } else if !caller.operator && !app.store.has_image(caller.account, &request.digest).await? {
+    } else if !caller.may(Action::Operate) && !app.store.has_image(caller.account, &request.digest).await? {
         // Whoever knows a digest does not have the content by that.
         let detail = "a node has to vouch that this account may have the image";
         let remedy = "`cofferdam image pull` and `image import` on the node get its word; an operator can grant the image";
@@ -51,10 +52,6 @@ pub(crate) async fn grant(
     request: GrantImage,
     idempotency: Option<Idempotency>,
 ) -> Result<Image, Fault> {
-    if !caller.operator {
-        let remedy = "ask the operator, or pull the image with this account's own credentials";
-        return Err(Problem::new(Code::Forbidden, "only an operator grants images").remedy(remedy).into());
-    }
     let image = find(app, caller, key).await?;
     if !app.store.account_exists(request.account).await? {
         return Err(Problem::invalid("account", "there is no such account").into());

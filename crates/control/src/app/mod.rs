@@ -2,23 +2,31 @@
 
 pub(crate) mod agents;
 pub(crate) mod egress;
+pub(crate) mod factors;
 pub(crate) mod images;
+pub(crate) mod invitations;
 pub(crate) mod keys;
+pub(crate) mod members;
 mod names;
 pub(crate) mod node_calls;
 pub(crate) mod placement;
 pub(crate) mod policies;
 pub(crate) mod secrets;
+pub(crate) mod sessions;
+pub(crate) mod users;
 pub(crate) mod validate;
 
+use crate::auth::passwords::Passwords;
 use crate::auth::seats::Seats;
 use crate::auth::signing::Signer;
+use crate::config::Invited;
 use crate::limits::Limits;
 use crate::notify::Notify;
 use crate::peer::Proxies;
 use crate::vault::Vault;
 use model::Name;
 use model::mode::Mode;
+use model::quota::Quota;
 use model::token::VerifyingKey;
 use store::{Installation, Store};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +40,7 @@ pub(crate) struct App {
     pub(crate) keys: Vec<VerifyingKey>,
     /// The keys of secrets.
     pub(crate) vault: Vault,
+    pub(crate) passwords: Passwords,
     /// How often sensitive things are asked for.
     pub(crate) limits: Limits,
     /// Whose word is taken for whom they speak for.
@@ -42,6 +51,10 @@ pub(crate) struct App {
     pub(crate) database: Option<std::path::PathBuf>,
     /// What kind of installation this is.
     pub(crate) mode: Mode,
+    /// What accounts may have that are made from now on.
+    pub(crate) quota: Quota,
+    /// Whose invitations make somebody known.
+    pub(crate) invited: Invited,
     /// The image of agents that are created without one.
     pub(crate) image: Name,
     /// How long records of connections are kept.

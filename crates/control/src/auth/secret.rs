@@ -7,6 +7,12 @@ use sha2::{Digest, Sha256};
 
 /// API keys.
 pub(crate) const API_KEY: &str = "cof_";
+/// What a session's cookie holds.
+pub(crate) const SESSION: &str = "cofs_";
+/// Tokens that set a password.
+pub(crate) const RESET: &str = "cofr_";
+/// Tokens of invitations.
+pub(crate) const INVITATION: &str = "cofi_";
 /// Tokens that enrol a node.
 pub(crate) const BOOTSTRAP: &str = "cofb_";
 /// Tokens that nodes call with.

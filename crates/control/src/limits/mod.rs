@@ -32,12 +32,24 @@ pub(crate) enum Kind {
     Rekey,
     /// Making API keys.
     ApiKeys,
+    /// Deleting them, of one person or key, which stands for the account here: it may end workspace tokens of others.
+    KeyDeletions,
     /// Credentials that are not valid. A valid one is never refused for those of others: an address may be that of many.
     Failures,
-    /// Passwords that are tried.
+    /// Passwords that are tried at the door.
     Login,
-    /// Mails that let somebody set another password.
+    /// Passwords of those who are logged in, shown once more: nobody outside keeps them from it.
+    Proof,
+    /// Codes of second factors, behind the right password.
+    SecondFactor,
+    /// Tokens that let somebody set another password, made.
     Reset,
+    /// Tokens of resets and invitations, redeemed.
+    Redemption,
+    /// Invitations made.
+    Invitations,
+    /// Organisations made.
+    Accounts,
 }
 
 /// How often within how many seconds.
@@ -52,7 +64,7 @@ struct Rule {
     what: &'static str,
 }
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 15] = [
     rule(Kind::Enrolment, 60, 30, 30, "attempts to enrol a node"),
     // A node asks twice a day; hundreds behind one address start at the same time.
     rule(Kind::TokenExchange, 60, 300, 20, "attempts to get a callback token"),
@@ -61,9 +73,16 @@ const RULES: [Rule; 9] = [
     rule(Kind::Secrets, 60, 240, 120, "changes of secrets"),
     rule(Kind::Rekey, 600, 40, 20, "changes of keys"),
     rule(Kind::ApiKeys, 600, 60, 30, "new API keys"),
+    rule(Kind::KeyDeletions, 600, 120, 20, "deletions of API keys"),
     rule(Kind::Failures, 60, 60, 60, "credentials that are not valid"),
     rule(Kind::Login, 600, 30, 10, "attempts to log in"),
-    rule(Kind::Reset, 3600, 10, 5, "mails to reset a password"),
+    rule(Kind::Proof, 600, 30, 10, "passwords"),
+    // Three codes of a million are right at any time.
+    rule(Kind::SecondFactor, 3600, 60, 20, "codes"),
+    rule(Kind::Reset, 3600, 60, 5, "resets of a password"),
+    rule(Kind::Redemption, 600, 30, 10, "attempts to redeem a token"),
+    rule(Kind::Invitations, 3600, 240, 60, "invitations"),
+    rule(Kind::Accounts, 3600, 60, 10, "new organisations"),
 ];
 
 const fn rule(kind: Kind, seconds: u32, address: u16, account: u16, what: &'static str) -> Rule {
@@ -107,7 +126,7 @@ impl Limits {
         address: Option<IpAddr>,
         account: Option<&(dyn Display + Sync)>,
     ) -> Result<(), Fault> {
-        let index = RULES.iter().position(|rule| rule.kind == kind).expect("every kind has its rule");
+        let index = index(kind);
         let Rule { address: of_address, account: of_account, what, .. } = RULES[index];
         let now = self.clock.now();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,6 +151,22 @@ impl Limits {
         }
         Ok(())
     }
+
+    /// Refuses an address that [`Limits::check`] would refuse, and counts nothing: for what comes before that it is known whom it is about.
+    pub(crate) fn look(&self, kind: Kind, address: Option<IpAddr>) -> Result<(), Fault> {
+        let Some(address) = address else { return Ok(()) };
+        let Rule { address: most, what, .. } = RULES[index(kind)];
+        let now = self.clock.now();
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = &mut counts[index(kind)].addresses;
+        let far = addresses.wait(&around(address, 24, 48), most.saturating_mul(NETWORK), now);
+        let near = addresses.wait(&around(address, 32, 64), most, now);
+        far.max(near).map_or(Ok(()), |seconds| Err(refused(what, &Whose::Address, seconds)))
+    }
+}
+
+fn index(kind: Kind) -> usize {
+    RULES.iter().position(|rule| rule.kind == kind).expect("every kind has its rule")
 }
 
 /// The network of an address: of `four` bits if it is of IPv4, of `six` if it is of IPv6.

@@ -86,6 +86,20 @@ async fn other_accounts_do_not_beat_the_limit_of_an_address() {
 }
 
 #[tokio::test]
+async fn whoever_looks_is_refused_as_whoever_asks_and_counts_nothing() {
+    let world = World::new();
+    let look = |address| world.limits.look(Kind::Login, Some(address)).is_ok();
+    for _ in 0..100 {
+        assert!(look(v4(1)));
+    }
+    assert_eq!(world.admitted(Kind::Login, 1000, |time| (v4(1), format!("user-{time}"))).await, 30);
+    assert!(!look(v4(1)));
+    assert!(look(v4(2)));
+    assert!(world.limits.look(Kind::Login, None).is_ok());
+    assert!(world.limits.look(Kind::Redemption, Some(v4(1))).is_ok());
+}
+
+#[tokio::test]
 async fn a_network_full_of_addresses_has_a_limit() {
     let world = World::new();
     let mut next = 0;

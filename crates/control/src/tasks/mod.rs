@@ -3,3 +3,4 @@
 pub(crate) mod cleanup;
 pub(crate) mod deadlines;
 pub(crate) mod keys;
+pub(crate) mod uses;

@@ -42,6 +42,11 @@ fn waiting(agent: &str, questions: Vec<Question>) -> EgressReport {
     EgressReport { questions: Some(vec![waiting]), ..EgressReport::default() }
 }
 
+/// Lets an agent ask about this host.
+pub(super) async fn asks_about(world: &World, machine: &Machine, agent: &str, host: &str) {
+    machine.egress(world, &waiting(agent, vec![question(world, host)])).await;
+}
+
 /// Lets an agent ask about these hosts, and tells the ids of the questions.
 pub(super) async fn asked(world: &World, machine: &Machine, agent: &str, hosts: &[&str]) -> Vec<String> {
     let questions = hosts.iter().map(|host| question(world, host)).collect();

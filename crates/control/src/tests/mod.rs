@@ -1,6 +1,7 @@
 //! The API in-process: the real router over a real database in a temporary directory.
 
 mod access;
+mod acme;
 mod agents;
 mod door;
 mod egress;
@@ -9,8 +10,10 @@ mod images;
 mod inputs;
 mod levels;
 mod nodes;
+mod people;
 mod placement;
 mod policies;
+mod quotas;
 mod rekey;
 mod replicas;
 mod secrets;

@@ -1,7 +1,7 @@
 //! Secrets: what comes back of them, who may have them, and what a node is told.
 
 pub(super) mod delivery;
-mod leaks;
+pub(super) mod leaks;
 
 use super::world::{Answer, Machine, World};
 use serde_json::{Value, json};

@@ -22,45 +22,57 @@ use tokio_util::sync::CancellationToken;
 const NAME: &str = "control.example";
 
 /// An authority, and files with what it issued.
-struct Issuer {
+pub(super) struct Issuer {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: tempfile::TempDir,
 }
 
 impl Issuer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer, directory: tempfile::tempdir().unwrap() }
     }
 
-    fn certificate(&self) -> PathBuf {
+    pub(super) fn root(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(super) fn certificate(&self) -> PathBuf {
         self.directory.path().join("certificate.pem")
     }
 
-    fn key(&self) -> PathBuf {
+    pub(super) fn key(&self) -> PathBuf {
         self.directory.path().join("key.pem")
     }
 
     /// A certificate and its key in PEM.
-    fn issue(&self) -> (String, String) {
+    pub(super) fn issue(&self) -> (String, String) {
+        self.issue_for(NAME)
+    }
+
+    pub(super) fn issue_for(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// Puts them in place as most programs do: each file by a rename, the certificate first.
-    fn install(&self, (certificate, key): &(String, String)) {
+    pub(super) fn install(&self, (certificate, key): &(String, String)) {
         replace(&self.certificate(), certificate, 0o644);
         replace(&self.key(), key, 0o600);
     }
 
-    fn open(&self) -> Result<Tls, TlsError> {
+    pub(super) fn open(&self) -> Result<Tls, TlsError> {
         Tls::open(self.certificate(), self.key())
     }
 
-    fn client(&self) -> TlsConnector {
+    pub(super) fn client(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -79,14 +91,14 @@ fn replace(path: &Path, text: &str, mode: u32) {
     std::fs::rename(draft, path).unwrap();
 }
 
-struct Serving {
+pub(super) struct Serving {
     address: SocketAddr,
     ending: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Serving {
-    async fn start(world: &World, entry: Entry) -> Self {
+    pub(super) async fn start(world: &World, entry: Entry) -> Self {
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (address, ending) = (listener.local_addr().unwrap(), CancellationToken::new());
         let doors = Doors::new(listener, entry, None).unwrap();
@@ -95,19 +107,23 @@ impl Serving {
         Self { address, ending, task }
     }
 
-    async fn connect(&self, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) async fn connect(&self, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         client.connect(ServerName::try_from(NAME).unwrap(), stream).await
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.ending.cancel();
         tokio::time::timeout(Duration::from_secs(8), self.task).await.unwrap().unwrap();
     }
 }
 
 /// Asks on a connection that is to go on, and tells the answer with its headers.
-async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> String {
+pub(super) async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> String {
     stream.write_all(b"GET /v1/healthz HTTP/1.1\r\nHost: 127.0.0.1:7700\r\n\r\n").await.unwrap();
     let mut said = String::new();
     while !said.contains("\"ok\"") {
@@ -127,7 +143,7 @@ fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 async fn a_new_certificate_is_shown_and_nobody_is_cut_off() {
     let (world, issuer) = (World::new().await, Issuer::new());
     issuer.install(&issuer.issue());
-    let serving = Serving::start(&world, Entry::Tls(issuer.open().unwrap())).await;
+    let serving = Serving::start(&world, Entry::Tls(Arc::new(issuer.open().unwrap()))).await;
     let client = issuer.client();
     let mut first = serving.connect(&client).await.unwrap();
     assert_eq!(first.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -163,7 +179,7 @@ async fn a_new_certificate_is_shown_and_nobody_is_cut_off() {
 async fn without_tls_nothing_is_answered() {
     let (world, issuer) = (World::new().await, Issuer::new());
     issuer.install(&issuer.issue());
-    let serving = Serving::start(&world, Entry::Tls(issuer.open().unwrap())).await;
+    let serving = Serving::start(&world, Entry::Tls(Arc::new(issuer.open().unwrap()))).await;
     let mut plain = TcpStream::connect(serving.address).await.unwrap();
     let ask = format!(
         "GET /v1/whoami HTTP/1.1\r\nHost: 127.0.0.1:7700\r\nAuthorization: Bearer {}\r\n\r\n",

@@ -81,7 +81,21 @@ impl Answer {
 pub(super) fn template(path: &str) -> String {
     let path = path.split('?').next().unwrap();
     let mut segments: Vec<&str> = path.split('/').collect();
-    if segments.len() > 3 && matches!(segments[2], "agents" | "images" | "keys" | "secrets") {
+    if segments.len() > 3
+        && matches!(
+            segments[2],
+            "agents"
+                | "images"
+                | "keys"
+                | "secrets"
+                | "accounts"
+                | "users"
+                | "members"
+                | "sessions"
+                | "invitations"
+        )
+        && segments[3] != "accept"
+    {
         segments[3] = "{id}";
     }
     if segments.len() > 4 && segments[2] == "egress" {
@@ -108,7 +122,10 @@ impl World {
     async fn on(server: Option<Arc<testdb::Database>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database = Database { url: server.as_ref().map(|server| server.url()), ..Database::default() };
-        let config = Config { data: directory.path().join("control"), database, ..Config::default() };
+        // Passwords cost next to nothing here.
+        let passwords = crate::config::Passwords { memory: model::ByteSize(64 << 10), passes: 1, at_once: 2 };
+        let data = directory.path().join("control");
+        let config = Config { data, database, passwords, ..Config::default() };
         let first = crate::initialise(&config).await.unwrap().unwrap();
         let clock = Arc::new(HeldClock(Mutex::new(OffsetDateTime::now_utc())));
         let own: SocketAddr = HOST.parse().unwrap();

@@ -11,6 +11,7 @@ mod tests;
 pub use ring::KeyError;
 
 use crate::auth::secret::NoRandomness;
+use crate::auth::totp;
 use aead::Key;
 use model::secret::SecretValue;
 use model::{AccountId, KeyId, SecretId};
@@ -107,6 +108,20 @@ impl Vault {
         let mut bytes = Zeroizing::new([0; aead::KEY]);
         getrandom::fill(&mut *bytes).map_err(|_| NoRandomness)?;
         self.wrap(account, KeyId::new(), &bytes[..])
+    }
+
+    /// Makes the seed of a second factor: wrapped, and as it is for the one time that its person sees it. It is a key like those of
+    /// accounts, of another length, and unwraps in no other place than its own.
+    pub(crate) fn make_seed(&self, account: AccountId) -> Result<(DataKey, Zeroizing<Vec<u8>>), VaultError> {
+        let mut bytes = Zeroizing::new(vec![0; totp::SEED]);
+        getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
+        Ok((self.wrap(account, KeyId::new(), &bytes)?, bytes))
+    }
+
+    /// Unwraps a seed.
+    pub(crate) fn open_seed(&self, seed: &DataKey) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let bytes = self.unwrap(seed)?;
+        if bytes.len() == totp::SEED { Ok(bytes) } else { Err(VaultError::Refused) }
     }
 
     fn wrap(&self, account: AccountId, id: KeyId, bytes: &[u8]) -> Result<DataKey, VaultError> {

@@ -1,19 +1,21 @@
 //! One agent's way out: what it may do, the names that it knows, and how much it uses.
 
+use super::flow::Way;
 use super::hold::Holds;
 use super::log::Ledger;
 use super::names::{Names, Synthetic};
 use super::secrets::Credentials;
 use super::share::{Bucket, Place, Places};
 use super::tls::Authority;
+use super::usage::Usage;
 use crate::limits;
 use model::AgentId;
-use model::policy::{By, Host, Table, Target, Verdict};
+use model::policy::{By, Host, Limit, Table, Target, Verdict};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// One agent, for as long as node knows it or it has doors.
 pub struct Agent {
@@ -33,10 +35,14 @@ pub struct Agent {
     pub ledger: Arc<Ledger>,
     /// What waits for a decision.
     pub holds: Arc<Holds>,
-    /// Connections that may be looked into.
-    looked_into: Arc<Semaphore>,
+    /// Connections that are looked into.
+    looked_into: Arc<AtomicUsize>,
+    /// Requests under way.
+    pub requests: Arc<AtomicUsize>,
     /// Bodies of requests that may be held as a whole.
-    pub bodies: Semaphore,
+    pub bodies: Arc<Semaphore>,
+    /// What it moved lately.
+    usage: Usage,
     /// Under what it is shown servers.
     authority: Mutex<Option<Arc<Authority>>>,
     /// What is put into its requests, once node told.
@@ -67,6 +73,15 @@ pub enum Denied {
     /// It would have to be looked into, and was not from its beginning on.
     #[error("a policy that looks into it")]
     NotLookedInto,
+    /// Something was put into it that would not be put there now.
+    #[error("a credential that was taken away")]
+    TakenAway,
+    /// So many requests of the agent are under way that there is no place for one more.
+    #[error("too many requests at a time")]
+    TooMany,
+    /// It moved as many bytes as its policy lets it.
+    #[error("{0}")]
+    Spent(Limit),
 }
 
 /// What becomes of a question for a name.
@@ -100,8 +115,10 @@ impl Agent {
             dials: Arc::new(Semaphore::new(limits::DIALS_PER_AGENT)),
             ledger: Ledger::new(id, voices.records.clone(), voices.fold),
             holds: Holds::new(id, voices.questions.clone(), voices.hold),
-            looked_into: Arc::new(Semaphore::new(limits::LOOKED_INTO_PER_AGENT)),
-            bodies: Semaphore::new(limits::PUT_BODIES_PER_AGENT),
+            looked_into: Arc::default(),
+            requests: Arc::default(),
+            bodies: Arc::new(Semaphore::new(limits::PUT_BODIES_PER_AGENT)),
+            usage: Usage::new(),
             authority: Mutex::default(),
             credentials: Mutex::default(),
         })
@@ -110,6 +127,7 @@ impl Agent {
     /// From now on this holds, also for what is open.
     pub fn rule(&self, table: Arc<Table>) {
         self.holds.forget();
+        self.usage.limit(table.limits());
         self.table.send_replace(table);
     }
 
@@ -121,6 +139,20 @@ impl Agent {
     /// What holds now.
     pub fn table(&self) -> Arc<Table> {
         self.table.borrow().clone()
+    }
+
+    /// Bytes moved. Whether that is more than may be: then whatever is open ends.
+    pub fn moved(&self, way: Way, bytes: u64) -> bool {
+        let (spent, news) = self.usage.add(way, bytes);
+        if news {
+            self.table.send_modify(|_| {});
+        }
+        spent
+    }
+
+    /// Whether it may move more.
+    pub fn has_left(&self) -> Result<(), Denied> {
+        self.usage.spent().map_or(Ok(()), |limit| Err(Denied::Spent(limit)))
     }
 
     /// Decides on a flow. What is held passes where somebody `granted` it, as that table says.
@@ -165,9 +197,10 @@ impl Agent {
         lock(&self.authority).clone()
     }
 
-    /// From now on this is put into its requests.
+    /// From now on this is put into its requests. What is open with something else is looked at again.
     pub fn uses(&self, credentials: Option<Credentials>) {
         *lock(&self.credentials) = credentials.map(Arc::new);
+        self.table.send_modify(|_| {});
     }
 
     /// What is put into its requests, once that is known.
@@ -176,8 +209,8 @@ impl Agent {
     }
 
     /// A place for one more connection that is looked into.
-    pub fn look_into(&self) -> Option<OwnedSemaphorePermit> {
-        self.looked_into.clone().try_acquire_owned().ok()
+    pub fn look_into(&self, places: &Arc<Places>) -> Option<Place> {
+        places.take(&self.looked_into)
     }
 
     /// Forgets all names.

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 /// The alert that refuses a client of TLS: fatal, access_denied (RFC 8446, section 6).
@@ -98,9 +99,11 @@ pub async fn serve(
         std::future::pending().await
     };
     let ended = tokio::select! {
-        ended = pass(&context, &flow, &client) => ended,
+        // What cuts it comes first, so that nothing passes once it is known.
+        biased;
         denied = cut => Err(denied.into()),
         () = boundary.cancelled() => Err(End::Gone),
+        ended = pass(&context, &flow, &client) => ended,
         () = flow.idle(limits::FLOW_IDLE, limits::HALF_CLOSED_IDLE) => Err(End::Idle),
     };
     finish(&flow, &client, ended);
@@ -241,9 +244,10 @@ fn is_looked_into(flow: &Flow, opening: &Opening) -> bool {
 /// Passes on what was looked at.
 async fn pass_on(flow: &Flow, server: &TcpStream, first: First) -> io::Result<()> {
     let bytes = first.into_bytes();
-    copy::send(server, &bytes).await?;
-    flow.moved(Way::Out, bytes.len());
-    Ok(())
+    if flow.moved(Way::Out, bytes.len()) {
+        yield_now().await;
+    }
+    copy::send(server, &bytes).await
 }
 
 /// Where the client wanted to go, as the kernel says that steered it here.

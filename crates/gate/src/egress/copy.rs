@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 
 /// Asked of one call. A pipe holds so many pieces of memory and not so many bytes, and pieces from the network are large.
 const AT_ONCE: usize = 1 << 20;
@@ -72,7 +73,10 @@ pub async fn one_way(from: &TcpStream, to: &TcpStream, flow: &Flow, way: Way) ->
             pipe.give_back();
             break;
         }
-        flow.moved(way, left);
+        if flow.moved(way, left) {
+            // It is cut before this is passed on.
+            yield_now().await;
+        }
         while left > 0 {
             match to.try_io(Interest::WRITABLE, || Ok(splice(&pipe.read, None, to, None, left, flags)?)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

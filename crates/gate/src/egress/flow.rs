@@ -1,10 +1,13 @@
 //! One connection out of an agent, as everybody who works on it knows it.
 
 use super::agent::{Agent, Denied};
+use super::ongoing::{Ongoing, Requests};
+use super::secrets::Credential;
+use crate::limits;
 use model::Name;
 use model::egress::{Connection, Outcome};
 use model::policy::{Action, By, Egress, Host, Policy, Protocol, Request, Rule, Table, Target, Verdict};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -36,8 +39,10 @@ pub struct Flow {
     held: AtomicUsize,
     /// Whether it is TLS that is looked into.
     looked_into: AtomicBool,
-    /// Secrets that were put into its requests.
-    credentials: Mutex<BTreeSet<Name>>,
+    /// Requests under way.
+    pub requests: Requests,
+    /// What was put into its requests.
+    credentials: Mutex<BTreeMap<Name, Used>>,
     /// Whether something of it was written down that says what became of it.
     told: AtomicBool,
     /// Whether the other side turned out to be none that anything is sent to.
@@ -66,6 +71,12 @@ pub enum Way {
     Out,
     /// Into it.
     In,
+}
+
+/// A credential, and the last request that it was put into.
+struct Used {
+    credential: Arc<Credential>,
+    request: (String, String),
 }
 
 #[derive(Default)]
@@ -98,6 +109,7 @@ impl Flow {
             granted: OnceLock::new(),
             held: AtomicUsize::new(0),
             looked_into: AtomicBool::new(false),
+            requests: Requests::new(),
             credentials: Mutex::default(),
             told: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -124,12 +136,22 @@ impl Flow {
         self.note(protocol, None, decided)
     }
 
-    /// Decides on a request of HTTP, in the clear or inside of TLS, in the same way.
-    pub async fn decide_request(&self, protocol: Protocol, method: &str, path: &str) -> Result<(), Denied> {
+    /// Decides on a request of HTTP, in the clear or inside of TLS, in the same way. It is under way from then on.
+    pub async fn decide_request(
+        &self,
+        protocol: Protocol,
+        method: &str,
+        path: &str,
+    ) -> Result<Ongoing, Denied> {
         let (protocol, request) = (Some(protocol), Some(Request { method, path }));
         let target = Target { host: self.host(), port: self.port, protocol, request };
         let decided = self.decided(&target).await;
-        self.note(protocol, Some((method.to_owned(), path.to_owned())), decided)
+        self.note(protocol, Some((method.to_owned(), path.to_owned())), decided)?;
+        let begun = self.requests.begin(method, path, &self.agent.requests, limits::REQUESTS_PER_AGENT);
+        let ongoing = begun.ok_or(Denied::TooMany)?;
+        // What changed before it was among those that a change is compared with.
+        self.still_passes(protocol, request)?;
+        Ok(ongoing)
     }
 
     /// Whether it could go on if it spoke this.
@@ -140,16 +162,43 @@ impl Flow {
 
     /// Whether what goes on may still, as far as it is known.
     pub fn still(&self) -> Result<(), Denied> {
+        self.agent.has_left()?;
         let now = self.now();
-        let request = now.request.as_ref().map(|(method, path)| Request { method, path });
-        let target = Target { host: self.host(), port: self.port, protocol: now.protocol, request };
+        let passes = |request: Option<&(String, String)>| {
+            let request = request.map(|(method, path)| Request { method, path });
+            self.still_passes(now.protocol, request)
+        };
+        passes(now.request.as_ref())?;
+        self.requests.each(|request| passes(Some(request)))?;
+        self.still_has()
+    }
+
+    fn still_passes(&self, protocol: Option<Protocol>, request: Option<Request<'_>>) -> Result<(), Denied> {
+        let target = Target { host: self.host(), port: self.port, protocol, request };
         match self.verdict(&target) {
-            Verdict::Allow { .. } if self.has_to_be_looked_into(now.protocol) => Err(Denied::NotLookedInto),
+            Verdict::Allow { .. } if self.has_to_be_looked_into(protocol) => Err(Denied::NotLookedInto),
             Verdict::Allow { .. } => Ok(()),
             Verdict::Deny { by } => Err(Denied::By(by)),
             Verdict::Hold if self.held.load(Ordering::Relaxed) > 0 => Ok(()),
             Verdict::Hold => Err(Denied::By(By::Unknown)),
         }
+    }
+
+    /// Whether all that was put into its requests would be put there again.
+    fn still_has(&self) -> Result<(), Denied> {
+        let used = self.credentials();
+        if used.is_empty() {
+            return Ok(());
+        }
+        let (table, known) = (self.agent.table(), self.agent.credentials());
+        let same = |used: &Used| {
+            let (method, path) = &used.request;
+            let (secret, request) = (&used.credential.secret, Request { method, path });
+            let mut bound = table.injections(self.name().unwrap_or_default(), self.port, &request);
+            let now = known.as_ref().and_then(|known| known.get(secret).ok());
+            now.is_some_and(|now| now.is_worth(&used.credential)) && bound.any(|own| own.secret == *secret)
+        };
+        if used.values().all(same) { Ok(()) } else { Err(Denied::TakenAway) }
     }
 
     /// Whether it is TLS that the policy wants to be looked into, and is not.
@@ -167,14 +216,21 @@ impl Flow {
         self.looked_into.store(true, Ordering::Relaxed);
     }
 
-    /// These were put into a request.
-    pub fn has_put<'a>(&self, secrets: impl Iterator<Item = &'a Name>) {
-        let mut credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        for secret in secrets {
-            if !credentials.contains(secret) {
-                credentials.insert(secret.clone());
-            }
+    /// These are put into a request, if they still are what is put there.
+    pub fn puts(&self, credentials: &[Arc<Credential>], request: &Request<'_>) -> Result<(), Denied> {
+        if credentials.is_empty() {
+            return Ok(());
         }
+        for credential in credentials {
+            let request = (request.method.to_owned(), request.path.to_owned());
+            let used = Used { credential: credential.clone(), request };
+            self.credentials().insert(credential.secret.clone(), used);
+        }
+        self.still_has()
+    }
+
+    fn credentials(&self) -> MutexGuard<'_, BTreeMap<Name, Used>> {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verdict(&self, target: &Target<'_>) -> Verdict {
@@ -182,6 +238,7 @@ impl Flow {
     }
 
     async fn decided(&self, target: &Target<'_>) -> Result<By, Denied> {
+        self.agent.has_left()?;
         match self.verdict(target) {
             Verdict::Allow { by } => Ok(by),
             Verdict::Deny { by } => Err(Denied::By(by)),
@@ -292,14 +349,16 @@ impl Flow {
         self.connected.get().is_some()
     }
 
-    /// Bytes moved.
-    pub fn moved(&self, way: Way, bytes: usize) {
+    /// Bytes moved. Whether that is more than the agent may move: then this ends as soon as others have their turn.
+    pub fn moved(&self, way: Way, bytes: usize) -> bool {
         let counter = match way {
             Way::Out => &self.sent,
             Way::In => &self.received,
         };
-        counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        counter.fetch_add(bytes, Ordering::Relaxed);
         self.alive();
+        self.agent.moved(way, bytes)
     }
 
     /// It does something.
@@ -364,8 +423,7 @@ impl Flow {
         let passed = outcome == Outcome::Passed;
         let moved = |counter: &AtomicU64| if passed { counter.load(Ordering::Relaxed) } else { 0 };
         let (sent, received) = (moved(&self.sent), moved(&self.received));
-        let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        let credentials = credentials.iter().filter(|_| passed).cloned().collect();
+        let credentials = self.credentials().keys().filter(|_| passed).cloned().collect();
         self.agent.ledger.write(Connection {
             credentials,
             at,

@@ -22,6 +22,7 @@ mod http;
 mod listen;
 mod log;
 pub mod names;
+mod ongoing;
 mod questions;
 mod resolve;
 pub mod secrets;
@@ -29,6 +30,7 @@ mod share;
 mod sockets;
 mod tls;
 mod upstream;
+mod usage;
 mod wire;
 mod workers;
 
@@ -37,6 +39,7 @@ pub use sockets::{SocketsError, follow};
 use crate::limits;
 use agent::{Agent, Voices};
 use model::AgentId;
+use model::Resolver as ResolverAt;
 use model::egress::Attention;
 use model::gate_api::{Authority, Credential, FromGate, GateAgent};
 use model::policy::{Policy, Table};
@@ -93,9 +96,11 @@ struct Context {
     to_node: mpsc::Sender<FromGate>,
     workers: Workers,
     places: Arc<Places>,
-    tls: Tls,
+    tls: Arc<Tls>,
+    /// Of those, how many may be looked into.
+    looked_into: Arc<Places>,
     /// Bodies of requests that may be held as a whole.
-    bodies: Semaphore,
+    bodies: Arc<Semaphore>,
     original: fn(&TcpStream) -> io::Result<SocketAddr>,
 }
 
@@ -229,14 +234,19 @@ impl Egress {
             tools: BTreeMap::new(),
             last: None,
         };
+        let tls = Arc::new(Tls::new());
         let context = Context {
-            resolver: Resolver::new(dialer.clone(), here.clone()),
+            resolver: Resolver::new(dialer.clone(), here.clone(), tls.clone()),
             dialer,
             to_node,
             workers: Workers::new(here, more),
             places: Places::new(settings.flows, settings.flows_per_agent),
-            tls: Tls::new(),
-            bodies: Semaphore::new(limits::PUT_BODIES),
+            tls,
+            looked_into: Places::new(
+                (settings.flows / limits::LOOKED_INTO_SHARE).max(1),
+                limits::LOOKED_INTO_PER_AGENT,
+            ),
+            bodies: Arc::new(Semaphore::new(limits::PUT_BODIES)),
             original: settings.original,
         };
         let all = CancellationToken::new();
@@ -290,6 +300,11 @@ impl Egress {
     /// Takes over the authorities that servers are verified by.
     pub fn trust(&self, pem: &str) {
         self.context.tls.trust(pem);
+    }
+
+    /// Takes over how the resolver is asked that node connects to.
+    pub fn resolve_by(&self, resolver: &ResolverAt) {
+        self.context.resolver.ask_by(resolver);
     }
 
     /// Takes over what is put into an agent's requests.

@@ -1,16 +1,22 @@
-//! The addresses of names, asked of this node's resolver by DNS over TCP, once a connection to them was decided on.
+//! The addresses of names, asked of this node's resolver by DNS over TCP, TLS or HTTPS, once a connection to them was decided on.
+//! Where it is to be verified, nothing is asked before it was.
 //!
 //! Which of them may be connected to, node decides: they are only tried here.
 
+mod https;
+
 use super::dns::{self, Family, Unresolved};
 use super::sockets::Dialer;
+use super::tls::Tls;
 use crate::limits;
 use model::gate_api::Unconnected;
+use model::{Resolver as ResolverAt, ResolvesBy};
+use rustls::pki_types::ServerName;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot};
@@ -22,6 +28,9 @@ pub enum ResolveError {
     /// The resolver cannot be reached.
     #[error("the resolver cannot be reached")]
     Unconnected(Unconnected),
+    /// It is not the one that is meant, as far as its certificate tells, or it does not speak as it should.
+    #[error("the resolver {0}")]
+    Unverified(&'static str),
     /// It closed the connection, twice.
     #[error("the resolver does not answer")]
     Broken,
@@ -36,6 +45,9 @@ pub enum ResolveError {
 /// Asks, and remembers for a while.
 pub struct Resolver {
     dialer: Arc<Dialer>,
+    tls: Arc<Tls>,
+    /// How it is asked otherwise than in the clear.
+    by: OnceLock<Secured>,
     /// Serves the connection.
     runtime: Handle,
     link: tokio::sync::Mutex<Option<Link>>,
@@ -55,14 +67,32 @@ impl Known {
 
 impl Resolver {
     /// Its connection is made by `dialer`, and served by `runtime`.
-    pub fn new(dialer: Arc<Dialer>, runtime: Handle) -> Arc<Self> {
+    pub fn new(dialer: Arc<Dialer>, runtime: Handle, tls: Arc<Tls>) -> Arc<Self> {
         Arc::new(Self {
             dialer,
+            tls,
+            by: OnceLock::new(),
             runtime,
             link: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             lookups: Semaphore::new(limits::LOOKUPS),
         })
+    }
+
+    /// How it is asked, which is said once, before anything is.
+    pub fn ask_by(&self, resolver: &ResolverAt) {
+        let (name, https) = match &resolver.by {
+            ResolvesBy::Tcp => return,
+            ResolvesBy::Tls { name } => (name, None),
+            ResolvesBy::Https { name, path } => {
+                (name, Some(https::Place::new(resolver, name.as_deref(), path)))
+            }
+        };
+        let verified = match name {
+            Some(name) => ServerName::try_from(name.clone()).ok(),
+            None => Some(ServerName::from(resolver.address.ip())),
+        };
+        let _ = self.by.set(Secured { name: verified, https });
     }
 
     /// The addresses of a name; none, if it has none.
@@ -151,12 +181,59 @@ impl Resolver {
         let socket = self.dialer.resolver().await.map_err(ResolveError::Unconnected)?;
         let (questions, asked) = mpsc::channel(64);
         let socket = socket.into_std().map_err(|_| ResolveError::Broken)?;
+        let (ready, is_ready) = oneshot::channel();
+        let (tls, by) = (self.tls.clone(), self.by.get().cloned());
         self.runtime.spawn(async move {
-            if let Ok(socket) = TcpStream::from_std(socket) {
-                converse(socket, asked).await;
+            let Ok(socket) = TcpStream::from_std(socket) else { return };
+            match by {
+                None => {
+                    let _ = ready.send(Ok(()));
+                    converse(socket, asked).await;
+                }
+                Some(by) => by.converse(&tls, socket, asked, ready).await,
             }
         });
+        is_ready.await.map_err(|_| ResolveError::Broken)?.map_err(ResolveError::Unverified)?;
         Ok(link.insert(Link { questions }).clone())
+    }
+}
+
+/// How a resolver is asked that is verified.
+#[derive(Clone)]
+struct Secured {
+    /// For whom its certificate has to be. Nobody has one that is for none.
+    name: Option<ServerName<'static>>,
+    https: Option<https::Place>,
+}
+
+impl Secured {
+    /// Verifies it and says so, and asks and listens until either breaks.
+    async fn converse(
+        self,
+        tls: &Tls,
+        socket: TcpStream,
+        asked: mpsc::Receiver<Question>,
+        ready: oneshot::Sender<Result<(), &'static str>>,
+    ) {
+        let alpn = self.https.iter().map(|_| b"h2".to_vec()).collect();
+        let verified = match self.name {
+            Some(name) => tls.verified(name, alpn, socket).await,
+            None => Err("has a name that no certificate is for"),
+        };
+        let socket = match verified {
+            Ok(socket) => socket,
+            Err(why) => {
+                let _ = ready.send(Err(why));
+                return;
+            }
+        };
+        match self.https {
+            None => {
+                let _ = ready.send(Ok(()));
+                converse(socket, asked).await;
+            }
+            Some(place) => https::converse(place, socket, asked, ready).await,
+        }
     }
 }
 
@@ -173,8 +250,8 @@ struct Question {
 }
 
 /// Asks and listens until either breaks. Who waits then hears that nobody will answer.
-async fn converse(mut socket: TcpStream, mut questions: mpsc::Receiver<Question>) {
-    let (mut reading, mut writing) = socket.split();
+async fn converse(socket: impl AsyncRead + AsyncWrite, mut questions: mpsc::Receiver<Question>) {
+    let (mut reading, mut writing) = tokio::io::split(socket);
     let waiting = Mutex::new(HashMap::<u16, Question>::new());
     let waits = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let ask = async {
@@ -194,7 +271,8 @@ async fn converse(mut socket: TcpStream, mut questions: mpsc::Receiver<Question>
             let packet = dns::query(&question.name, question.family, id);
             waits().insert(id, question);
             let length = u16::try_from(packet.len()).unwrap_or(u16::MAX).to_be_bytes();
-            if writing.write_all(&[&length[..], &packet].concat()).await.is_err() {
+            let asked = writing.write_all(&[&length[..], &packet].concat()).await;
+            if asked.is_err() || writing.flush().await.is_err() {
                 return;
             }
         }

@@ -2,7 +2,9 @@
 
 use super::pattern::{NoPattern, Pattern};
 use super::table::Protocol;
-use super::{Action, Egress, Inject, Policy, PolicyError, Preset, Rule, Unknown, bundles, inject, path};
+use super::{
+    Action, Egress, Inject, Policy, PolicyError, Preset, Rule, Unknown, bundles, inject, limits, path,
+};
 
 /// Rules of one policy.
 pub const MAX_RULES: usize = 10_000;
@@ -74,7 +76,7 @@ impl Policy {
         if self.version != 1 {
             faults.add("version", "is not one that is known here", "write `version = 1`");
         }
-        let Egress { preset, bundles, unknown, rules, inject } = &self.egress;
+        let Egress { preset, bundles, unknown, limits, rules, inject } = &self.egress;
         if *preset == Preset::Open && !unrestricted {
             faults.add(
                 "egress.preset",
@@ -82,6 +84,7 @@ impl Policy {
                 "take `https`, or make the agent unrestricted",
             );
         }
+        limits::check(limits, &mut faults);
         check_allowlist(*preset, bundles, *unknown, &mut faults);
         if rules.len() > MAX_RULES {
             faults.add("egress.rule", format!("has more than {MAX_RULES} entries"), "write fewer rules");

@@ -7,6 +7,7 @@ mod check;
 mod edit;
 mod explain;
 mod inject;
+mod limits;
 mod name;
 mod path;
 mod pattern;
@@ -19,6 +20,7 @@ pub use bundles::{COMMON, TOOLS, contents as bundle_contents, names as bundle_na
 pub use check::{MAX_BUNDLES, MAX_BYTES, MAX_FILE, MAX_OF_RULE, MAX_PATH, MAX_RULES};
 pub use explain::{Explanation, Reason, explain};
 pub use inject::{Inject, MAX_INJECT, Place, is_host_of_secret};
+pub use limits::{Limit, Limits};
 pub use name::name;
 pub use table::{By, Host, Protocol, Request, Table, Target, Verdict};
 
@@ -46,6 +48,9 @@ pub struct Egress {
     pub bundles: Vec<String>,
     /// What happens to a host that nothing names, with preset `allowlist`.
     pub unknown: Unknown,
+    /// How much the agent may move.
+    #[serde(skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// Rules of this policy. One that denies beats all that allow, and each beats the preset.
     #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,

@@ -4,7 +4,7 @@ use super::bundles;
 use super::path::{self, Covers};
 use super::pattern::{Pattern, masked};
 use super::scope::{Protocols, Scope};
-use super::{Action, Inject, Policy, Preset, Rule, Unknown};
+use super::{Action, Inject, Limits, Policy, Preset, Rule, Unknown};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -244,6 +244,7 @@ pub(super) fn requests_covered(
 pub struct Table {
     preset: Preset,
     unknown: Unknown,
+    limits: Limits,
     invalid: bool,
     /// How many rules there are: what has a higher number is a bundle.
     rules: Source,
@@ -276,6 +277,7 @@ impl Table {
         let mut table = Self {
             preset: egress.preset,
             unknown: egress.unknown,
+            limits: egress.limits,
             // Bounded by the check.
             rules: egress.rules.len() as Source,
             bundles: chosen.iter().map(|bundle| bundle.name).collect(),
@@ -308,6 +310,11 @@ impl Table {
         draft.requests.push(source);
         let (methods, paths) = (rule.methods.clone().into(), rule.paths.clone().into());
         self.of_requests.insert(source, OfRequests { action: rule.action, scope, methods, paths });
+    }
+
+    /// How much may be moved.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Whether anything at this name could pass or be held: only then does it have an address.

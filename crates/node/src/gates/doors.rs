@@ -191,7 +191,7 @@ async fn read(
         tokio::spawn(async move {
             let settings = &gates.settings.egress;
             let connected = match target {
-                Target::Resolver => connect(settings.resolver).await,
+                Target::Resolver => connect(settings.resolver.address).await,
                 Target::Address(address) => dial(address, &gates.open).await,
             };
             let connected = connected.map(OwnedFd::from);

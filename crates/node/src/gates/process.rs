@@ -6,9 +6,9 @@
 use super::{Gates, Settings, doors};
 use crate::backoff::Backoff;
 use command_fds::{CommandFdExt, FdMapping};
-use model::AccountId;
 use model::gate_api::{FromGate, ToGate};
 use model::workspace::Captured;
+use model::{AccountId, ResolvesBy};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -192,7 +192,9 @@ async fn write(
     changes.mark_unchanged();
     let reader = gates.clone();
     let roots = tokio::task::spawn_blocking(move || reader.roots()).await.unwrap_or_default();
-    let mut messages: Vec<ToGate> = roots.into_iter().chain([gates.state(account)]).collect();
+    let resolver = Some(&gates.settings.egress.resolver).filter(|resolver| resolver.by != ResolvesBy::Tcp);
+    let resolver = resolver.map(|resolver| ToGate::Resolver { resolver: resolver.clone() });
+    let mut messages: Vec<ToGate> = roots.into_iter().chain(resolver).chain([gates.state(account)]).collect();
     messages.extend(gates.news_of_attention(account));
     messages.extend(gates.news_of_credentials(account));
     loop {

@@ -41,6 +41,7 @@ fn every_fault_is_named_at_once() {
     assert_eq!(named, ["guard", "limits.cpus", "limits.discs", "limits.memory", "slot", "slots"]);
     let text = r#"
         control = "http://127.0.0.1:7700/v1"
+        control_ca = "ca.pem"
         data = "relative"
         run = "/run/../etc"
         cgroup = "../system.slice"
@@ -52,7 +53,18 @@ fn every_fault_is_named_at_once() {
     "#;
     assert_eq!(
         keys(text),
-        ["control", "data", "run", "cgroup", "uid_first", "slots", "limits.cpus", "limits.memory"]
+        [
+            "control",
+            "control_ca",
+            "control_ca",
+            "data",
+            "run",
+            "cgroup",
+            "uid_first",
+            "slots",
+            "limits.cpus",
+            "limits.memory"
+        ]
     );
 }
 
@@ -117,7 +129,12 @@ fn networks_are_read_strictly() {
         let said = Config::read(&text, Default::default()).unwrap_err().to_string();
         assert!(said.contains(says), "{bad}: {said}");
     }
-    for bad in ["1.1.1.1", "1.1.1.1:0", "0.0.0.0:53", "one.one.one.one:53"] {
+    for good in ["tls://1.1.1.1#one.one.one.one", "https://[2606:4700::1111]/dns-query", "9.9.9.9:5353"] {
+        assert_eq!(keys(&format!("[egress]\nresolver = \"{good}\"")), [""; 0], "{good}");
+    }
+    for bad in
+        ["1.1.1.1", "1.1.1.1:0", "0.0.0.0:53", "one.one.one.one:53", "tls://one.one.one.one", "https://"]
+    {
         assert_eq!(keys(&format!("[egress]\nresolver = \"{bad}\"")), ["egress.resolver"], "{bad}");
     }
 }

@@ -2,7 +2,7 @@
 //! traded once, bearer tokens that end, long polls, strict reports.
 
 use super::wish;
-use crate::control::{EnrollError, Standing};
+use crate::control::{ClientError, EnrollError, Standing, client};
 use crate::gates::{Gates, Settings};
 use crate::journal::Journal;
 use crate::key::NodeKey;
@@ -195,7 +195,7 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await });
 
         let directory = tempfile::tempdir().unwrap();
-        let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
+        let journal = Arc::new(Journal::open(&directory.path().join("node"), directory.path()).unwrap());
         let reporter = Arc::new(Reporter::default());
         let settings = Settings {
             directory: directory.path().join("gates"),
@@ -223,7 +223,7 @@ impl World {
                 let _ = apply.send(state);
                 None
             }),
-            http: crate::control::client(&origin).unwrap().0,
+            http: client(&origin, None).unwrap().0,
             origin: origin.clone(),
             capacity: Capacity { slots: 4, cpus: 2.0, memory: 1 << 30 },
             attempted: Some(attempted),
@@ -405,6 +405,26 @@ async fn a_place_that_is_not_given() {
     assert!(matches!(error, EnrollError::Refused { .. }), "{error}");
     assert!(world.root().join("bootstrap-token").exists());
     assert!(world.directory.path().exists() && !world.origin.is_empty());
+}
+
+#[test]
+fn authorities_that_are_none_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    let made = || client("https://control.example", Some(&path));
+    let error = made().err().unwrap();
+    assert!(matches!(error, ClientError::Read { .. }), "{error}");
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for text in ["", "nonsense", damaged] {
+        std::fs::write(&path, text).unwrap();
+        let error = made().err().unwrap();
+        assert!(matches!(error, ClientError::NoAuthority { .. }), "{text}: {error}");
+        assert!(error.to_string().contains("control_ca"), "{error}");
+    }
+    let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    std::fs::write(&path, certificate).unwrap();
+    assert_eq!(made().unwrap().1, "https://control.example");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,7 +67,7 @@ impl World {
             tools: BTreeMap::new(),
             sandbox: None,
         };
-        let journal = Arc::new(Journal::open(&directory.path().join("node")).unwrap());
+        let journal = Arc::new(Journal::open(&directory.path().join("node"), directory.path()).unwrap());
         let outbox = Arc::new(Outbox::default());
         let gates = Gates::open(settings, journal.clone(), Arc::default(), outbox.clone()).unwrap();
         Self { directory, journal, outbox, gates, lines: BufReader::new(said).lines(), told: None }
@@ -321,7 +321,11 @@ async fn node_connects_for_agents_of_the_account_to_what_is_public_or_open() {
             }
         }
     });
-    let egress = Egress { open: vec!["127.0.0.1".into()], resolver: there, ..Egress::default() };
+    let egress = Egress {
+        open: vec!["127.0.0.1".into()],
+        resolver: model::Resolver::plain(there),
+        ..Egress::default()
+    };
     let mut world = World::with(&with_sockets(&format!("dial,{there}")), egress);
     let spec = spec();
     world.gates.ensure(spec.account).unwrap();

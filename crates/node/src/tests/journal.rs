@@ -1,10 +1,12 @@
 use super::wish;
 use crate::journal::{Journal, JournalError};
-use crate::local::{Local, Motion, Phase};
+use crate::local::{After, Local, Motion, Phase};
 use model::Desired;
 use sandbox::UidRange;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use tempfile::TempDir;
 
 fn record(phase: Phase) -> Local {
     let mut local = Local::new(wish(Desired::Running, 7), 2);
@@ -14,10 +16,35 @@ fn record(phase: Phase) -> Local {
     local
 }
 
+fn open(directory: &TempDir) -> Journal {
+    try_open(directory).unwrap()
+}
+
+fn try_open(directory: &TempDir) -> Result<Journal, JournalError> {
+    Journal::open(&directory.path().join("node"), &directory.path().join("run"))
+}
+
+/// What a new boot has: no file beneath `run`.
+fn boot(directory: &TempDir) {
+    fs::remove_dir_all(directory.path().join("run")).unwrap();
+}
+
+fn on_disk(directory: &TempDir, record: &Local) -> PathBuf {
+    directory.path().join(format!("node/agents/{}.json", record.desired.spec.id.base32()))
+}
+
+fn in_memory(directory: &TempDir, record: &Local) -> PathBuf {
+    directory.path().join(format!("run/journal/{}.json", record.desired.spec.id.base32()))
+}
+
+fn all(journal: &Journal) -> Vec<Local> {
+    journal.load().unwrap().into_values().collect()
+}
+
 #[test]
 fn records_go_round() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = Journal::open(directory.path()).unwrap();
+    let journal = open(&directory);
     let mut kept = record(Phase::Live(Motion::Frozen));
     let agent = kept.desired.spec.id;
     kept.authority = Some(crate::authority::make(agent, time::OffsetDateTime::now_utc()).unwrap());
@@ -27,25 +54,26 @@ fn records_go_round() {
     journal.remove(removed.desired.spec.id).unwrap();
     journal.remove(removed.desired.spec.id).unwrap();
     drop(journal);
-    let records = Journal::open(directory.path()).unwrap().load().unwrap();
-    assert_eq!(records.into_values().collect::<Vec<_>>(), [kept]);
+    assert_eq!(all(&open(&directory)), std::slice::from_ref(&kept));
+    boot(&directory);
+    assert_eq!(all(&open(&directory)), [kept]);
 }
 
 #[test]
 fn what_a_crash_tore_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
     let whole = record(Phase::Launching);
-    Journal::open(directory.path()).unwrap().save(&whole).unwrap();
-    let agents = directory.path().join("agents");
-    let name = format!("{}.json", whole.desired.spec.id.base32());
-    let bytes = fs::read(agents.join(&name)).unwrap();
+    open(&directory).save(&whole).unwrap();
+    let bytes = fs::read(on_disk(&directory, &whole)).unwrap();
     // The next record was being written when the node died: at every length the old one stands.
     for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
-        let torn = agents.join(format!("{name}.new"));
-        fs::write(&torn, &bytes[..length]).unwrap();
-        let journal = Journal::open(directory.path()).unwrap();
-        assert!(!torn.exists());
-        assert_eq!(journal.load().unwrap().into_values().collect::<Vec<_>>(), std::slice::from_ref(&whole));
+        for path in [on_disk(&directory, &whole), in_memory(&directory, &whole)] {
+            let torn = path.with_extension("json.new");
+            fs::write(&torn, &bytes[..length]).unwrap();
+            let journal = open(&directory);
+            assert!(!torn.exists());
+            assert_eq!(all(&journal), std::slice::from_ref(&whole));
+        }
     }
 }
 
@@ -53,7 +81,7 @@ fn what_a_crash_tore_is_not_believed() {
 fn what_a_power_cut_left_of_a_record_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let (cut, whole) = (record(Phase::Launching), record(Phase::Idle));
-    Journal::open(directory.path()).unwrap().save(&whole).unwrap();
+    open(&directory).save(&whole).unwrap();
     let bytes = serde_json::to_vec(&cut).unwrap();
     let (begun, rest) = bytes.split_at(bytes.len() / 2);
     // A record of several blocks may be there in part.
@@ -63,39 +91,117 @@ fn what_a_power_cut_left_of_a_record_is_forgotten() {
         [&vec![0; begun.len()][..], rest].concat(),
     ];
     for left in [Vec::new(), vec![0; 700]].into_iter().chain(parts) {
-        let path = directory.path().join("agents").join(format!("{}.json", cut.desired.spec.id.base32()));
+        let path = on_disk(&directory, &cut);
         fs::write(&path, left).unwrap();
-        let journal = Journal::open(directory.path()).unwrap();
-        assert_eq!(journal.load().unwrap().into_values().collect::<Vec<_>>(), std::slice::from_ref(&whole));
+        boot(&directory);
+        let journal = open(&directory);
+        assert_eq!(all(&journal), std::slice::from_ref(&whole));
         assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_killed_node_is_found_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut killed = record(Phase::Launching);
+    open(&directory).save(&killed).unwrap();
+    killed.phase = Phase::Live(Motion::Running);
+    // It did not come to writing this one to disk.
+    fs::write(in_memory(&directory, &killed), serde_json::to_vec(&killed).unwrap()).unwrap();
+    assert_eq!(all(&open(&directory)), std::slice::from_ref(&killed));
+    boot(&directory);
+    assert_eq!(all(&open(&directory)), [killed], "and it is on disk since");
+}
+
+/// What is written behind is what was saved last, however often that was.
+#[test]
+fn what_changes_often_is_written_as_it_is_in_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut changing = record(Phase::Launching);
+    let journal = open(&directory);
+    for epoch in 1..=50 {
+        changing.desired.token_epoch = epoch;
+        changing.desired.policy_revision = 100 - epoch;
+        journal.save(&changing).unwrap();
+        assert_eq!(all(&journal), std::slice::from_ref(&changing));
+    }
+    drop(journal);
+    boot(&directory);
+    assert_eq!(all(&open(&directory)), [changing]);
+}
+
+#[test]
+fn an_end_is_on_disk_at_once_and_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut over = record(Phase::Live(Motion::Running));
+    let journal = open(&directory);
+    journal.save(&over).unwrap();
+    for phase in [Phase::Ending(After::Ended), Phase::Ended, Phase::Destroyed] {
+        over.phase = phase;
+        journal.save(&over).unwrap();
+        let read: Local = serde_json::from_slice(&fs::read(on_disk(&directory, &over)).unwrap()).unwrap();
+        assert_eq!(read, over);
+    }
+    drop(journal);
+    boot(&directory);
+    assert_eq!(all(&open(&directory)), [over]);
+}
+
+/// What lies in memory is of this journal, of this boot, and of no time before another node wrote to disk.
+#[test]
+fn memory_of_another_time_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut newer = record(Phase::Launching);
+    let own = |place: &str| directory.path().join(place).join("live.new");
+    let earlier = || {
+        for place in ["node", "run/journal"] {
+            fs::write(own(place), "00000000-0000-4000-8000-000000000000 0123456789abcdef").unwrap();
+        }
+    };
+    let another = || fs::write(own("run/journal"), fs::read_to_string(own("node")).unwrap() + "0").unwrap();
+    // A node that knows of no records in memory takes it for a file that was being written.
+    let older = || fs::remove_file(own("node")).unwrap();
+    for otherwise in [&earlier as &dyn Fn(), &another, &older] {
+        let stale = Local { phase: Phase::Launching, ..newer.clone() };
+        open(&directory).save(&stale).unwrap();
+        newer.phase = Phase::Ended;
+        fs::write(on_disk(&directory, &newer), serde_json::to_vec(&newer).unwrap()).unwrap();
+        otherwise();
+        let journal = open(&directory);
+        assert_eq!(all(&journal), std::slice::from_ref(&newer));
+        assert!(!in_memory(&directory, &newer).exists());
     }
 }
 
 #[test]
 fn a_damaged_record_is_named_and_never_skipped() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = Journal::open(directory.path()).unwrap();
     let record = record(Phase::Idle);
-    journal.save(&record).unwrap();
-    let path = directory.path().join("agents").join(format!("{}.json", record.desired.spec.id.base32()));
-    fs::write(&path, b"{}").unwrap();
-    let error = journal.load().unwrap_err();
-    assert!(matches!(&error, JournalError::Damaged { path: named, .. } if *named == path), "{error}");
+    open(&directory).save(&record).unwrap();
+    let damaged = |path: PathBuf| {
+        let journal = open(&directory);
+        fs::write(&path, b"{}").unwrap();
+        let error = journal.load().unwrap_err();
+        assert!(matches!(&error, JournalError::Damaged { path: named, .. } if *named == path), "{error}");
+    };
+    damaged(in_memory(&directory, &record));
+    boot(&directory);
+    damaged(on_disk(&directory, &record));
 }
 
 #[test]
 fn only_one_node_has_it() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = Journal::open(directory.path()).unwrap();
-    assert!(matches!(Journal::open(directory.path()), Err(JournalError::Locked(_))));
+    let journal = open(&directory);
+    assert!(matches!(try_open(&directory), Err(JournalError::Locked(_))));
     drop(journal);
-    assert!(Journal::open(directory.path()).is_ok());
+    open(&directory);
 }
 
 #[test]
 fn files_are_for_root_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = Journal::open(&directory.path().join("node")).unwrap();
+    let journal = open(&directory);
     let record = record(Phase::Idle);
     journal.save(&record).unwrap();
     crate::key::NodeKey::load_or_make(journal.root()).unwrap();
@@ -103,8 +209,12 @@ fn files_are_for_root_alone() {
     assert_eq!(mode(journal.root()), 0o700);
     assert_eq!(mode(&journal.root().join("key.pem")), 0o600);
     assert_eq!(mode(&journal.root().join("lock")), 0o600);
-    let name = format!("agents/{}.json", record.desired.spec.id.base32());
-    assert_eq!(mode(&journal.root().join(name)), 0o600);
+    assert_eq!(mode(&directory.path().join("run/journal")), 0o700);
+    assert_eq!(mode(&in_memory(&directory, &record)), 0o600);
+    let root = journal.root().to_owned();
+    drop(journal);
+    assert_eq!(mode(&root.join("agents")), 0o700);
+    assert_eq!(mode(&on_disk(&directory, &record)), 0o600);
 }
 
 /// Nodes that knew one level said nothing of it, and every agent had an image.

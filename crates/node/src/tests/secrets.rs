@@ -168,7 +168,7 @@ impl Node {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let http = crate::control::client(&origin).unwrap().0;
+        let http = crate::control::client(&origin, None).unwrap().0;
         let caller = Arc::new(Caller::new(http, &origin, key, &standing));
         let spec = spec();
         let (secrets, running) = begin(&caller, &world);
@@ -422,11 +422,16 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
 async fn by_what_servers_are_verified_comes_first() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "certificates").unwrap();
-    let egress = crate::Egress { roots: file.path().to_owned(), ..crate::Egress::default() };
+    let resolver = "tls://9.9.9.9#dns.example".parse().unwrap();
+    let egress = crate::Egress { roots: file.path().to_owned(), resolver, ..crate::Egress::default() };
     let mut world = World::with(ECHO, egress);
     world.gates.ensure(AccountId::new()).unwrap();
     match serde_json::from_str(&world.line().await).unwrap() {
         ToGate::Roots { pem } => assert_eq!(pem, "certificates"),
+        other => panic!("{other:?}"),
+    }
+    match serde_json::from_str(&world.line().await).unwrap() {
+        ToGate::Resolver { resolver } => assert_eq!(resolver.to_string(), "tls://9.9.9.9:853#dns.example"),
         other => panic!("{other:?}"),
     }
     assert!(world.line().await.contains("\"state\""));

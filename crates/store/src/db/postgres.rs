@@ -106,6 +106,8 @@ pub(crate) fn migrations() -> Migrator {
         ("policy", include_str!("../../migrations/postgres/0006_policy.sql")),
         ("egress", include_str!("../../migrations/postgres/0007_egress.sql")),
         ("secrets", include_str!("../../migrations/postgres/0008_secrets.sql")),
+        ("people", include_str!("../../migrations/postgres/0009_people.sql")),
+        ("quotas", include_str!("../../migrations/postgres/0010_quotas.sql")),
     ])
 }
 

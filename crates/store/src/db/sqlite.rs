@@ -36,6 +36,8 @@ pub(crate) fn migrations() -> Migrator {
         ("policy", include_str!("../../migrations/sqlite/0006_policy.sql")),
         ("egress", include_str!("../../migrations/sqlite/0007_egress.sql")),
         ("secrets", include_str!("../../migrations/sqlite/0008_secrets.sql")),
+        ("people", include_str!("../../migrations/sqlite/0009_people.sql")),
+        ("quotas", include_str!("../../migrations/sqlite/0010_quotas.sql")),
     ])
 }
 

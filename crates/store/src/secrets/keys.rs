@@ -170,15 +170,17 @@ impl Store {
         Ok(forgotten.rows_affected())
     }
 
-    /// What wraps the keys that there are: each once.
+    /// What wraps the keys (and seeds of second factors) that there are: each once.
     pub async fn wrapped_by(&self) -> Result<Vec<String>, Error> {
-        let rows = query("SELECT DISTINCT wrapped_by FROM data_keys ORDER BY wrapped_by")
-            .fetch_all(&self.0.reader)
-            .await?;
+        let rows = query(
+            "SELECT wrapped_by FROM data_keys UNION SELECT wrapped_by FROM factors ORDER BY wrapped_by",
+        )
+        .fetch_all(&self.0.reader)
+        .await?;
         rows.iter().map(|row| row.text("wrapped_by")).collect()
     }
 
-    /// Some keys that are wrapped by something else than this, behind `after`.
+    /// Some keys (and seeds) that are wrapped by something else than this, behind `after`.
     pub async fn data_keys_not_wrapped_by(
         &self,
         id: &str,
@@ -186,7 +188,9 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<DataKey>, Error> {
         let rows = query(
-            "SELECT id AS data_key, account, wrapped_by, wrapped FROM data_keys
+            "SELECT id AS data_key, account, wrapped_by, wrapped FROM (
+                SELECT id, account, wrapped_by, wrapped FROM data_keys
+                UNION ALL SELECT id, account, wrapped_by, wrapped FROM factors) AS wrapped_keys
              WHERE wrapped_by <> $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3",
         )
         .bind(id)
@@ -201,13 +205,18 @@ impl Store {
     pub async fn wrap_anew(&self, old: &DataKey, new: &DataKey) -> Result<(), Error> {
         let mut change = self.change(Actor::System).await?;
         change.overwrite(true).await?;
-        query("UPDATE data_keys SET wrapped_by = $1, wrapped = $2 WHERE id = $3 AND wrapped_by = $4")
-            .bind(new.wrapped_by.clone())
-            .bind(new.wrapped.clone())
-            .bind(old.id.to_string())
-            .bind(old.wrapped_by.clone())
-            .execute(change.db().await?)
-            .await?;
+        for statement in [
+            "UPDATE data_keys SET wrapped_by = $1, wrapped = $2 WHERE id = $3 AND wrapped_by = $4",
+            "UPDATE factors SET wrapped_by = $1, wrapped = $2 WHERE id = $3 AND wrapped_by = $4",
+        ] {
+            query(statement)
+                .bind(new.wrapped_by.clone())
+                .bind(new.wrapped.clone())
+                .bind(old.id.to_string())
+                .bind(old.wrapped_by.clone())
+                .execute(change.db().await?)
+                .await?;
+        }
         change.overwrite(false).await?;
         change.commit_bookkeeping().await
     }

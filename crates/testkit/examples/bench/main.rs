@@ -4,6 +4,7 @@
 //! kept), and runs the peers from the same root filesystem. Every figure is a median unless it says otherwise. Nothing
 //! here decides a test.
 
+mod api;
 mod crowd;
 mod decide;
 mod egress;
@@ -20,7 +21,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, create, levels, exec, streams, crowd, weight; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, terminated, create, levels, exec, streams, crowd, weight, api; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -52,6 +53,13 @@ fn main() {
     if wants("egress") {
         egress::measure(&mut rows);
         if sections == ["egress"] {
+            rows.print();
+            return rows.write();
+        }
+    }
+    if wants("terminated") {
+        egress::terminated::measure(rounds, &mut rows);
+        if sections == ["terminated"] {
             rows.print();
             return rows.write();
         }
@@ -93,6 +101,9 @@ fn main() {
     drop(session);
     if wants("levels") {
         lone::levels(rounds, &mut rows);
+    }
+    if wants("api") {
+        api::measure(&mut rows);
     }
     if wants("create") {
         profile::ask(&mut rows);

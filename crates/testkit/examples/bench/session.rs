@@ -59,7 +59,16 @@ impl Session {
 
     /// Starts it, with the base image, for agents of a level.
     pub fn start_at(level: Level, blanks: Blanks) -> Self {
-        let world = World::prepare_sized(SLOTS);
+        Self::sized(SLOTS, level, blanks)
+    }
+
+    /// One that can hold so many agents, none of which finds its boundary ready.
+    pub fn holding(slots: u32) -> Self {
+        Self::sized(slots, Level::Container, Blanks::None)
+    }
+
+    fn sized(slots: u32, level: Level, blanks: Blanks) -> Self {
+        let world = World::prepare_sized(slots);
         match blanks {
             Blanks::None => world.blanks_at_most(0),
             // Those with an image come after it, and so never.

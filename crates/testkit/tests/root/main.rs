@@ -1,6 +1,7 @@
 //! Everything that needs root: a real installation, real boundaries, attacks from inside.
 
 mod attacks;
+mod authority;
 mod bad_input;
 mod beside;
 mod blanks;
@@ -15,9 +16,11 @@ mod faults;
 mod held;
 mod images;
 mod intruder;
+mod leaving;
 mod levels;
 mod mass;
 mod neighbours;
+mod openapi;
 mod secrets;
 mod story;
 mod verify;

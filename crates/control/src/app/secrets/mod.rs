@@ -149,7 +149,7 @@ pub(crate) async fn rotate(
     }
 }
 
-/// Says which hosts a secret may go to.
+/// Says which hosts a secret may go to, which asks for a proof: it is how one would get out.
 pub(crate) async fn set_hosts(
     app: &App,
     caller: &Caller,
@@ -157,6 +157,7 @@ pub(crate) async fn set_hosts(
     request: &SetHosts,
 ) -> Result<Secret, Fault> {
     validate::secret_hosts(&request.hosts)?;
+    caller.proved(app.store.now())?;
     let id = find(app, caller, secret).await?.id;
     let set = app.store.set_secret_hosts(caller.actor(), caller.account, id, &request.hosts).await;
     match set {

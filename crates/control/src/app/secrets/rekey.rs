@@ -38,6 +38,7 @@ impl From<RekeyError> for Fault {
 
 /// Gives the caller's account another key, and encrypts its secrets anew.
 pub(crate) async fn account(app: &App, caller: &Caller, from: Client) -> Result<(), Fault> {
+    caller.proved(app.store.now())?;
     app.limits.check(Kind::Rekey, from.address, Some(&caller.account)).await?;
     {
         let _turning = app.vault.turning.read().await;
@@ -48,11 +49,7 @@ pub(crate) async fn account(app: &App, caller: &Caller, from: Client) -> Result<
 
 /// Makes another key the one that wraps the keys of all accounts.
 pub(crate) async fn installation(app: &App, caller: &Caller, from: Client) -> Result<(), Fault> {
-    if !caller.operator {
-        let problem =
-            Problem::new(Code::Forbidden, "the key that wraps all others is the operator's to change");
-        return Err(problem.remedy("POST /v1/data-key/rotate changes the key of your account").into());
-    }
+    caller.proved(app.store.now())?;
     if !app.vault.makes_its_own() {
         let detail =
             "the key that wraps all others is handed to control as a credential, which control cannot change";

@@ -1,5 +1,6 @@
 //! What clients are answered: what the server says, without what was put into the request; or why it was not asked.
 
+use super::super::ongoing::Ongoing;
 use super::super::secrets::scrub::Scrubber;
 use crate::problems::to_json;
 use bytes::Bytes;
@@ -12,7 +13,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 /// The body of an answer.
-pub enum Answer {
+pub struct Answer {
+    said: Said,
+    /// It is a request under way for as long as this is there.
+    #[allow(dead_code, reason = "ends with this")]
+    ongoing: Option<Ongoing>,
+}
+
+enum Said {
     /// What the server says.
     Passed(Incoming),
     /// The same, without a value.
@@ -33,7 +41,18 @@ pub enum Answer {
 impl Answer {
     /// What the server says.
     pub fn passed(body: Incoming) -> Self {
-        Self::Passed(body)
+        Said::Passed(body).into()
+    }
+
+    /// To this request.
+    pub fn of(self, ongoing: Ongoing) -> Self {
+        Self { ongoing: Some(ongoing), ..self }
+    }
+}
+
+impl From<Said> for Answer {
+    fn from(said: Said) -> Self {
+        Self { said, ongoing: None }
     }
 }
 
@@ -45,10 +64,10 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let (body, scrubber, trailers, ended) = match self.get_mut() {
-            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Passed(body) => return Pin::new(body).poll_frame(cx),
-            Self::Scrubbed { body, scrubber, trailers, ended } => (body, scrubber, trailers, ended),
+        let (body, scrubber, trailers, ended) = match &mut self.get_mut().said {
+            Said::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Said::Passed(body) => return Pin::new(body).poll_frame(cx),
+            Said::Scrubbed { body, scrubber, trailers, ended } => (body, scrubber, trailers, ended),
         };
         while !*ended {
             let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
@@ -78,21 +97,21 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(bytes) => bytes.is_none(),
-            Self::Passed(body) => body.is_end_stream(),
-            Self::Scrubbed { body, scrubber, trailers, .. } => {
+        match &self.said {
+            Said::Own(bytes) => bytes.is_none(),
+            Said::Passed(body) => body.is_end_stream(),
+            Said::Scrubbed { body, scrubber, trailers, .. } => {
                 body.is_end_stream() && !scrubber.holds() && trailers.is_none()
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Passed(body) => body.size_hint(),
+        match &self.said {
+            Said::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Said::Passed(body) => body.size_hint(),
             // What is held back is yet to come. The header says the length, where it is known.
-            Self::Scrubbed { .. } => SizeHint::default(),
+            Said::Scrubbed { .. } => SizeHint::default(),
         }
     }
 }
@@ -107,8 +126,8 @@ pub fn scrubbed(answer: Response<Incoming>, scrubber: Scrubber) -> Result<Respon
     }
     clean(&mut head.headers, &scrubber);
     head.extensions.remove::<ReasonPhrase>();
-    let body = Answer::Scrubbed { body, scrubber, trailers: None, ended: false };
-    Ok(Response::from_parts(head, body))
+    let said = Said::Scrubbed { body, scrubber, trailers: None, ended: false };
+    Ok(Response::from_parts(head, said.into()))
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {
@@ -137,7 +156,7 @@ pub fn bad_gateway(detail: impl Into<String>) -> Problem {
 
 /// A problem as an answer; whether it is the last on its connection.
 pub fn refusal(problem: &Problem, last: bool) -> Response<Answer> {
-    let mut response = Response::new(Answer::Own(Some(to_json(problem).into())));
+    let mut response = Response::new(Answer::from(Said::Own(Some(to_json(problem).into()))));
     *response.status_mut() =
         StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = HeaderValue::from_static("application/problem+json");

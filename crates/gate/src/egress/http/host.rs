@@ -1,7 +1,8 @@
 //! For whom a request of HTTP says that it is.
 
 use hyper::header::{self, HeaderValue};
-use hyper::{Request, Uri};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, Uri, Version};
 
 /// Why a request cannot be passed on.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,10 +17,13 @@ pub enum HostError {
 /// target, where that has a name. Without a name there is nothing to compare: who decides goes by the address.
 pub fn agrees<B>(request: &Request<B>, scheme: &str, name: Option<&str>, port: u16) -> Result<(), HostError> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(HostError::Malformed("The request has no Host header, or more than one."));
-    };
     let uri = request.uri();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host),
+        // Its target says so.
+        (None, None) if request.version() == Version::HTTP_2 && uri.authority().is_some() => None,
+        _ => return Err(HostError::Malformed("The request has no Host header, or more than one.")),
+    };
     if uri.scheme_str().is_some_and(|own| own != scheme) {
         return Err(HostError::Malformed("The request's target has another scheme than the connection."));
     }
@@ -29,8 +33,8 @@ pub fn agrees<B>(request: &Request<B>, scheme: &str, name: Option<&str>, port: u
     }
     let Some(name) = name else { return Ok(()) };
     let unclear = HostError::Malformed("The request's Host header is not the name of a host.");
-    let host = host.to_str().map_err(|_| unclear)?;
-    let said = std::iter::once(host).chain(uri.authority().map(|authority| authority.as_str()));
+    let host = host.map(HeaderValue::to_str).transpose().map_err(|_| unclear)?;
+    let said = host.into_iter().chain(uri.authority().map(|authority| authority.as_str()));
     for said in said {
         if !is(said, name, port) {
             return Err(HostError::Other(said.chars().take(255).collect()));
@@ -59,6 +63,17 @@ pub fn only_path<B>(request: &mut Request<B>) {
     }
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+}
+
+/// Writes the name into the request's target, and nowhere else, as HTTP/2 has it.
+pub fn name_authority<B>(request: &mut Request<B>, name: &str, port: u16) {
+    let authority = if port == 443 { name.to_owned() } else { format!("{name}:{port}") };
+    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path);
+    if let Ok(uri) = uri.build() {
+        *request.uri_mut() = uri;
+    }
+    request.headers_mut().remove(header::HOST);
 }
 
 /// Whether the request asks for a WebSocket, and for nothing else.
@@ -91,7 +106,7 @@ pub fn stay_with_http<B>(request: &mut Request<B>) {
 #[cfg(test)]
 mod tests {
     use super::{HostError, agrees, asks_for_websocket, only_path, stay_with_http};
-    use hyper::Request;
+    use hyper::{Request, Version};
 
     fn request(target: &str, hosts: &[&str]) -> Request<()> {
         let mut request = Request::builder().uri(target);
@@ -139,6 +154,15 @@ mod tests {
         }
         check("/", &[], false);
         assert!(matches!(agrees(&request("/", &[]), "http", None, 80), Err(HostError::Malformed(_))));
+        let two = |target: &str, hosts: &[&str]| {
+            let mut request = request(target, hosts);
+            *request.version_mut() = Version::HTTP_2;
+            agrees(&request, "https", Some("api.example.com"), 8080).is_ok()
+        };
+        assert!(two("https://api.example.com:8080/", &[]));
+        assert!(two("https://api.example.com/", &["api.example.com"]));
+        assert!(!two("https://example.com/", &[]) && !two("https://api.example.com/", &["example.com"]));
+        assert!(!two("http://api.example.com/", &[]) && !two("/", &[]));
         assert!(matches!(agrees(&request("/", &["é"]), "http", Some("x"), 80), Err(HostError::Malformed(_))));
     }
 

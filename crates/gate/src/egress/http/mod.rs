@@ -9,6 +9,8 @@ mod host;
 mod onwards;
 mod outgoing;
 mod relay;
+mod streams;
+mod websocket;
 
 pub use answer::bad_gateway;
 pub use onwards::{Ends, Link, silent, unreachable};
@@ -19,6 +21,7 @@ use super::connection::End;
 use super::flow::Flow;
 use super::secrets::placeholder::Scanner;
 use super::secrets::put::{self, Put, Refused};
+use super::share::Bucket;
 use super::wire::Wire;
 use crate::limits;
 use answer::{Answer, refusal};
@@ -38,7 +41,9 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use streams::Streams;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// Serves a client that speaks HTTP in the clear, of which `prefix` was read. `server` is the connection onwards, if there is one
 /// already.
@@ -105,11 +110,108 @@ where
     }
 }
 
+/// Serves a client by HTTP/2.
+pub async fn serve_two<I>(proxy: &Arc<Proxy>, client: I) -> Result<(), End>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (streams, _all) = Streams::new();
+    let mut http = hyper::server::conn::http2::Builder::new(streams);
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS)
+        .max_pending_accept_reset_streams(limits::UNSEEN_RESETS)
+        .max_local_error_reset_streams(limits::FAULTY_STREAMS)
+        .initial_stream_window_size(limits::CLIENT_STREAM_WINDOW)
+        .initial_connection_window_size(limits::CLIENT_WINDOW)
+        .max_header_list_size(limits::HEADER_LIST)
+        .max_send_buf_size(limits::STREAM_BUFFER)
+        .auto_date_header(false);
+    let patience = Patience::new();
+    let service = {
+        let (proxy, patience) = (proxy.clone(), patience.clone());
+        service_fn(move |request| {
+            let (proxy, waits) = (proxy.clone(), patience.waits());
+            async move {
+                let answer = proxy.answer(request).await;
+                waits.answered();
+                answer
+            }
+        })
+    };
+    let mut serving = pin!(http.serve_connection(client, service));
+    let quiet = || proxy.flow.requests.quiet(limits::NEXT_REQUEST_TIME);
+    tokio::select! {
+        served = serving.as_mut() => return served.map_err(ended),
+        () = patience.over.cancelled() => return Err(End::Told(GIVEN_UP.to_owned())),
+        () = proxy.ends.over.cancelled() => {}
+        () = quiet() => {}
+    }
+    // What is being answered is answered to its end.
+    serving.as_mut().graceful_shutdown();
+    let too_long = async {
+        tokio::time::sleep(limits::GOODBYE_TIME).await;
+        quiet().await;
+    };
+    tokio::select! {
+        served = serving.as_mut() => served.map_err(ended),
+        () = patience.over.cancelled() => Err(End::Told(GIVEN_UP.to_owned())),
+        () = too_long => Err(End::Idle),
+    }
+}
+
+const GIVEN_UP: &str = "the client gave up too many requests";
+
+/// What is borne of a client that begins requests and gives them up (CVE-2023-44487): each costs a decision, and the server work.
+#[derive(Clone)]
+struct Patience {
+    left: Arc<Bucket>,
+    over: CancellationToken,
+}
+
+/// A request that is not answered yet.
+struct Waits(Option<Patience>);
+
+impl Patience {
+    fn new() -> Self {
+        let left = Bucket::with(limits::GIVEN_UP_PER_SECOND, limits::GIVEN_UP_AT_ONCE);
+        Self { left: Arc::new(left), over: CancellationToken::new() }
+    }
+
+    fn waits(&self) -> Waits {
+        Waits(Some(self.clone()))
+    }
+}
+
+impl Waits {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(patience) = self.0.take()
+            && patience.left.take().is_err()
+        {
+            patience.over.cancel();
+        }
+    }
+}
+
 fn ended(error: hyper::Error) -> End {
     match error.is_parse() {
         true => End::Told(error.to_string()),
         false => End::Broken(io::Error::other(error)),
     }
+}
+
+/// A request that can be sent.
+struct Prepared {
+    put: Put,
+    body: Outgoing,
+    watched: Watched,
+    /// Once the server has all of a body that is held here.
+    taken: Option<CancellationToken>,
 }
 
 /// Why a request is not passed on.
@@ -151,18 +253,23 @@ impl Proxy {
         self.examine(&mut request).map_err(|problem| Stop::Told(problem, true))?;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let decided = self.flow.decide_request(self.protocol, method.as_str(), &path).await;
-        decided.map_err(|denied| {
+        let ongoing = decided.map_err(|denied| {
             self.flow.request_refused(denied.to_string());
             Stop::Told(self.denied(&method, &path, denied), false)
         })?;
         if let Link::Nobody(problem) = &self.link {
+            // The next connection may find somebody.
+            self.ends.over.cancel();
             return Err(Stop::Told(problem.clone(), true));
         }
         let client = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        let (put, body, watched) = self.prepare(&mut parts, body, &path).await?;
+        let Prepared { put, body, watched, taken } = self.prepare(&mut parts, body, &path).await?;
         let upgrading = parts.headers.contains_key(header::UPGRADE);
-        let sent = self.link.send(self, Request::from_parts(parts, body), upgrading).await;
+        let sent = tokio::select! {
+            sent = self.link.send(self, Request::from_parts(parts, body), upgrading) => sent,
+            problem = outgoing::not_taken(taken) => Err(Failed::Told(problem)),
+        };
         let Sent { mut answer, closed } = sent.map_err(|failed| match failed {
             _ if watched.is_stray() => Stop::Told(stray(), true),
             Failed::Told(problem) => Stop::Told(problem, true),
@@ -184,15 +291,15 @@ impl Proxy {
             }),
             None => Ok(answer.map(Answer::passed)),
         }
+        .map(|answer| answer.map(|body| body.of(ongoing)))
     }
 
     /// Puts credentials into a request, and looks for placeholders in what the agent wrote.
-    async fn prepare(
-        &self,
-        parts: &mut Parts,
-        body: Incoming,
-        path: &str,
-    ) -> Result<(Put, Outgoing, Watched), Stop> {
+    async fn prepare(&self, parts: &mut Parts, body: Incoming, path: &str) -> Result<Prepared, Stop> {
+        if self.protocol == Protocol::Tls {
+            // So that frames of a WebSocket can be read.
+            parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
         let watched = Watched::default();
         let stream = |body| Outgoing::stream(body, Scanner::default(), self.flow.clone(), watched.clone());
         let table = self.flow.agent.table();
@@ -209,7 +316,7 @@ impl Proxy {
             let body = stream(body);
             let mut put = Put::default();
             put.keep_from_answers(&of_host, credentials.as_deref(), &mut parts.headers);
-            return Ok((put, body, watched));
+            return Ok(Prepared { put, body, watched, taken: None });
         }
         let Some(credentials) = credentials else {
             self.flow.request_refused("credentials that are not there yet".to_owned());
@@ -218,22 +325,25 @@ impl Proxy {
             return Err(Stop::Told(problem.remedy("Try again in a moment."), true));
         };
         let mut put = put::put(parts, &injects, &credentials).map_err(|refused| self.refused(&refused))?;
-        let body = match outgoing::format(&put, parts) {
+        let (body, taken) = match outgoing::format(&put, parts) {
             Some(format) => {
                 let agent = &self.flow.agent;
                 let read = outgoing::read(body, &agent.bodies, &self.context.bodies).await;
-                let read = read.map_err(|problem| Stop::Told(problem, true))?;
+                let (read, places) = read.map_err(|problem| Stop::Told(problem, true))?;
                 let whole = put.into_body(format, read).map_err(|refused| self.refused(&refused))?;
                 outgoing::say_length(&mut parts.headers, whole.len());
-                Outgoing::whole(whole)
+                let (body, taken) = Outgoing::whole(whole, places);
+                (body, Some(taken))
             }
-            None => stream(body),
+            None => (stream(body), None),
         };
         put.keep_from_answers(&of_host, Some(&credentials), &mut parts.headers);
-        if !put.credentials.is_empty() {
-            self.flow.has_put(put.credentials.iter().map(|credential| &credential.secret));
-        }
-        Ok((put, body, watched))
+        self.flow.puts(&put.credentials, &asked).map_err(|denied| {
+            self.flow.request_refused(denied.to_string());
+            let problem = Problem::new(Code::Unavailable, "A credential of the request changed meanwhile.");
+            Stop::Told(problem.remedy("Try again."), true)
+        })?;
+        Ok(Prepared { put, body, watched, taken })
     }
 
     /// Whether the request is one that can be passed on, and for whom its address stands. Makes it one that says so in one way.
@@ -297,6 +407,10 @@ impl Proxy {
     }
 
     fn denied(&self, method: &Method, path: &str, by: Denied) -> Problem {
+        if by == Denied::TooMany {
+            let problem = Problem::new(Code::TooMany, "The agent has too many requests under way.");
+            return problem.remedy("Wait until some of them ended.");
+        }
         let host = self.flow.name().map_or_else(|| "this address".to_owned(), str::to_owned);
         let port = self.flow.port;
         let detail =

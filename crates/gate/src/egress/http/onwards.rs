@@ -2,20 +2,21 @@
 
 use super::super::upstream;
 use super::super::wire::Wire;
-use super::Proxy;
 use super::outgoing::Outgoing;
+use super::streams::Streams;
+use super::{Proxy, host};
 use crate::limits;
 use hyper::Response;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use model::{Code, Problem};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How the ends of two connections that belong together are one.
@@ -31,8 +32,21 @@ pub struct Ends {
 pub enum Link {
     /// By HTTP/1: one after the other.
     One(Mutex<Onwards>),
+    /// By HTTP/2: all at once.
+    Two(Multiplexed),
     /// Nobody is there, and this is why.
     Nobody(Problem),
+}
+
+/// A connection by HTTP/2.
+pub struct Multiplexed {
+    sender: http2::SendRequest<Outgoing>,
+    /// Whether anything was asked.
+    used: AtomicBool,
+    #[allow(dead_code, reason = "ends with this")]
+    task: AbortOnDropHandle<()>,
+    #[allow(dead_code, reason = "ends with this")]
+    streams: DropGuard,
 }
 
 /// A connection by HTTP/1.
@@ -83,6 +97,30 @@ impl Link {
         Ok(Self::One(Mutex::new(speak(server, ends).await?)))
     }
 
+    /// Over a connection that is there, by HTTP/2.
+    pub async fn two<I>(server: I, ends: &Ends) -> hyper::Result<Self>
+    where
+        I: Read + Write + Unpin + Send + 'static,
+    {
+        let (streams, all) = Streams::new();
+        let mut http = http2::Builder::new(streams);
+        http.timer(TokioTimer::new())
+            .initial_stream_window_size(limits::SERVER_STREAM_WINDOW)
+            .initial_connection_window_size(limits::SERVER_WINDOW)
+            .max_header_list_size(limits::HEADER_LIST)
+            .max_send_buf_size(limits::STREAM_BUFFER);
+        let (sender, connection) = http.handshake(server).await?;
+        let over = ends.over.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a server ended early");
+            }
+            over.cancel();
+        });
+        let task = AbortOnDropHandle::new(task);
+        Ok(Self::Two(Multiplexed { sender, used: AtomicBool::new(false), task, streams: all }))
+    }
+
     /// Asks. `upgrading` says whether the answer may be another protocol.
     pub async fn send(
         &self,
@@ -92,6 +130,7 @@ impl Link {
     ) -> Result<Sent, Failed> {
         let onwards = match self {
             Self::One(onwards) => onwards,
+            Self::Two(onwards) => return onwards.send(proxy, request).await,
             Self::Nobody(problem) => return Err(Failed::Told(problem.clone())),
         };
         let mut onwards = onwards.lock().await;
@@ -113,6 +152,26 @@ impl Link {
         };
         match answered {
             Ok(answer) => Ok(Sent { answer, closed: sender.is_closed() }),
+            Err(error) if fresh => {
+                tracing::debug!(%error, "a server did not answer a request");
+                Err(Failed::Told(silent()))
+            }
+            Err(error) => Err(Failed::Broken(error)),
+        }
+    }
+}
+
+impl Multiplexed {
+    async fn send(&self, proxy: &Proxy, mut request: hyper::Request<Outgoing>) -> Result<Sent, Failed> {
+        host::name_authority(&mut request, proxy.flow.name().unwrap_or_default(), proxy.flow.port);
+        let fresh = !self.used.swap(true, Ordering::Relaxed);
+        let mut sender = self.sender.clone();
+        let answered = match sender.ready().await {
+            Ok(()) => sender.send_request(request).await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(answer) => Ok(Sent { answer, closed: false }),
             Err(error) if fresh => {
                 tracing::debug!(%error, "a server did not answer a request");
                 Err(Failed::Told(silent()))

@@ -15,8 +15,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use zeroize::Zeroizing;
 
 /// What is sent.
 pub enum Outgoing {
@@ -33,6 +35,24 @@ pub enum Outgoing {
     },
     /// All of it at once.
     Whole(Option<Bytes>),
+}
+
+/// A whole body, which takes its place until the last byte of it was sent.
+struct Held {
+    bytes: Zeroizing<Vec<u8>>,
+    #[allow(dead_code, reason = "ends with this")]
+    places: Places,
+    #[allow(dead_code, reason = "ends with this")]
+    taken: DropGuard,
+}
+
+/// The places of a body among those of its agent and of all.
+pub type Places = [Option<OwnedSemaphorePermit>; 2];
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Whether a placeholder was found in a body while it was passed on.
@@ -63,9 +83,11 @@ impl Outgoing {
         Self::Stream { body, scanner, flow, watched }
     }
 
-    /// This one.
-    pub fn whole(body: Vec<u8>) -> Self {
-        Self::Whole(Some(body.into()))
+    /// This one, and what is cancelled once the server has all of it.
+    pub fn whole(body: Vec<u8>, places: Places) -> (Self, CancellationToken) {
+        let taken = CancellationToken::new();
+        let held = Held { bytes: body.into(), places, taken: taken.clone().drop_guard() };
+        (Self::Whole(Some(Bytes::from_owner(held))), taken)
     }
 }
 
@@ -120,15 +142,20 @@ pub fn format(put: &Put, parts: &Parts) -> Option<Format> {
     Format::of(parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()?)
 }
 
-/// Reads a whole body, if there is room for it among those of the agent and of all.
-pub async fn read(mut body: Incoming, own: &Semaphore, all: &Semaphore) -> Result<Vec<u8>, Problem> {
+/// Reads a whole body, once there is a place for it.
+pub async fn read(
+    mut body: Incoming,
+    own: &Arc<Semaphore>,
+    all: &Arc<Semaphore>,
+) -> Result<(Vec<u8>, Places), Problem> {
     let too_large = || {
         let detail = "The body is too large to put a credential into it.";
         Problem::new(Code::TooLarge, detail).remedy("Send at most 1 MiB.")
     };
     let reading = async {
         // Never closed.
-        let _places = (own.acquire().await, all.acquire().await);
+        let own = own.clone().acquire_owned().await.ok();
+        let places = [own, all.clone().acquire_owned().await.ok()];
         let mut whole = Vec::new();
         if body.size_hint().lower() > limits::PUT_BODY as u64 {
             return Err(too_large());
@@ -143,12 +170,23 @@ pub async fn read(mut body: Incoming, own: &Semaphore, all: &Semaphore) -> Resul
             }
             whole.extend_from_slice(data);
         }
-        Ok(whole)
+        Ok((whole, places))
     };
     timeout(limits::PUT_BODY_TIME, reading).await.unwrap_or_else(|_| {
         let detail = "The body did not come in time to put a credential into it.";
         Err(Problem::new(Code::Timeout, detail).remedy("Send it at once."))
     })
+}
+
+/// Waits until it has been too long since a body was there for the server to take.
+pub async fn not_taken(taken: Option<CancellationToken>) -> Problem {
+    match taken {
+        Some(taken) if timeout(limits::PUT_BODY_TIME, taken.cancelled()).await.is_err() => {
+            let detail = "The host did not take the body in time.";
+            Problem::new(Code::Timeout, detail).remedy("Try again later.")
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 /// A body of this length comes.

@@ -3,8 +3,10 @@
 use super::super::connection::End;
 use super::super::copy;
 use super::super::flow::{Flow, Way};
+use super::super::secrets::put::Refused;
 use super::super::secrets::scrub::Scrubber;
 use super::super::wire::Wire;
+use super::websocket::{Frames, Wrong};
 use crate::limits;
 use bytes::{Bytes, BytesMut};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -33,9 +35,9 @@ pub async fn relay(flow: &Flow, upgrade: Upgrade) -> Result<(), End> {
     if !clear {
         let (from_client, to_client) = split(TokioIo::new(client));
         let (from_server, to_server) = split(TokioIo::new(server));
-        let out = one_way(flow, from_client, to_server, None);
-        let back = one_way(flow, from_server, to_client, scrubber);
-        return Ok(tokio::try_join!(out, back).map(drop)?);
+        let out = one_way(flow, from_client, to_server, Look::For(Frames::default()));
+        let back = one_way(flow, from_server, to_client, scrubber.map_or(Look::Nothing, Look::Out));
+        return tokio::try_join!(out, back).map(drop);
     }
     let ((before_client, client), (before_server, server)) = (parts(client)?, parts(server)?);
     for bytes in before_client {
@@ -57,26 +59,44 @@ fn parts(upgraded: Upgraded) -> io::Result<Parts> {
     Ok(([parts.read_buf, before], stream))
 }
 
+/// What is done with what passes.
+enum Look {
+    /// Nothing.
+    Nothing,
+    /// Placeholders are looked for.
+    For(Frames),
+    /// Values are taken out.
+    Out(Scrubber),
+}
+
 /// Passes on all that one says, and that it said all.
 async fn one_way(
     flow: &Flow,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut scrubber: Option<Scrubber>,
-) -> io::Result<()> {
+    mut look: Look,
+) -> Result<(), End> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(limits::RELAY_BUFFER);
         let ended = from.read_buf(&mut buffer).await? == 0;
         let mut bytes = buffer.split().freeze();
-        if let Some(scrubber) = &mut scrubber {
-            bytes = if ended { scrubber.finish() } else { scrubber.push(bytes) };
+        match &mut look {
+            Look::Nothing => {}
+            Look::For(frames) => frames.push(&bytes).map_err(|wrong| {
+                if wrong == Wrong::Stray {
+                    flow.request_refused(Refused::Stray.to_string());
+                }
+                End::Mismatch(wrong.words())
+            })?,
+            Look::Out(scrubber) if ended => bytes = scrubber.finish(),
+            Look::Out(scrubber) => bytes = scrubber.push(bytes),
         }
         to.write_all(&bytes).await?;
         to.flush().await?;
         if ended {
             flow.half_closed();
-            return to.shutdown().await;
+            return Ok(to.shutdown().await?);
         }
     }
 }

@@ -47,6 +47,13 @@ pub enum Unfit {
     Characters,
 }
 
+impl Credential {
+    /// Whether it is what the other one is.
+    pub fn is_worth(&self, other: &Self) -> bool {
+        self.value.expose() == other.value.expose()
+    }
+}
+
 impl Credentials {
     /// These, each of which is there once.
     pub fn new(all: Vec<gate_api::Credential>) -> Self {

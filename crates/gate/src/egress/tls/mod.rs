@@ -19,12 +19,13 @@ use hyper_util::rt::TokioIo;
 use model::Problem;
 use model::policy::Protocol;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
 use server::Verifying;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, client, server::TlsStream};
 
 /// What all connections that are looked into share.
 pub struct Tls {
@@ -39,16 +40,19 @@ pub struct Tls {
 pub enum Version {
     /// HTTP/1.1.
     One,
+    /// HTTP/2.
+    Two,
 }
 
 impl Version {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::One];
+    pub const ALL: [Self; 2] = [Self::One, Self::Two];
 
     /// Its name in ALPN (RFC 7301).
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::One => b"http/1.1",
+            Self::Two => b"h2",
         }
     }
 }
@@ -64,6 +68,22 @@ impl Tls {
     pub fn trust(&self, pem: &str) {
         let verifying = Verifying::new(&self.provider, pem);
         *self.verifying.lock().unwrap_or_else(PoisonError::into_inner) = verifying.map(Arc::new);
+    }
+
+    /// Begins TLS with a server that shows a certificate for this name or address, and offers it these protocols; or why it is not
+    /// that server, as in "the server …".
+    pub async fn verified(
+        &self,
+        name: ServerName<'static>,
+        alpn: Vec<Vec<u8>>,
+        stream: TcpStream,
+    ) -> Result<client::TlsStream<TcpStream>, &'static str> {
+        let verifying = self.verifying().ok_or("cannot be verified: no authorities are known")?;
+        let shaking = verifying.shake(name, alpn, stream);
+        match timeout(limits::HANDSHAKE_TIME, shaking).await {
+            Ok(shaken) => shaken.map_err(|error| server::words(&error)),
+            Err(_) => Err("did not answer to TLS in time"),
+        }
     }
 
     fn verifying(&self) -> Option<Arc<Verifying>> {
@@ -86,7 +106,7 @@ pub async fn serve(
     let Some(authority) = flow.agent.authority() else {
         return Err(End::Alert("no authority to look into TLS under".to_owned()));
     };
-    let Some(_place) = flow.agent.look_into() else {
+    let Some(_place) = flow.agent.look_into(&context.looked_into) else {
         return Err(End::Alert("too many connections that are looked into".to_owned()));
     };
     let wire = Wire::client(prefix, client.clone(), flow.clone());
@@ -111,6 +131,7 @@ pub async fn serve(
 async fn speak(proxy: &Arc<Proxy>, version: Version, client: TlsStream<Wire>) -> Result<(), End> {
     match version {
         Version::One => http::serve_one(proxy, TokioIo::new(client)).await,
+        Version::Two => http::serve_two(proxy, TokioIo::new(client)).await,
     }
 }
 

@@ -16,9 +16,11 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use std::io;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How servers are verified.
 pub struct Verifying(TlsConnector);
@@ -41,6 +43,18 @@ impl Verifying {
         // Agents have nothing in common that a server could tell by, and nothing of their conversations is kept.
         config.resumption = Resumption::disabled();
         (good > 0).then(|| Self(TlsConnector::from(Arc::new(config))))
+    }
+}
+
+impl Verifying {
+    /// Begins TLS.
+    pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        name: ServerName<'static>,
+        alpn: Vec<Vec<u8>>,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
+        self.0.with_alpn(alpn).connect(name, stream).await
     }
 }
 
@@ -82,8 +96,7 @@ pub async fn connect(
         ServerName::try_from(name.to_owned()).map_err(|_| fail("has a name that no certificate is for"))?;
     let wire = Wire::upstream(Arc::new(stream), flow.clone());
     let alpn = offered.iter().map(|version| version.alpn().to_vec()).collect();
-    let shaking = verifying.0.with_alpn(alpn).connect(host, wire);
-    let server = match timeout(limits::HANDSHAKE_TIME, shaking).await {
+    let server = match timeout(limits::HANDSHAKE_TIME, verifying.shake(host, alpn, wire)).await {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => return Err(fail(words(&error))),
         Err(_) => return Err(fail("did not answer to TLS in time")),
@@ -96,12 +109,13 @@ pub async fn connect(
     let Some(version) = version else { return Err(fail("does not speak the same version of HTTP")) };
     let link = match version {
         Version::One => Link::one(TokioIo::new(server), ends).await,
+        Version::Two => Link::two(TokioIo::new(server), ends).await,
     };
     Ok((version, link.map_err(|_| http::silent())?))
 }
 
 /// What is wrong with a server.
-fn words(error: &io::Error) -> &'static str {
+pub fn words(error: &io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(error)) = inner else {
         return if inner.is_some() { "does not speak TLS as it should" } else { "broke off its TLS" };

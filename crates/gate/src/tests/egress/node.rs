@@ -1,18 +1,25 @@
 //! Node, as the gate's egress knows it: it hands doors over, connects, and has a resolver.
 
+use axum::body::{Body, to_bytes};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::AgentId;
 use model::gate_api::{FromGateSockets, MAX_PACKET, ToGateSockets, Unconnected};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixDatagram};
+use tokio_rustls::TlsAcceptor;
 
 pub struct Doors {
     pub tcp: u16,
@@ -41,6 +48,8 @@ pub fn send_packet(socket: &UnixDatagram, bytes: &[u8], descriptors: &[BorrowedF
 #[derive(Clone)]
 pub enum Route {
     To(SocketAddr),
+    /// The same, and little is kept on the way.
+    Narrow(SocketAddr),
     Fail(Unconnected),
     /// No answer until the test gives one.
     Never,
@@ -58,6 +67,12 @@ pub struct Node {
     pub resolved: Mutex<Vec<String>>,
     /// Questions that the resolver answers before it closes the connection; 0: no end.
     pub patience: AtomicU32,
+    /// What the resolver shows, if it speaks TLS.
+    pub shown: Mutex<Option<TlsAcceptor>>,
+    /// What the resolver says by HTTPS: status and type.
+    pub says: Mutex<Option<(u16, &'static str)>>,
+    /// Handshakes and questions in the clear that came to a resolver that speaks TLS.
+    pub strange: AtomicU32,
 }
 
 /// Hands new doors to the gate.
@@ -82,7 +97,7 @@ pub async fn serve_node(node: Arc<Node>, sockets: Arc<UnixDatagram>) {
     let knows = node.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = resolver.accept().await {
-            tokio::spawn(serve_resolver(knows.clone(), stream));
+            tokio::spawn(secured(knows.clone(), stream));
         }
     });
     loop {
@@ -104,8 +119,11 @@ pub async fn serve_node(node: Arc<Node>, sockets: Arc<UnixDatagram>) {
         let why = match route {
             Route::Never => continue,
             Route::Fail(why) => why,
-            Route::To(address) => match TcpStream::connect(address).await {
+            Route::To(address) | Route::Narrow(address) => match TcpStream::connect(address).await {
                 Ok(stream) => {
+                    if matches!(route, Route::Narrow(_)) {
+                        setsockopt(&stream, sockopt::SndBuf, &4096).unwrap();
+                    }
                     say(&sockets, &ToGateSockets::Connected { request }, &[stream.as_fd()]);
                     continue;
                 }
@@ -116,9 +134,42 @@ pub async fn serve_node(node: Arc<Node>, sockets: Arc<UnixDatagram>) {
     }
 }
 
-async fn serve_resolver(node: Arc<Node>, mut stream: TcpStream) {
+async fn secured(node: Arc<Node>, stream: TcpStream) {
+    let shown = node.shown.lock().unwrap().clone();
+    let Some(shown) = shown else { return serve_resolver(node, stream).await };
+    let Ok(stream) = shown.accept(stream).await else {
+        node.strange.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    if node.says.lock().unwrap().is_none() {
+        return serve_resolver(node, stream).await;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let node = node.clone();
+        async move {
+            assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/dns-query"));
+            assert_eq!(request.uri().authority().unwrap(), "dns.example");
+            assert_eq!(request.headers()["content-type"], "application/dns-message");
+            let question = to_bytes(Body::new(request.into_body()), 1000).await.unwrap();
+            // Equal questions are equal.
+            assert_eq!(question[..2], [0, 0]);
+            let answer = resolve_for_gate(&node, &question);
+            let (status, kind) = node.says.lock().unwrap().unwrap();
+            let response = Response::builder().status(status).header("content-type", kind);
+            Ok::<_, Infallible>(response.body(Body::from(answer)).unwrap())
+        }
+    });
+    let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn serve_resolver(node: Arc<Node>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut answered = 0;
     while let Ok(length) = stream.read_u16().await {
+        if length == 0x1603 {
+            // It begins as TLS does, and this speaks none.
+            return;
+        }
         let mut question = vec![0; length.into()];
         stream.read_exact(&mut question).await.unwrap();
         if node.patience.load(Ordering::Relaxed) == answered && answered > 0 {

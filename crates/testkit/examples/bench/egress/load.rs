@@ -23,8 +23,9 @@ pub enum Way {
 }
 
 impl Way {
-    fn open(&self) -> io::Result<TcpStream> {
-        let mut stream = match self {
+    /// A connection, by which nothing was said yet.
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let stream = match self {
             Self::Address(address) => TcpStream::connect(address)?,
             Self::Name(name, port) => TcpStream::connect((*name, *port))?,
             Self::Connect(proxy, server) => TcpStream::connect(proxy).and_then(|mut stream| {
@@ -41,12 +42,17 @@ impl Way {
             })?,
         };
         stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn open(&self) -> io::Result<TcpStream> {
+        let mut stream = self.connect()?;
         stream.write_all(&hello())?;
         Ok(stream)
     }
 
     /// The same way without asking for the name each time.
-    fn resolved(&self) -> Self {
+    pub fn resolved(&self) -> Self {
         match self {
             Self::Address(address) => Self::Address(*address),
             Self::Name(name, port) => {

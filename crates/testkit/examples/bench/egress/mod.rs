@@ -6,6 +6,7 @@
 
 mod load;
 mod proxies;
+pub mod terminated;
 
 use crate::rows::{Rows, Target, quantile};
 use load::Way;

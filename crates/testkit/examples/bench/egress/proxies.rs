@@ -52,6 +52,15 @@ pub fn memory(pid: i32) -> f64 {
     number.expect("its memory") * 1024.0
 }
 
+/// Waits until somebody listens there.
+pub fn until_it_listens(name: &str, at: SocketAddr) {
+    let begun = Instant::now();
+    while TcpStream::connect(at).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{name} does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Starts those that are installed.
 pub fn start(dir: &Path, server: SocketAddr) -> Vec<Proxy> {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -83,11 +92,7 @@ pub fn start(dir: &Path, server: SocketAddr) -> Vec<Proxy> {
             Way::Address(address) | Way::Connect(address, _) => *address,
             Way::Name(..) => unreachable!("peers have addresses"),
         };
-        let begun = Instant::now();
-        while TcpStream::connect(listens).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{name} does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_it_listens(name, listens);
         let pid = i32::try_from(child.id()).expect("a pid");
         Some(Proxy { name, pids: vec![pid], way, inside: None, child: Some(child) })
     };

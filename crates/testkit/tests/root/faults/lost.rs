@@ -89,8 +89,8 @@ fn a_lost_journal_ends_nothing_and_starts_nothing_twice() {
     eventually("it is heard of", || world.journal().len() == 3);
     let supervisor = without_node(&world);
     let before = world.inits();
-    for entry in fs::read_dir(world.dir().join("data/node/agents")).expect("the journal").flatten() {
-        fs::remove_file(entry.path()).expect("a record is lost");
+    for path in world.records() {
+        fs::remove_file(path).expect("a record is lost");
     }
     send(supervisor, Signal::CONT);
     for name in ["one", "two"] {

@@ -1,11 +1,15 @@
 //! TLS that is looked into: an agent that trusts its own authority alone, servers that a known authority signed or not, and
 //! credentials that the agent never has.
 
+mod attacks;
 mod credentials;
 mod echoes;
+mod hostile;
 mod placeholders;
 mod requests;
 mod servers;
+mod streams;
+mod taken;
 
 use super::world::*;
 use model::gate_api::{Authority, Credential, ToGate};
@@ -176,6 +180,22 @@ impl Terminated {
         tokio::join!(self.client(NAME), server.accept())
     }
 
+    /// Both ends of a WebSocket.
+    pub async fn web_socket(
+        &self,
+        server: &Server,
+    ) -> (client::TlsStream<TcpStream>, server::TlsStream<TcpStream>) {
+        let (mut client, mut upstream) = self.both(server).await;
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        client.write_all(get("/ws", upgrade).as_bytes()).await.unwrap();
+        message(&mut upstream).await;
+        let switching =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        upstream.write_all(switching.as_bytes()).await.unwrap();
+        assert_eq!(head(&mut client).await, switching);
+        (client, upstream)
+    }
+
     /// Sends this, and the status of the problem that comes, and what it says. No server hears any of it.
     pub async fn refused(&self, request: &str) -> (u16, model::Problem) {
         let server = self.host(NAME).await;
@@ -254,6 +274,16 @@ pub fn post(path: &str, kind: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
     )
+}
+
+/// A short frame of a client of WebSocket, of this first byte.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [0x37, 0xfa, 0x21, 0x3d];
+    let mut frame = vec![first, 0x80 | u8::try_from(payload.len()).unwrap()];
+    assert!(payload.len() < 126);
+    frame.extend(key);
+    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
 }
 
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

@@ -80,6 +80,38 @@ async fn one_in_a_body_goes_no_further() {
 }
 
 #[tokio::test]
+async fn one_in_a_web_socket_goes_no_further() {
+    let mut terminated = Terminated::new(bearer()).await;
+    let server = terminated.host(NAME).await;
+    let (one, two) = PLACEHOLDER.as_bytes().split_at(15);
+    let apart = [frame(0x01, one), frame(0x89, b"ping"), frame(0x80, two)].concat();
+    for said in [
+        frame(0x81, PLACEHOLDER.as_bytes()),
+        frame(0x82, STANDARD.encode(ANOTHER).as_bytes()),
+        apart,
+        b"something else".to_vec(),
+    ] {
+        let (mut client, mut upstream) = terminated.web_socket(&server).await;
+        // What is none passes.
+        let before = frame(0x82, b"cofferdam-");
+        client.write_all(&before).await.unwrap();
+        let mut heard = vec![0; before.len()];
+        in_time(upstream.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard, before);
+        client.write_all(&said).await.unwrap();
+        ending(&mut client).await;
+        assert_eq!(ending(&mut upstream).await, "");
+    }
+    loop {
+        let record = terminated.world.record().await;
+        if record.port.is_some() && record.outcome == Outcome::Denied {
+            assert_eq!(record.by, "a placeholder where no credential is put");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn none_passes_in_the_clear() {
     let terminated = Terminated::new(bearer()).await;
     let server = terminated.world.host(NAME, 80).await;

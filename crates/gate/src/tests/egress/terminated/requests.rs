@@ -187,8 +187,11 @@ async fn web_sockets_pass_and_other_protocols_are_not_agreed_on() {
     let mut bytes = vec![0; 6 + VALUE.len()];
     in_time(client.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), format!("first {}", "*".repeat(VALUE.len())));
-    client.write_all(b"GET / HTTP/1.1\r\nHost: other\r\n\r\n").await.unwrap();
-    assert_eq!(head(&mut upstream).await, "GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    let said = frame(0x81, b"GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    client.write_all(&said).await.unwrap();
+    let mut heard = vec![0; said.len()];
+    in_time(upstream.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(heard, said);
     // Nobody waits because an answer ends as the value begins.
     upstream.write_all(b"yes").await.unwrap();
     let mut bytes = [0; 3];
@@ -198,6 +201,11 @@ async fn web_sockets_pass_and_other_protocols_are_not_agreed_on() {
     assert_eq!(ending(&mut upstream).await, "");
     drop(upstream);
     assert_eq!(ending(&mut client).await, "");
+    // Nothing is compressed in one without a credential either.
+    let paths = json!([{"action": "allow", "host": NAME, "protocol": "tls", "paths": ["/ws"]}]);
+    let other = Terminated::new(with_rules(paths, json!([]))).await;
+    let (heard, _) = other.exchange(&get("/ws", upgrade), OK).await;
+    assert!(heard.contains("Upgrade: websocket") && !heard.contains("deflate"), "{heard}");
 
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
     let (heard, _) = terminated.exchange(&get("/", h2c), OK).await;

@@ -1,0 +1,45 @@
+//! The served OpenAPI document, held against the API that it describes by schemathesis: every endpoint, with requests that
+//! the document allows and with such as it does not.
+
+use std::fs;
+use std::process::Command;
+use testkit::World;
+
+/// What a schema cannot say: sizes and times within bounds, and things that have to be there. `VALIDATION_ERROR` is an
+/// honest answer to what the document seems to allow.
+const BOUNDED: [&str; 3] = ["/v1/agents", "/v1/agents/{id}/policy", "/v1/images"];
+
+#[test]
+fn the_api_keeps_to_its_document() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("seen", &[]);
+    let shown = world.cli(&["show", "seen", "-o", "json"]).json();
+    let mut config = format!(
+        "headers = {{ Authorization = \"Bearer ${{COFFERDAM_API_KEY}}\" }}\n\n\
+         [[operations]]\ninclude-path-regex = '^/v1/agents/\\{{id\\}}'\nparameters = {{ id = {} }}\n",
+        shown["id"]
+    );
+    for path in BOUNDED {
+        config += &format!(
+            "\n[[operations]]\ninclude-path = \"{path}\"\ninclude-method = [\"POST\", \"PUT\"]\n\
+             checks.positive_data_acceptance.enabled = false\n"
+        );
+    }
+    let file = world.dir().join("schemathesis.toml");
+    fs::write(&file, config).expect("its configuration");
+    let output = Command::new(testkit::tools().join("schemathesis/bin/schemathesis"))
+        .current_dir(world.dir())
+        .env("COFFERDAM_API_KEY", world.api_key())
+        .arg("--config-file")
+        .arg(&file)
+        .args(["run", &format!("http://{}/v1/openapi.json", world.control_address())])
+        // The same requests in each run.
+        .args(["--generation-deterministic", "--max-examples", "20", "--no-color", "--continue-on-failure"])
+        .output()
+        .expect("schemathesis: `cargo xtask setup` installs it");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
