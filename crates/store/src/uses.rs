@@ -31,9 +31,10 @@ impl Store {
         // A power cut may take it.
         let mut change = self.repeatable_change(Actor::System).await?;
         for (id, at) in uses {
+            // Another process may have seen it since.
             let statement = match id.starts_with(model::KeyId::PREFIX) {
-                true => "UPDATE api_keys SET last_used = $1 WHERE id = $2",
-                false => "UPDATE sessions SET seen_at = $1 WHERE id = $2",
+                true => "UPDATE api_keys SET last_used = $1 WHERE id = $2 AND coalesce(last_used, 0) < $1",
+                false => "UPDATE sessions SET seen_at = $1 WHERE id = $2 AND seen_at < $1",
             };
             query(statement).bind(at).bind(id).execute(change.db().await?).await?;
         }

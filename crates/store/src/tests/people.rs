@@ -445,3 +445,50 @@ async fn what_was_decided_on_a_standing_is_made_only_while_it_lasts(engine: Engi
     assert_eq!(world.count("SELECT COUNT(*) FROM api_keys WHERE name LIKE 'k%'").await, 6);
     assert_eq!(world.count("SELECT COUNT(*) FROM events WHERE kind = 'agent.token_issued'").await, 0);
 }
+
+both!(a_standing_that_another_process_ends_is_over_at_once);
+async fn a_standing_that_another_process_ends_is_over_at_once(engine: Engine) {
+    let world = World::on(engine).await;
+    let (ada, bob) = (person(&world, "ada").await, person(&world, "bob").await);
+    let acme = organisation(&world, &ada).await;
+    let of_bob = join(&world, acme, &bob, Role::Admin).await;
+    let name = word("key");
+    let key =
+        NewKey { person: Some(bob.user.id), role: Role::Admin, ..NewKey::of_account(acme, &name, "key") };
+    let key = world.store.create_key(Actor::System, &key, None).await.unwrap().0.id;
+    let other = world.twin(None).await;
+    let make = async |name: &str| {
+        let (actor, name) = (Actor::Key { key, role: Role::Admin }, word(name));
+        other.create_key(actor, &NewKey::of_account(acme, &name, name.as_str()), None).await.map(drop)
+    };
+    assert!(other.bearer("key").await.unwrap().is_some());
+    make("first").await.unwrap();
+    // Whether the other has heard of it or not.
+    world.store.set_role(Actor::System, acme, &of_bob, Role::Member).await.unwrap();
+    assert!(matches!(make("second").await, Err(Error::RoleLowered)));
+    let of_bob = member(&world, acme, bob.user.id).await;
+    world.store.remove_member(Actor::System, acme, &of_bob).await.unwrap();
+    assert!(matches!(make("third").await, Err(Error::CredentialEnded)));
+    assert_eq!(world.count("SELECT COUNT(*) FROM api_keys WHERE name IN ('second', 'third')").await, 0);
+}
+
+both!(a_use_that_is_told_late_hides_none_that_came_after_it);
+async fn a_use_that_is_told_late_hides_none_that_came_after_it(engine: Engine) {
+    let world = World::on(engine).await;
+    let ada = person(&world, "ada").await;
+    world.store.begin_session(&ada, &session("s")).await.unwrap();
+    let other = world.twin(None).await;
+    let used = async |store: &crate::Store| {
+        store.bearer("default").await.unwrap().unwrap();
+        store.sitting("s", None).await.unwrap().unwrap();
+    };
+    used(&world.store).await;
+    later(&world, HOUR);
+    used(&other).await;
+    other.write_uses().await.unwrap();
+    world.store.write_uses().await.unwrap();
+    let now = world.store.now();
+    let keys = world.store.keys(world.account, None, None, 10).await.unwrap().items;
+    assert_eq!(keys[0].last_used, Some(now));
+    assert_eq!(world.store.sessions(ada.user.id, SessionId::new()).await.unwrap()[0].seen_at, now);
+}
