@@ -80,6 +80,9 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 
 const TEMPORARY: &str = "new";
 
+/// Bytes that a disk has free, or it is full.
+const RESERVE: u64 = 1 << 20;
+
 /// In `DATA/node` and in `RUN/journal`: whose records those in memory are. A node that knows of no records in memory takes
 /// the first for a file that was being written, and removes it: what it did then is not in memory.
 const OWNER: &str = "live.new";
@@ -240,6 +243,9 @@ impl Journal {
             Phase::Ending(After::Ended) | Phase::Ended => record.desired.desired != Desired::Destroyed,
             _ => false,
         };
+        if !over {
+            self.has_room()?;
+        }
         let name = file_name(agent);
         let bytes = encode(&self.places.live.join(&name), record)?;
         replace(&self.places.live, &name, &bytes, Sync::Later)?;
@@ -254,6 +260,16 @@ impl Journal {
             self.behind.add(agent, if changed { Sync::Now } else { Sync::Later });
         }
         Ok(())
+    }
+
+    /// Whether what is in memory will find room on the disk. Nothing is begun that will not.
+    fn has_room(&self) -> Result<(), JournalError> {
+        let disk = &self.places.disk;
+        let free = rustix::fs::statvfs(disk).map_err(|errno| failed("look at", disk)(errno.into()))?;
+        match free.f_bfree.saturating_mul(free.f_frsize) {
+            0..RESERVE => Err(failed("write", disk)(io::ErrorKind::StorageFull.into())),
+            _ => Ok(()),
+        }
     }
 
     /// Removes an agent's record.

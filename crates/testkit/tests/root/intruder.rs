@@ -127,7 +127,7 @@ fn leaks(world: &World, secrets: &[Secret]) -> Vec<String> {
                 "the API key" => relative.starts_with("home/.config"),
                 // What an agent is to be given lies where desired state lies, for their owners' eyes only.
                 "the planted variable" => {
-                    relative.starts_with("data/control") || relative.starts_with("data/node")
+                    ["data/control", "data/node", "run/journal"].iter().any(|kept| relative.starts_with(kept))
                 }
                 // A bootstrap token that nobody has redeemed yet waits for its node.
                 _ => false,
@@ -353,7 +353,7 @@ fn a_gate_that_was_taken_over_reaches_its_agents_alone() {
     }
     command.arg("--ro").arg(sockets).args(["--", "/usr/bin/python3", "-c", PROBE]);
     command.arg(sockets).arg(world.control_port.to_string()).arg(others);
-    for path in ["data", "data/node", "data/control", "run/agents", "etc", "home"] {
+    for path in ["data", "data/node", "data/control", "run/agents", "run/journal", "etc", "home"] {
         command.arg(world.dir().join(path));
     }
     let _abstract = {
