@@ -96,21 +96,24 @@ pub(crate) async fn keep(
 ) {
     let mut failures = 0;
     loop {
-        let wait = match due(&files.certificate(), &settings.names).filter(|due| *due > clock.now()) {
-            Some(_) => EVERY,
-            None => match attempt(&settings, &files, &tls).await {
-                Ok(()) => {
-                    failures = 0;
-                    EVERY
-                }
-                Err(error) => {
-                    let wait = BACKOFF.saturating_mul(1 << u32::min(failures, 10)).min(MAX_BACKOFF);
-                    failures += 1;
-                    let seconds = wait.as_secs();
-                    tracing::error!(%error, again_in = seconds, "no new certificate; the one before is shown, if there is one");
-                    wait
-                }
-            },
+        let held = due(&files.certificate(), &settings.names).is_some_and(|due| due > clock.now());
+        let tried = tokio::select! {
+            tried = attempt(&settings, &files, &tls), if !held => tried,
+            () = std::future::ready(()), if held => Ok(()),
+            () = ending.cancelled() => return,
+        };
+        let wait = match tried {
+            Ok(()) => {
+                failures = 0;
+                EVERY
+            }
+            Err(error) => {
+                let wait = BACKOFF.saturating_mul(1 << u32::min(failures, 10)).min(MAX_BACKOFF);
+                failures += 1;
+                let seconds = wait.as_secs();
+                tracing::error!(%error, again_in = seconds, "no new certificate; the one before is shown, if there is one");
+                wait
+            }
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -6,13 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
-#[schema(value_type = String, example = "512MiB")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ByteSize(pub u64);
 
 /// A span of time in whole seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
-#[schema(value_type = String, example = "30m")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub u64);
 
 /// Why a text is not a quantity.
@@ -114,7 +112,20 @@ enum Written<'a> {
 }
 
 macro_rules! serde_text {
-    ($name:ident) => {
+    ($name:ident, $description:literal, $example:literal) => {
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+                OneOfBuilder::new()
+                    .item(ObjectBuilder::new().schema_type(Type::String).examples([$example]))
+                    .item(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)))
+                    .description(Some($description))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -132,5 +143,5 @@ macro_rules! serde_text {
     };
 }
 
-serde_text!(ByteSize);
-serde_text!(Span);
+serde_text!(ByteSize, "A number of bytes, with a unit or without one.", "512MiB");
+serde_text!(Span, "A span of time in whole seconds, with a unit or without one.", "30m");
