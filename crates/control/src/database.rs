@@ -113,7 +113,7 @@ pub(crate) async fn open(
     std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&database).map_err(failed)?;
     Store::open(&database, clock, on_commit).await.map_err(|source| match source {
         store::Error::Locked | store::Error::Busy | store::Error::DiskFull => {
-            Error::Database { path: database, source }
+            Error::Database { path: database, source: Box::new(source) }
         }
         source => source.into(),
     })

@@ -89,7 +89,7 @@ pub enum Error {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: store::Error,
+        source: Box<store::Error>,
     },
     /// The password of the database cannot be read.
     #[error("cannot read the database's password from {}: {source}; see `database` in control.toml", path.display())]

@@ -85,7 +85,7 @@ impl Row {
     }
 
     pub(crate) fn text(&self, column: &'static str) -> Result<String, Error> {
-        Ok(self.try_get(column)?)
+        self.try_get(column)
     }
 
     pub(crate) fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {

@@ -16,7 +16,10 @@ async fn who_waits_at_one_learns_of_what_another_does() {
     // A node that polls here hears of an agent that is made there, long before the poll ends by itself.
     let query = format!("?rev={rev}&wait=30");
     let (told, id) = tokio::join!(machine.desired(&second, &query), world.agent("a"));
-    assert_eq!(told.agents.iter().map(|agent| agent.spec.id.to_string()).collect::<Vec<_>>(), [id.clone()]);
+    assert_eq!(
+        told.agents.iter().map(|agent| agent.spec.id.to_string()).collect::<Vec<_>>(),
+        std::slice::from_ref(&id)
+    );
     // A client that waits there hears of what the node reports here.
     let path = format!("/v1/agents/{id}?wait=running&timeout=30s");
     let waiting = world.get(&path);
