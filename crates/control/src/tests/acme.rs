@@ -73,7 +73,7 @@ impl Authority {
         pebble.arg("-config").arg(file).args(["-dnsserver", &format!("127.0.0.1:{dns}")]);
         pebble.env("PEBBLE_VA_NOSLEEP", "1");
         let programs = [Running::start(&mut server), Running::start(&mut pebble)];
-        for port in [port, names] {
+        for port in [port, management, names] {
             eventually("it listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
         }
         let settings = Acme {
