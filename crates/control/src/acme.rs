@@ -214,7 +214,7 @@ fn proof(name: &str, digest: &[u8]) -> Result<rustls::ServerConfig, AcmeError> {
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    Ok(crate::tls::server(vec![certificate.der().clone()], key, crate::tls::CHALLENGE)?)
+    Ok(crate::tls::prover(certificate.der().clone(), key)?)
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), AcmeError> {

@@ -6,6 +6,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ClientHello;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -162,19 +163,28 @@ fn load(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let private = read(key, FORBIDDEN)?;
     let private = PrivateKeyDer::from_pem_slice(&private).map_err(|_| not(key, "private key"))?;
     let unfit = |source| TlsError::Unfit { certificate: certificate.to_owned(), key: key.to_owned(), source };
-    server(chain, private, b"http/1.1").map_err(unfit)
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(unfit)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(unfit)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
-/// A server that shows this chain and speaks this protocol.
-pub(crate) fn server(
-    chain: Vec<CertificateDer<'static>>,
+/// A server that shows this certificate, whose proof only an authority understands, to whoever asks for that.
+pub(crate) fn prover(
+    certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
-    protocol: &[u8],
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+    let provider = default_provider();
+    // Not held against each other: the extension is critical, and rustls does not know it.
+    let shown = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key)?);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![protocol.to_vec()];
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    config.alpn_protocols = vec![CHALLENGE.to_vec()];
     Ok(config)
 }

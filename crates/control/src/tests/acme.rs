@@ -187,9 +187,9 @@ async fn a_proof_is_no_way_in() {
     let serving = Serving::start(&world, Entry::Tls(tls.clone())).await;
     let prover = trusting(CertificateDer::from_pem_slice(issuer.root().as_bytes()).unwrap(), CHALLENGE);
     assert!(serving.connect(&prover).await.is_err(), "nothing is being proved");
-    let chain = vec![CertificateDer::from_pem_slice(pair.0.as_bytes()).unwrap()];
+    let certificate = CertificateDer::from_pem_slice(pair.0.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pair.1.as_bytes()).unwrap();
-    tls.prove(NAME.to_owned(), crate::tls::server(chain, key, CHALLENGE).unwrap());
+    tls.prove(NAME.to_owned(), crate::tls::prover(certificate, key).unwrap());
     let mut stream = serving.connect(&prover).await.unwrap();
     let request = b"GET /v1/healthz HTTP/1.1\r\nHost: 127.0.0.1:7700\r\n\r\n";
     let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, request).await;
