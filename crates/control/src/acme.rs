@@ -13,6 +13,7 @@ use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -39,8 +40,10 @@ pub(crate) enum AcmeError {
     Authority(#[from] instant_acme::Error),
     #[error("the authority does not offer to prove {0} by tls-alpn-01")]
     NoChallenge(String),
-    #[error("the authority did not find this control under each of {0}: port 443 there has to lead here")]
-    NotProved(String),
+    #[error(
+        "no certificate for {names}, whose port 443 has to lead to this control; the authority says: {why}"
+    )]
+    NotProved { names: String, why: String },
     #[error("the order ended as {0:?}")]
     Order(OrderStatus),
     #[error("cannot {action} {}: {source}", path.display())]
@@ -163,10 +166,14 @@ async fn obtain(settings: &Acme, files: &Files, tls: &Tls) -> Result<(), AcmeErr
         tls.prove(name, proof);
         challenge.set_ready().await?;
     }
-    match order.poll_ready(&POLLS).await? {
-        OrderStatus::Ready => {}
-        OrderStatus::Invalid => return Err(AcmeError::NotProved(settings.names.join(", "))),
-        status => return Err(AcmeError::Order(status)),
+    let not_proved =
+        |why: &dyn Display| AcmeError::NotProved { names: settings.names.join(", "), why: why.to_string() };
+    match order.poll_ready(&POLLS).await {
+        Ok(OrderStatus::Ready) => {}
+        Ok(OrderStatus::Invalid) => return Err(not_proved(&"nothing")),
+        Ok(status) => return Err(AcmeError::Order(status)),
+        Err(instant_acme::Error::Api(problem)) => return Err(not_proved(&problem)),
+        Err(other) => return Err(other.into()),
     }
     let key = order.finalize().await?;
     let chain = order.poll_certificate(&POLLS).await?;
