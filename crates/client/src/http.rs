@@ -12,6 +12,8 @@ use tokio_tungstenite::tungstenite::Bytes;
 /// The largest JSON answer that is read into memory.
 const MAX_JSON: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Servers close connections that are idle for long, and a call on one that is being closed just then fails.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// One server and the credential for it.
 #[derive(Clone)]
@@ -57,8 +59,10 @@ impl Endpoint {
             return Err(Error::protocol(url, "expected a URL such as https://cofferdam.example.com"));
         }
         // Redirects are not followed: nothing of ours redirects, and the credential must not travel.
-        let mut builder =
-            Client::builder().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_TIMEOUT);
+        let mut builder = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE);
         if base.scheme() == "http" {
             // Without TLS there is no use for the system's certificates, and reading them takes longer
             // than most calls. A proxy for plain HTTP would see the credential.

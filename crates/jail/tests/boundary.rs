@@ -66,10 +66,12 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam-jail"));
         command.arg("zygote").env_clear();
         let raw = theirs.as_raw_fd();
-        // SAFETY: dup2 and fcntl may be called between fork and exec; a descriptor that is 3 already has to lose its
+        // SAFETY: dup2, fcntl and setpriority may be called between fork and exec; a descriptor that is 3 already has to lose its
         // close-on-exec flag.
         unsafe {
             command.pre_exec(move || {
+                // What the host prefers is not for agents.
+                libc::setpriority(libc::PRIO_PROCESS, 0, -5);
                 match raw == layout::ZYGOTE_FD {
                     true => libc::fcntl(raw, libc::F_SETFD, 0),
                     false => libc::dup2(raw, layout::ZYGOTE_FD),
@@ -227,6 +229,7 @@ must_work busybox chown -R 65535:65535 /bin
 must_work busybox sh -c 'busybox mkfifo /tmp/open; busybox nc -l -p 80 0<> /tmp/open > /tmp/heard & n=0; until echo well | /bin/busybox nc 127.0.0.1 80; do n=$((n + 1)); busybox test $n -lt 600 || exit 1; busybox sleep 0.05; done; wait; busybox grep -q well /tmp/heard'
 must_work busybox head -c 8 /dev/urandom > /dev/null
 must_work busybox sh -c 'ulimit -c 0'
+must_work busybox sh -c '[ "$(/bin/busybox nice)" = 0 ]'
 busybox touch /scratch
 busybox hostname
 busybox cat /etc/resolv.conf

@@ -63,7 +63,9 @@ pub(crate) fn built() -> Result<Built> {
         fs::write(&path, json).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
     };
     let list = ["nextest", "list", "--release", "--workspace", "--locked", "--list-type", "binaries-only"];
-    let listed = shell::output(shell::cargo().args(list).args(["--message-format", "json"]))?;
+    // Not the examples: those are for `bench`.
+    let what = ["--lib", "--bins", "--tests", "--message-format", "json"];
+    let listed = shell::output(shell::cargo().args(list).args(what))?;
     let binaries = keep("binaries.json", &listed)?;
     let metadata = shell::output(shell::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
     let metadata = keep("metadata.json", &metadata)?;

@@ -337,10 +337,11 @@ impl Egress {
         listen::open(&self.context, &entry.agent, [tcp, udp], doors, boundary);
     }
 
-    /// An agent's boundary is gone.
+    /// An agent's boundary is gone, and with it who could have connected to what stood for its names.
     fn close(&self, id: AgentId) {
         let mut state = self.state();
         let Some(entry) = state.agents.get_mut(&id) else { return };
+        entry.agent.forget();
         if let Some((boundary, _)) = entry.doors.take() {
             boundary.cancel();
         }

@@ -257,6 +257,17 @@ pub fn limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up a preference for the processor over others, if there is one; what is nice stays so.
+pub fn take_no_preference() -> io::Result<()> {
+    // SAFETY: takes numbers. The system call itself tells 20 less the niceness, so that it is never negative (getpriority(2)).
+    unsafe {
+        if libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) > 20 {
+            check(libc::setpriority(libc::PRIO_PROCESS, 0, 0).into())?;
+        }
+    }
+    Ok(())
+}
+
 /// All signals to their defaults, none blocked.
 pub fn reset_signals() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is used; SIG_DFL is valid for every signal, and the two

@@ -264,6 +264,7 @@ pub fn limit(limits: &Limits) -> Result<(), StepError> {
     set(libc::RLIMIT_MSGQUEUE, 0, 0)?;
     set(libc::RLIMIT_RTPRIO, 0, 0)?;
     set(libc::RLIMIT_NICE, 0, 0)?;
+    process::take_no_preference().step("setting limits")?;
     // With 0 the kernel would still pipe cores into the host's `core_pattern` helper; with 1 it does neither (core(5)).
     set(libc::RLIMIT_CORE, 1, 1)
 }

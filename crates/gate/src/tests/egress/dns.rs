@@ -96,6 +96,17 @@ async fn names_outlive_the_gate() {
 }
 
 #[tokio::test]
+async fn what_stands_for_names_is_forgotten_with_the_boundary() {
+    let flood: Vec<String> = (0..4096).map(|number| format!("n{number}.example.com")).collect();
+    let flood: Vec<&str> = flood.iter().map(String::as_str).collect();
+    let mut world = World::with(settings(), Some(allow("*.example.com")), &flood).await;
+    assert!(resolve(&world.doors, "late.example.com").await.is_err(), "there are too many");
+    world.restart();
+    resolve_soon(&world.doors, "late.example.com").await;
+    assert!(matches!(world.heard().await, FromGate::Named { name, .. } if name == "late.example.com"));
+}
+
+#[tokio::test]
 async fn nonsense_is_not_answered_and_ends_nothing() {
     let world = World::new(allow("a.example.com")).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();

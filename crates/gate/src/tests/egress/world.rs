@@ -6,7 +6,7 @@
 pub use super::node::*;
 use crate::egress::Settings;
 use model::egress::{Answer, Attention, Connection, Outcome, Question};
-use model::gate_api::{Authority, Condition, FromGate, FromGateSockets, GateAgent, ToGate};
+use model::gate_api::{Authority, Condition, FromGate, FromGateSockets, GateAgent, ToGate, ToGateSockets};
 use model::policy::Policy;
 use model::{AccountId, AgentId};
 use serde_json::{Value, json};
@@ -238,6 +238,12 @@ impl World {
     pub async fn set(&mut self, policy: Option<Policy>) {
         let set = vec![GateAgent { authority: self.authority.clone(), ..described(self.agent, policy) }];
         self.tell(&ToGate::Agents { set, gone: Vec::new() }).await;
+    }
+
+    /// The agent's boundary ends, and another begins.
+    pub fn restart(&mut self) {
+        say(&self.sockets, &ToGateSockets::Closed { agent: self.agent }, &[]);
+        self.doors = give_doors(&self.sockets, self.agent);
     }
 
     /// One more agent, with doors of its own.
