@@ -32,7 +32,7 @@ async fn each_process_hears_what_others_change() {
     let (other, mut heard) = listener(&world).await;
     let agent = world.agent("a").await;
     let mut last = 0;
-    for expected in ["Agent", "Node"] {
+    for expected in ["Agent", "Events", "Node"] {
         let (number, changed) = heard.recv().await.unwrap();
         assert!(number > 0 && number >= last);
         last = number;
@@ -43,6 +43,7 @@ async fn each_process_hears_what_others_change() {
                 assert_eq!(other.agent(id).await.unwrap(), agent);
             }
             Changed::Node(node) => assert_eq!(node, world.node),
+            Changed::Events => {}
             changed => panic!("{changed:?}"),
         }
     }
@@ -54,7 +55,7 @@ async fn each_process_hears_what_others_change() {
         assert!(number > last);
         match changed {
             Changed::Agent(told) => break assert_eq!(told.spec.id, agent.spec.id),
-            Changed::Node(_) | Changed::Questions(_) => {}
+            Changed::Node(_) | Changed::Questions(_) | Changed::Events => {}
             changed => panic!("{changed:?}"),
         }
     }
