@@ -19,6 +19,8 @@ const MOST: u64 = 20_000;
 const STEP: u64 = 1000;
 /// Events on refused connections of one agent within [`super::QUIET`].
 const MOST_DENIED: u16 = 20;
+/// Events on secrets that were put into requests of one agent within [`super::QUIET`].
+const MOST_USED: u16 = 20;
 
 const CUT_REFUSED: &str = "DELETE FROM egress_log WHERE id IN
     (SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed' ORDER BY id LIMIT $2)";
@@ -94,6 +96,7 @@ impl Change {
         let accounts: BTreeSet<AccountId> = rows.iter().map(|row| row.account).collect();
         accounts.into_iter().for_each(|account| self.touch(Changed::EgressLog(account)));
         self.cut(&agents).await?;
+        self.note_used(&rows).await?;
         self.note_denied(&rows).await
     }
 
@@ -117,6 +120,25 @@ impl Change {
                     .execute(self.db().await?)
                     .await?;
                 left -= cut.rows_affected().min(left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the ledger which secrets were put into requests to which hosts, each once in a while.
+    async fn note_used(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
+        let mut used: BTreeSet<(AgentId, AccountId, &str, &str)> = BTreeSet::new();
+        for NewRecord { agent, account, record, .. } in rows {
+            let names = record.credentials.iter();
+            used.extend(names.map(|name| (*agent, *account, name.as_str(), record.host.as_str())));
+        }
+        for (agent, account, name, host) in used {
+            let told = self.told(EventKind::SecretUsed, agent, MOST_USED).await?;
+            let same = |told: &serde_json::Value| told["secret"] == name && told["host"] == host;
+            if told.left > 0 && !told.details.iter().any(same) {
+                let detail = json!({"secret": name, "host": host});
+                self.event(Some(account), EventKind::SecretUsed, agent, detail);
+                self.flush().await?;
             }
         }
         Ok(())
