@@ -5,6 +5,7 @@
 //! [`extract`] unpacks its trees beneath one directory only. This crate never prints and never asks.
 
 mod attach;
+mod audit;
 mod authorities;
 mod control;
 mod credential;
@@ -20,6 +21,7 @@ mod secrets;
 mod workspace;
 
 pub use attach::{AttachReceiver, AttachSender, Attached, Incoming};
+pub use audit::Chain;
 pub use authorities::{Authorities, AuthoritiesError};
 pub use control::{AgentFilter, Control};
 pub use credential::{Credential, PersonSession, Prover};

@@ -1,8 +1,9 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    account, agent, bundle, completions, context, doctor, down, egress, events, image, inspect, invite, key,
-    list, login, member, policy, processes, recipe, run, secret, service, setup, up, user, verify, whoami,
+    account, agent, audit, bundle, completions, context, doctor, down, egress, events, image, inspect,
+    invite, key, list, login, member, policy, processes, recipe, run, secret, service, setup, up, user,
+    verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -114,6 +115,9 @@ pub enum Command {
     Short(agent::Common),
     Top(processes::Args),
     Events(events::Args),
+    /// Verify, export and follow the ledger of audit events
+    #[command(subcommand)]
+    Audit(audit::Command),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Completions(completions::Args),

@@ -286,6 +286,10 @@ impl Config {
         self.data.join("signing.pem")
     }
 
+    pub(crate) fn ledger_key(&self) -> PathBuf {
+        self.data.join("ledger.pem")
+    }
+
     pub(crate) fn secrets_key(&self) -> PathBuf {
         self.secrets.file.clone().unwrap_or_else(|| self.data.join("secrets.key"))
     }

@@ -218,6 +218,8 @@ async fn assemble(
     database::check_keys(config, &store).await?;
     let vault = Vault::open(config, &store.wrapped_by().await?)?;
     let key = SigningKey::open(&config.signing_key())?;
+    let ledger = SigningKey::open_ledger(&config.ledger_key())?;
+    store.use_ledger_key(&ledger.x()).await?;
     let kid = store.use_signing_key(&key.x).await?;
     let keys = store.verifying_keys().await?;
     let hosts = api::hosts(own, &config.all_hosts());
@@ -227,6 +229,7 @@ async fn assemble(
         notify,
         signer,
         keys,
+        ledger,
         vault,
         passwords: Passwords::new(&config.passwords)?,
         limits,
@@ -273,6 +276,7 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         tokio::spawn(tasks::cleanup::run(app.clone())),
         tokio::spawn(tasks::keys::run(app.clone())),
         tokio::spawn(tasks::uses::run(app.clone())),
+        tokio::spawn(tasks::ledger::run(app.clone())),
     ];
     if let Some((settings, files, tls)) = acme {
         tasks.push(tokio::spawn(acme::keep(settings, files, tls, clock, ending.clone())));

@@ -21,6 +21,10 @@ pub(crate) struct Notify {
     questions: Hub<AccountId, ()>,
     /// What left an account's agents.
     egress_log: Hub<AccountId, ()>,
+    /// Events that are to be chained.
+    events: Hub<(), ()>,
+    /// Chains, of accounts and of the installation.
+    ledger: Hub<Option<AccountId>, ()>,
 }
 
 impl Notify {
@@ -38,6 +42,8 @@ impl Notify {
             Changed::Node(id) => self.nodes.wake(&id, number, ()),
             Changed::Questions(account) => self.questions.wake(&account, number, ()),
             Changed::EgressLog(account) => self.egress_log.wake(&account, number, ()),
+            Changed::Events => self.events.wake(&(), number, ()),
+            Changed::Ledger(account) => self.ledger.wake(&account, number, ()),
             Changed::Keys => {}
             Changed::AgentElsewhere { agent, deadline } => {
                 self.agents.wake(&agent, number, None);
@@ -51,6 +57,8 @@ impl Notify {
                 self.deadlines.wake_all();
                 self.questions.wake_all();
                 self.egress_log.wake_all();
+                self.events.wake_all();
+                self.ledger.wake_all();
             }
         }
     }
@@ -69,6 +77,14 @@ impl Notify {
 
     pub(crate) fn egress_log(&self, account: AccountId) -> Subscription<AccountId, ()> {
         self.egress_log.subscribe(account)
+    }
+
+    pub(crate) fn events(&self) -> Subscription<(), ()> {
+        self.events.subscribe(())
+    }
+
+    pub(crate) fn ledger(&self, account: Option<AccountId>) -> Subscription<Option<AccountId>, ()> {
+        self.ledger.subscribe(account)
     }
 
     pub(crate) fn deadlines(&self) -> Subscription<(), ()> {

@@ -5,7 +5,9 @@ use crate::batch::Batch;
 use crate::db::Connection;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::{Row, millis};
+use crate::source::source;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::people::Role;
 use model::quota::Quota;
 use model::{AccountId, AgentId, EventId, KeyId, NodeId, SessionId, UserId};
@@ -115,6 +117,10 @@ pub enum Changed {
     Questions(AccountId),
     /// An account's log of connections.
     EgressLog(AccountId),
+    /// Events, which are in no chain yet.
+    Events,
+    /// The chain of an account, or of the installation, is longer.
+    Ledger(Option<AccountId>),
     /// Keys were deleted, or allow something else.
     Keys,
     /// An agent, by another process.
@@ -212,19 +218,28 @@ impl Change {
     pub(crate) fn event(
         &mut self,
         account: Option<AccountId>,
-        kind: &str,
+        kind: EventKind,
         subject: impl Display,
         detail: Value,
     ) {
+        let (address, request) = source();
         self.deferred
-            .add("INSERT INTO events (id, account, at, kind, actor, subject, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+            .add(
+                "INSERT INTO events (id, account, at, kind, actor, subject, detail, source, request)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
             .bind(EventId::new().to_string())
             .bind(account.map(|account| account.to_string()))
             .bind(self.now)
-            .bind(kind.to_owned())
+            .bind(kind.as_str())
             .bind(self.actor.to_string())
             .bind(subject.to_string())
-            .bind(detail.to_string());
+            .bind(detail.to_string())
+            .bind(address)
+            .bind(request);
+        if !self.audited {
+            self.touch(Changed::Events);
+        }
         self.audited = true;
     }
 

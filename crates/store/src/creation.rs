@@ -10,6 +10,7 @@ use crate::secrets::{ask_known, known, wishes};
 use crate::{Error, Fresh, Idempotency, Placeholders, Store};
 use model::agent::{AgentSpec, Level};
 use model::api::Image;
+use model::audit::EventKind;
 use model::policy::Policy;
 use model::{AccountId, Name, NodeId};
 use serde_json::{Value, json};
@@ -154,7 +155,7 @@ impl Store {
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
-        change.event(Some(spec.account), "agent.created", spec.id, detail);
+        change.event(Some(spec.account), EventKind::AgentCreated, spec.id, detail);
         if let Some(token) = &new.token {
             change.token_issued(spec, token.clone());
         }

@@ -34,6 +34,9 @@ fn words(origin: &Origin, number: u64, changed: &Changed) -> Option<String> {
         Changed::Node(id) => format!("node {id}"),
         Changed::Questions(account) => format!("questions {account}"),
         Changed::EgressLog(account) => format!("egress {account}"),
+        Changed::Events => "events -".to_owned(),
+        Changed::Ledger(None) => "ledger -".to_owned(),
+        Changed::Ledger(Some(account)) => format!("ledger {account}"),
         Changed::Keys => "keys -".to_owned(),
         // What was heard is not told on.
         Changed::AgentElsewhere { .. } | Changed::Anything => return None,
@@ -60,6 +63,9 @@ fn heard(origin: &Origin, text: &str) -> Option<(u64, Changed)> {
         "node" => id.parse::<NodeId>().ok().map(Changed::Node),
         "questions" => account().map(Changed::Questions),
         "egress" => account().map(Changed::EgressLog),
+        "events" => Some(Changed::Events),
+        "ledger" if id == "-" => Some(Changed::Ledger(None)),
+        "ledger" => account().map(|account| Changed::Ledger(Some(account))),
         "keys" => Some(Changed::Keys),
         _ => None,
     };
@@ -132,6 +138,9 @@ mod tests {
         check(Changed::Node(node), &format!("{:?}", Changed::Node(node)));
         check(Changed::Questions(account), &format!("{:?}", Changed::Questions(account)));
         check(Changed::EgressLog(account), &format!("{:?}", Changed::EgressLog(account)));
+        check(Changed::Events, "Events");
+        check(Changed::Ledger(None), "Ledger(None)");
+        check(Changed::Ledger(Some(account)), &format!("{:?}", Changed::Ledger(Some(account))));
         check(Changed::Keys, "Keys");
         for odd in ["", "x", "x 1", "x 1 agent", "x 1 agent nobody", "x y sessions -"] {
             assert!(matches!(heard(&two, odd), Some((_, Changed::Anything))), "{odd}");

@@ -5,6 +5,7 @@ use crate::db::query;
 use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::{Image, RegisterImage};
+use model::audit::EventKind;
 use model::{AccountId, ImageId, Name};
 use serde_json::json;
 
@@ -69,7 +70,7 @@ impl Store {
         .await?;
         let made = image(&row)?;
         let detail = json!({"name": made.name, "digest": made.digest, "replaces": held.map(|held| held.id)});
-        change.event(Some(account), "image.registered", id, detail);
+        change.event(Some(account), EventKind::ImageRegistered, id, detail);
         change.remember(idempotency, &made);
         change.commit().await?;
         Ok(made)
@@ -163,7 +164,7 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "image" });
         }
-        change.event(Some(account), "image.deleted", id, json!({}));
+        change.event(Some(account), EventKind::ImageDeleted, id, json!({}));
         change.commit().await
     }
 }

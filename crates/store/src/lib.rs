@@ -24,6 +24,7 @@ mod images;
 mod installation;
 mod invitations;
 mod keys;
+mod ledger;
 mod members;
 mod nodes;
 mod observe;
@@ -32,6 +33,7 @@ mod quotas;
 mod rows;
 mod secrets;
 mod sessions;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -51,6 +53,7 @@ pub use idempotency::Idempotency;
 pub use installation::Installation;
 pub use invitations::{Invited, NewInvitation};
 pub use keys::{Bearer, Fresh, NewKey};
+pub use ledger::Chaining;
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
@@ -58,6 +61,7 @@ pub use secrets::{
     named as secrets_named,
 };
 pub use sessions::{NewSession, Sitting};
+pub use source::asked_from;
 pub use users::{Credentials, Resets};
 
 use bearers::Bearers;

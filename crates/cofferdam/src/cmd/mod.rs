@@ -3,6 +3,7 @@
 pub mod account;
 pub mod agent;
 pub mod attach;
+pub mod audit;
 pub mod bundle;
 pub mod completions;
 pub mod context;
@@ -83,6 +84,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
+        Command::Audit(command) => command.run(global).await,
         Command::Inspect(args) => args.run(global).await,
         Command::Verify(args) => args.run(global).await,
         Command::Up(_) | Command::Setup(_) | Command::Completions(_) | Command::Service(_) => Ok(0),

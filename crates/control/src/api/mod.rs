@@ -1,6 +1,7 @@
 //! HTTP: handlers parse, call `app`, and convert. Nothing is decided here but the shape of a request.
 
 mod agents;
+mod audit;
 mod egress;
 mod events;
 mod extract;
@@ -48,6 +49,8 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(keys::delete))
         .routes(routes!(nodes::list))
         .routes(routes!(events::list))
+        .routes(routes!(audit::entries))
+        .routes(routes!(audit::receipt))
         .routes(routes!(egress::log))
         .routes(routes!(egress::questions))
         .routes(routes!(egress::answer))

@@ -107,7 +107,7 @@ pub(crate) async fn shield(State(app): State<Arc<App>>, mut request: Request, ne
         [header::AUTHORIZATION, header::COOKIE].iter().any(|it| request.headers().contains_key(it));
     let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let response = match refuse_foreign(&app, &request) {
-        Ok(()) => next.run(request).instrument(span).await,
+        Ok(()) => store::asked_from(client.address, &id, next.run(request).instrument(span)).await,
         Err(fault) => fault.into_response(),
     };
     let mut response = response;

@@ -1,6 +1,7 @@
 //! What control does, free of HTTP: each operation decides here, once, whether its caller may.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod egress;
 pub(crate) mod factors;
 pub(crate) mod images;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub(crate) signer: Signer,
     /// What verifies its tokens: of one key, the one that this process signs with.
     pub(crate) keys: Vec<VerifyingKey>,
+    /// Signs checkpoints of the ledger.
+    pub(crate) ledger: ledger::Signer,
     /// The keys of secrets.
     pub(crate) vault: Vault,
     pub(crate) passwords: Passwords,

@@ -133,6 +133,8 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/images/{id}"
             | "/v1/nodes"
             | "/v1/events"
+            | "/v1/audit/entries"
+            | "/v1/audit/receipt"
             | "/v1/egress/log"
             | "/v1/egress/questions"
             | "/v1/egress/remembered"

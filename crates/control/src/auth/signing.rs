@@ -56,20 +56,29 @@ pub(crate) struct SigningKey {
 impl SigningKey {
     /// Reads the key from its file; makes both if there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, SigningError> {
-        let failed = |source| SigningError::File { path: path.to_owned(), source };
-        let pem = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let pem = generate()?;
-                write_private(path, &pem).map_err(failed)?;
-                pem
-            }
-            read => read.map_err(failed)?,
-        };
-        parse(&pem).ok_or_else(|| SigningError::NotAKey { path: path.to_owned() })
+        parse(&read_or_make(path)?).ok_or_else(|| SigningError::NotAKey { path: path.to_owned() })
+    }
+
+    /// The same of the key that signs checkpoints of the ledger.
+    pub(crate) fn open_ledger(path: &Path) -> Result<ledger::Signer, SigningError> {
+        let unusable = || SigningError::NotAKey { path: path.to_owned() };
+        ledger::Signer::new(&der(&read_or_make(path)?).ok_or_else(unusable)?).map_err(|_| unusable())
     }
 
     pub(crate) fn named(self, kid: KeyId) -> Signer {
         Signer { key: self.key, kid }
+    }
+}
+
+fn read_or_make(path: &Path) -> Result<String, SigningError> {
+    let failed = |source| SigningError::File { path: path.to_owned(), source };
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let pem = generate()?;
+            write_private(path, &pem).map_err(failed)?;
+            Ok(pem)
+        }
+        read => read.map_err(failed),
     }
 }
 
@@ -79,9 +88,13 @@ fn generate() -> Result<String, SigningError> {
     Ok(format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(document.as_ref())))
 }
 
-fn parse(pem: &str) -> Option<SigningKey> {
+fn der(pem: &str) -> Option<Vec<u8>> {
     let body: String = pem.trim().strip_prefix(BEGIN)?.strip_suffix(END)?.split_whitespace().collect();
-    let der = STANDARD.decode(body).ok()?;
+    STANDARD.decode(body).ok()
+}
+
+fn parse(pem: &str) -> Option<SigningKey> {
+    let der = der(pem)?;
     let pair = Ed25519KeyPair::from_pkcs8(&der).ok()?;
     let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     Some(SigningKey { key: EncodingKey::from_ed_der(&der), x })

@@ -3,4 +3,5 @@
 pub(crate) mod cleanup;
 pub(crate) mod deadlines;
 pub(crate) mod keys;
+pub(crate) mod ledger;
 pub(crate) mod uses;

@@ -197,6 +197,8 @@ fn cases(image: &str) -> Vec<Case> {
         ),
         case("GET", "/v1/nodes", none.clone(), OWN),
         case("GET", "/v1/events", none.clone(), OWN),
+        case("GET", "/v1/audit/entries", none.clone(), OWN),
+        case("GET", "/v1/audit/receipt", none.clone(), OWN),
         case("GET", "/v1/egress/log", none.clone(), OWN),
         case("GET", "/v1/egress/questions", none.clone(), OWN),
         case("GET", "/v1/egress/remembered", none.clone(), OWN),

@@ -3,6 +3,7 @@
 mod access;
 mod acme;
 mod agents;
+mod audit;
 mod door;
 mod egress;
 mod evidence;

@@ -5,6 +5,7 @@ use crate::change::{Change, Changed};
 use crate::db::{Builder, query};
 use crate::rows::{Row, to_json};
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::egress::{Connection, LogEntry, Lost, Outcome, Record};
 use model::{AccountId, AgentId};
 use serde::Serialize;
@@ -18,6 +19,8 @@ const MOST: u64 = 20_000;
 const STEP: u64 = 1000;
 /// Events on refused connections of one agent within [`super::QUIET`].
 const MOST_DENIED: u16 = 20;
+/// Events on secrets that were put into requests of one agent within [`super::QUIET`].
+const MOST_USED: u16 = 20;
 
 const CUT_REFUSED: &str = "DELETE FROM egress_log WHERE id IN
     (SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed' ORDER BY id LIMIT $2)";
@@ -93,6 +96,7 @@ impl Change {
         let accounts: BTreeSet<AccountId> = rows.iter().map(|row| row.account).collect();
         accounts.into_iter().for_each(|account| self.touch(Changed::EgressLog(account)));
         self.cut(&agents).await?;
+        self.note_used(&rows).await?;
         self.note_denied(&rows).await
     }
 
@@ -121,6 +125,25 @@ impl Change {
         Ok(())
     }
 
+    /// Tells the ledger which secrets were put into requests to which hosts, each once in a while.
+    async fn note_used(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
+        let mut used: BTreeSet<(AgentId, AccountId, &str, &str)> = BTreeSet::new();
+        for NewRecord { agent, account, record, .. } in rows {
+            let names = record.credentials.iter();
+            used.extend(names.map(|name| (*agent, *account, name.as_str(), record.host.as_str())));
+        }
+        for (agent, account, name, host) in used {
+            let told = self.told(EventKind::SecretUsed, agent, MOST_USED).await?;
+            let same = |told: &serde_json::Value| told["secret"] == name && told["host"] == host;
+            if told.left > 0 && !told.details.iter().any(same) {
+                let detail = json!({"secret": name, "host": host});
+                self.event(Some(account), EventKind::SecretUsed, agent, detail);
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the ledger what was refused, of each host and port once in a while.
     async fn note_denied(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
         type Denied<'r> = BTreeMap<(&'r str, Option<u16>), (&'r str, u64)>;
@@ -133,11 +156,11 @@ impl Change {
             *count += u64::from(record.count);
         }
         for (agent, (account, denied)) in of_agents {
-            let mut told = self.told("egress.denied", agent, MOST_DENIED).await?;
+            let mut told = self.told(EventKind::EgressDenied, agent, MOST_DENIED).await?;
             for ((host, port), (by, count)) in denied {
                 if told.is_news(host, port) {
                     let detail = json!({"host": host, "port": port, "by": by, "count": count});
-                    self.event(Some(account), "egress.denied", agent, detail);
+                    self.event(Some(account), EventKind::EgressDenied, agent, detail);
                     self.flush().await?;
                 }
             }
@@ -154,8 +177,8 @@ impl Change {
         }
         for (agent, count) in counts {
             let Some(known) = agents.get(&agent).filter(|_| count > 0) else { continue };
-            if self.told("egress.log_lost", agent, 1).await?.left > 0 {
-                self.event(Some(known.account), "egress.log_lost", agent, json!({"count": count}));
+            if self.told(EventKind::EgressLogLost, agent, 1).await?.left > 0 {
+                self.event(Some(known.account), EventKind::EgressLogLost, agent, json!({"count": count}));
             }
         }
         Ok(())

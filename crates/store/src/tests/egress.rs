@@ -62,6 +62,32 @@ async fn a_record_comes_back_as_it_was(engine: Engine) {
     assert!(!page.more && page.items[0].agent == agent.spec.id);
 }
 
+both!(secrets_that_were_used_are_told_once_in_a_while);
+async fn secrets_that_were_used_are_told_once_in_a_while(engine: Engine) {
+    let world = World::on(engine).await;
+    let agent = world.agent("a").await.spec.id;
+    let record = async |host: &str| {
+        let used = Connection {
+            credentials: vec!["openai".parse().unwrap()],
+            host: host.to_owned(),
+            ..connection(&world, Outcome::Passed)
+        };
+        let records = vec![Record { agent, connection: used }];
+        let report = EgressReport { records, ..EgressReport::default() };
+        world.store.record_egress(world.node, &report).await.unwrap();
+        world.count("SELECT count(*) FROM events WHERE kind = 'secret.used'").await
+    };
+    assert_eq!(record("a.example").await, 1);
+    assert_eq!(record("a.example").await, 1);
+    assert_eq!(record("b.example").await, 2);
+    for number in 0..30 {
+        record(&format!("{number}.example")).await;
+    }
+    assert_eq!(record("c.example").await, 20, "an agent does not fill the ledger");
+    world.clock.0.fetch_add(600_000, Ordering::SeqCst);
+    assert_eq!(record("a.example").await, 21);
+}
+
 both!(records_are_counted_by_the_database_itself);
 /// The count is what the number of an agent's records is limited by; nothing may get past it.
 async fn records_are_counted_by_the_database_itself(engine: Engine) {

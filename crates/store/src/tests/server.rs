@@ -32,7 +32,7 @@ async fn each_process_hears_what_others_change() {
     let (other, mut heard) = listener(&world).await;
     let agent = world.agent("a").await;
     let mut last = 0;
-    for expected in ["Agent", "Node"] {
+    for expected in ["Agent", "Events", "Node"] {
         let (number, changed) = heard.recv().await.unwrap();
         assert!(number > 0 && number >= last);
         last = number;
@@ -43,6 +43,7 @@ async fn each_process_hears_what_others_change() {
                 assert_eq!(other.agent(id).await.unwrap(), agent);
             }
             Changed::Node(node) => assert_eq!(node, world.node),
+            Changed::Events => {}
             changed => panic!("{changed:?}"),
         }
     }
@@ -54,7 +55,7 @@ async fn each_process_hears_what_others_change() {
         assert!(number > last);
         match changed {
             Changed::Agent(told) => break assert_eq!(told.spec.id, agent.spec.id),
-            Changed::Node(_) | Changed::Questions(_) => {}
+            Changed::Node(_) | Changed::Questions(_) | Changed::Events => {}
             changed => panic!("{changed:?}"),
         }
     }
@@ -88,13 +89,13 @@ async fn a_change_whose_connection_is_lost_is_not_made() {
     let world = World::on(engine).await;
     let before = world.count("SELECT count(*) FROM events").await;
     let mut change = world.store.change(Actor::System).await.unwrap();
-    change.event(None, "test.lost", world.node, json!({}));
+    change.event(None, model::audit::EventKind::NodeLevels, world.node, json!({}));
     change.flush().await.unwrap();
     cut(&world);
     let error = change.commit().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. } | Error::Undone), "{error}");
     world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
-    let events = psql(&world, "SELECT count(*) FROM events WHERE kind = 'test.lost'");
+    let events = psql(&world, "SELECT count(*) FROM events WHERE kind = 'node.levels'");
     assert_eq!(events.trim(), "0");
     assert!(world.count("SELECT count(*) FROM events").await > before);
 }
@@ -106,12 +107,12 @@ async fn a_process_that_stands_still_is_put_out() {
     let world = World::on(engine).await;
     let twin = world.twin(Some(std::time::Duration::from_millis(100))).await;
     let mut still = twin.change(Actor::System).await.unwrap();
-    still.event(None, "test.still", world.node, json!({}));
+    still.event(None, model::audit::EventKind::NodeLevels, world.node, json!({}));
     still.flush().await.unwrap();
     world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
     let error = still.commit().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. } | Error::Undone), "{error}");
-    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind = 'test.still'").await, 0);
+    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind = 'node.levels'").await, 0);
     twin.create_account(Actor::System, &new_account("again")).await.unwrap();
 }
 
