@@ -11,6 +11,7 @@ use model::api::{
 };
 use model::policy::Policy;
 use model::token::Scope;
+use model::transfer::{TransferAgent, TransferredAgent};
 use model::{AgentId, AgentState, EventId, Verb};
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
@@ -173,6 +174,24 @@ impl Control {
             Verb::Destroy => self.endpoint.delete(&["v1", "agents", reference]),
         };
         self.endpoint.json(request).await
+    }
+
+    /// Gives an agent to another account. A lost answer is asked for again under the same idempotency key: by then the agent may be
+    /// there, and not here.
+    pub async fn transfer_agent(
+        &self,
+        reference: &str,
+        transfer: &TransferAgent,
+    ) -> Result<TransferredAgent, Error> {
+        let key = EventId::new().base32();
+        let request = || {
+            let request = self.endpoint.post(&["v1", "agents", reference, "transfer"]).json(transfer);
+            request.header("idempotency-key", &key)
+        };
+        match self.endpoint.json(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
+            answer => answer,
+        }
     }
 
     /// What an agent may do now, by id or name, and which revision that is.

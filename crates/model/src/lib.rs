@@ -29,6 +29,7 @@ pub mod resolver;
 pub mod resources;
 pub mod secret;
 pub mod token;
+pub mod transfer;
 pub mod workspace;
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use crate::secrets::Secrets;
 use crate::session::ENROLLED;
 use crate::verify::{self, Signed};
 use crate::worker::{self, Seen, Wish};
-use model::node_api::DesiredState;
+use model::node_api::{DesiredAgent, DesiredState};
 use model::{AgentId, VolumeId};
 use sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -128,6 +128,8 @@ struct Handle {
     park: mpsc::Sender<oneshot::Sender<()>>,
     /// Only its tombstone is left.
     buried: Arc<AtomicBool>,
+    /// How often it had been given to another account by the wish that is acted on.
+    transfers: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -176,7 +178,13 @@ impl Fleet {
                 tracing::error!(%agent, "control lists this agent twice; the first is acted on");
                 continue;
             }
-            self.shared.secrets.heard(agent, desired.secrets_revision, &self.shared.gates);
+            // What another account binds to an agent reaches nothing that is there for the account before: its worker says so once that
+            // is gone.
+            let known = workers.get(&agent).map(|handle| handle.transfers.load(Ordering::Acquire));
+            if known.is_none_or(|known| known == desired.transfers) {
+                let DesiredAgent { secrets_revision, transfers, .. } = desired;
+                self.shared.secrets.heard(agent, secrets_revision, transfers, &self.shared.gates);
+            }
             let seen = Seen::Listed(Box::new(Wish { desired, database_epoch: state.database_epoch }));
             match workers.get(&agent) {
                 Some(handle) => {
@@ -272,9 +280,9 @@ impl Fleet {
         let (wishes, seen) = watch::channel(seen);
         let (park, parking) = mpsc::channel(1);
         let worker = worker::Worker::new(self.shared.clone(), agent, record, seen, parking);
-        let buried = worker.buried();
+        let (buried, transfers) = (worker.buried(), worker.transfers());
         tokio::spawn(worker.run(adopted));
-        Handle { seen: wishes, park, buried }
+        Handle { seen: wishes, park, buried, transfers }
     }
 }
 

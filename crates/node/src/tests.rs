@@ -48,5 +48,6 @@ fn wish(desired: Desired, generation: u64) -> DesiredAgent {
         policy: None,
         policy_revision: 0,
         secrets_revision: 0,
+        transfers: 0,
     }
 }

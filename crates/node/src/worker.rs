@@ -17,7 +17,7 @@ use model::{AgentId, BoundaryId, Desired};
 use sandbox::{Blank, Boundary, Doors};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::io::Interest;
@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     failures: u64,
     /// Only the tombstone is left.
     buried: Arc<AtomicBool>,
+    /// How often it had been given to another account by the wish that is acted on.
+    transfers: Arc<AtomicU64>,
     /// The last refusal that was logged.
     refused: Option<String>,
 }
@@ -132,6 +134,11 @@ impl Worker {
         seen: watch::Receiver<Seen>,
         parking: mpsc::Receiver<oneshot::Sender<()>>,
     ) -> Self {
+        let transfers = match (&local, &*seen.borrow()) {
+            (Some(local), _) => local.desired.transfers,
+            (None, Seen::Listed(wish)) => wish.desired.transfers,
+            (None, Seen::Nothing | Seen::Unlisted) => 0,
+        };
         Self {
             shared,
             agent,
@@ -151,6 +158,7 @@ impl Worker {
             parked: false,
             failures: 0,
             buried: Arc::default(),
+            transfers: Arc::new(AtomicU64::new(transfers)),
             refused: None,
         }
     }
@@ -158,6 +166,11 @@ impl Worker {
     /// Set once only the tombstone is left.
     pub(crate) fn buried(&self) -> Arc<AtomicBool> {
         self.buried.clone()
+    }
+
+    /// How often it had been given to another account by the wish that is acted on.
+    pub(crate) fn transfers(&self) -> Arc<AtomicU64> {
+        self.transfers.clone()
     }
 
     /// Works until the agent is gone for good, or the node ends. `adopted` is told after the first look.
@@ -289,7 +302,7 @@ impl Worker {
         let Some(local) = &self.local else { return };
         let account = local.desired.spec.account;
         self.buried.store(local.phase == Phase::Destroyed, Ordering::Relaxed);
-        if local.phase == Phase::Destroyed {
+        if local.phase == Phase::Destroyed || local.leaves {
             self.shared.gates.remove(account, self.agent);
         } else {
             match self.shared.gates.ensure(account) {

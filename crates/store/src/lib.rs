@@ -35,6 +35,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transfers;
 mod users;
 mod uses;
 
@@ -58,6 +59,7 @@ pub use secrets::{
     named as secrets_named,
 };
 pub use sessions::{NewSession, Sitting};
+pub use transfers::{Moved, Transfer};
 pub use users::{Credentials, Resets};
 
 use bearers::Bearers;

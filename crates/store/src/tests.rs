@@ -8,6 +8,7 @@ mod quotas;
 mod schema;
 mod secrets;
 mod server;
+mod transfers;
 
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};

@@ -31,6 +31,7 @@ pub mod service;
 pub mod setup;
 pub mod show;
 pub mod stats;
+pub mod transfer;
 pub mod up;
 pub mod user;
 pub mod verbs;

@@ -35,7 +35,7 @@ fn proved(agent: &store::Agent) -> Claim {
     if lives(agent.state) { claim(agent.spec.level, &agent.evidence) } else { Claim::None }
 }
 
-fn wire(agent: store::Agent) -> Agent {
+pub(super) fn wire(agent: store::Agent) -> Agent {
     let claim = proved(&agent);
     let store::Agent { spec, state, .. } = agent;
     Agent {

@@ -16,6 +16,7 @@ mod query;
 mod quotas;
 mod secrets;
 mod shield;
+mod transfers;
 
 use crate::app::App;
 use crate::problems::Fault;
@@ -40,6 +41,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::start))
         .routes(routes!(agents::token))
         .routes(routes!(agents::evidence))
+        .routes(routes!(transfers::transfer))
         .routes(routes!(policies::get, policies::set))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))

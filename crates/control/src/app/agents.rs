@@ -77,11 +77,11 @@ pub(crate) async fn create(
             _ => (app.notify.agent(agent.spec.id), None),
         };
         if fresh == Fresh::No && until.is_some() {
-            // As it is now, which may be long after it was made.
-            agent = app.store.agent(agent.spec.id).await?;
+            // As it is now, which may be long after it was made: it may be another account's by then.
+            agent = find(app, caller, &agent.spec.id.to_string()).await?;
         }
         if let Some((until, deadline)) = deadline {
-            settle(app, &mut agent, &mut changes, until, deadline).await;
+            settle(app, caller, &mut agent, &mut changes, until, deadline).await?;
         }
         let token = match (issued, scopes) {
             (Some(issued), _) => way_to(&agent).ok().map(|url| issued.at(url)),
@@ -136,7 +136,7 @@ fn level(app: &App, request: &CreateAgent, candidates: &[Candidate]) -> Result<L
     Ok(level)
 }
 
-fn refused(refusal: Refusal) -> Problem {
+pub(super) fn refused(refusal: Refusal) -> Problem {
     let problem = Problem::new(Code::ModeRefuses, refusal.to_string()).remedy(refusal.remedy());
     Problem { field: Some(refusal.field().to_owned()), ..problem }
 }
@@ -274,14 +274,15 @@ impl Until {
 }
 
 /// Waits until the agent is where it should be. Whether it got there is for the caller to see: the time may be over, or
-/// control is ending.
+/// control is ending. Of one that is given to another account meanwhile nothing more is told.
 async fn settle(
     app: &App,
+    caller: &Caller,
     agent: &mut Agent,
     changes: &mut Subscription<AgentId, Option<Arc<Agent>>>,
     until: Until,
     deadline: tokio::time::Instant,
-) {
+) -> Result<(), Fault> {
     while !until.reached(agent) {
         tokio::select! {
             changed = changes.changed() => match changed {
@@ -291,10 +292,14 @@ async fn settle(
                     *agent = now;
                 },
             },
-            () = tokio::time::sleep_until(deadline) => return,
-            () = app.ending.cancelled() => return,
+            () = tokio::time::sleep_until(deadline) => return Ok(()),
+            () = app.ending.cancelled() => return Ok(()),
+        }
+        if agent.spec.account != caller.account {
+            return Err(Fault::missing("agent", &agent.spec.id.to_string()));
         }
     }
+    Ok(())
 }
 
 /// The agent, once it is where the caller waits for.
@@ -312,7 +317,7 @@ pub(crate) async fn wait(
     };
     let mut changes = app.notify.agent(id);
     let mut agent = find(app, caller, &id.to_string()).await?;
-    settle(app, &mut agent, &mut changes, until, deadline).await;
+    settle(app, caller, &mut agent, &mut changes, until, deadline).await?;
     if until.reached(&agent) {
         return Ok(agent);
     }

@@ -13,6 +13,7 @@ pub(crate) mod placement;
 pub(crate) mod policies;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
+pub(crate) mod transfers;
 pub(crate) mod users;
 pub(crate) mod validate;
 

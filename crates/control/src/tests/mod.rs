@@ -20,4 +20,5 @@ mod secrets;
 mod serving;
 mod time_passes;
 mod tls;
+mod transfers;
 mod world;

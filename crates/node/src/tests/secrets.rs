@@ -201,7 +201,7 @@ impl Node {
     }
 
     fn heard(&self, revision: u64) {
-        self.secrets.heard(self.agent, revision, &self.world.gates);
+        self.secrets.heard(self.agent, revision, 0, &self.world.gates);
     }
 
     /// The next thing that the gate hears is about credentials: their values.

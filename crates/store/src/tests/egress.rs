@@ -24,7 +24,7 @@ fn connection(world: &World, outcome: Outcome) -> Connection {
 }
 
 fn records(world: &World, agent: AgentId, outcome: Outcome, count: usize) -> EgressReport {
-    let record = Record { agent, connection: connection(world, outcome) };
+    let record = Record { agent, account: None, connection: connection(world, outcome) };
     EgressReport { records: vec![record; count], ..EgressReport::default() }
 }
 
@@ -44,7 +44,8 @@ fn asks(world: &World, agent: &Agent, hosts: &[&str]) -> EgressReport {
         asked,
         until: asked + Duration::minutes(2),
     };
-    let waiting = Waiting { agent: agent.spec.id, questions: hosts.iter().map(question).collect() };
+    let waiting =
+        Waiting { agent: agent.spec.id, account: None, questions: hosts.iter().map(question).collect() };
     EgressReport { questions: Some(vec![waiting]), ..EgressReport::default() }
 }
 
