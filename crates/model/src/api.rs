@@ -141,6 +141,9 @@ pub struct Agent {
     pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
+    /// What its disk began as a copy of, if it is a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<crate::clone::Origin>,
     /// The node that it was placed on.
     pub node: NodeId,
     /// The main process.

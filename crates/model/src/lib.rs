@@ -7,6 +7,7 @@ pub mod address;
 pub mod agent;
 pub mod api;
 pub mod clock;
+pub mod clone;
 pub mod config;
 pub mod crowd;
 pub mod driver;

@@ -28,6 +28,9 @@ pub(crate) struct Local {
     pub boundary: Option<BoundaryRecord>,
     /// Why there is no boundary.
     pub reason: Option<ExitReason>,
+    /// Its volume began as a copy, and is there: should it be lost, it is not copied again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
     /// It was given to another account, and is not yet ended in this one, whose gate has forgotten it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaves: bool,
@@ -114,6 +117,7 @@ impl Local {
             phase: Phase::Idle,
             boundary: None,
             reason: None,
+            copied: false,
             leaves: false,
             authority: None,
             last_activity: None,

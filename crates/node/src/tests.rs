@@ -26,6 +26,7 @@ pub(crate) fn spec() -> AgentSpec {
         image: Some(ImageId::new()),
         image_digest: Some("0a".repeat(32)),
         volume: VolumeId::new(),
+        origin: None,
         run_as: RunAs::Agent,
         main: None,
         env: Default::default(),

@@ -1,10 +1,11 @@
 //! One agent's worker: brings what is to what should be, one step at a time, and watches its boundary.
 
+mod copy;
 mod given;
 mod steps;
 
 use crate::backoff::Backoff;
-use crate::fleet::Shared;
+use crate::fleet::{CopyOrder, Shared};
 use crate::journal::JournalError;
 use crate::local::{Local, Motion, Phase};
 use crate::plan::{Step, plan};
@@ -80,6 +81,7 @@ pub(crate) struct Worker {
     workspace_url: Option<String>,
     seen: watch::Receiver<Seen>,
     parking: mpsc::Receiver<oneshot::Sender<()>>,
+    copies: mpsc::Receiver<CopyOrder>,
     parked: bool,
     /// Steps that failed for good, so far.
     failures: u64,
@@ -133,6 +135,7 @@ impl Worker {
         local: Option<Local>,
         seen: watch::Receiver<Seen>,
         parking: mpsc::Receiver<oneshot::Sender<()>>,
+        copies: mpsc::Receiver<CopyOrder>,
     ) -> Self {
         let transfers = match (&local, &*seen.borrow()) {
             (Some(local), _) => local.desired.transfers,
@@ -155,6 +158,7 @@ impl Worker {
             workspace_url: None,
             seen,
             parking,
+            copies,
             parked: false,
             failures: 0,
             buried: Arc::default(),
@@ -220,6 +224,7 @@ impl Worker {
                 seen = looked(&mut self.looking) => self.looked(seen),
                 () = exited => {}
                 () = again => {}
+                Some(order) = self.copies.recv() => self.copy(order).await,
                 Some(done) = self.parking.recv() => {
                     self.park().await;
                     let _ = done.send(());

@@ -5,6 +5,7 @@ use crate::db::query;
 use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::{Image, RegisterImage};
+use model::image::ImageConfig;
 use model::{AccountId, ImageId, Name};
 use serde_json::json;
 
@@ -93,6 +94,16 @@ impl Store {
             .fetch_optional(&self.0.reader)
             .await?;
         image(&row.ok_or(Error::NotFound { what: "image" })?)
+    }
+
+    /// What an image said when an agent was made of it, whether its name moved on or not.
+    pub async fn image_config(&self, account: AccountId, id: ImageId) -> Result<ImageConfig, Error> {
+        let row = query("SELECT config FROM images WHERE account = $1 AND id = $2")
+            .bind(account.to_string())
+            .bind(id.to_string())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        row.ok_or(Error::NotFound { what: "image" })?.json("config")
     }
 
     /// The account's images.

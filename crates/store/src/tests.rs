@@ -114,6 +114,7 @@ impl World {
             image: Some(self.image),
             image_digest: Some("ab".repeat(32)),
             volume: VolumeId::new(),
+            origin: None,
             run_as: RunAs::Agent,
             main: None,
             env: Default::default(),
@@ -147,7 +148,8 @@ impl World {
             assert_eq!(found.image.map(|image| image.id), Some(self.image));
             place(found.candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
         };
-        let asked = Asked { account: self.account, name: &name, image: &image, secrets: &secrets };
+        let asked =
+            Asked { account: self.account, name: &name, image: &image, secrets: &secrets, source: None };
         self.store.create_agent(Actor::System, asked, make, None).await
     }
 

@@ -99,9 +99,16 @@ impl Change {
                 "SELECT s.name FROM agent_secrets b JOIN secrets s ON s.id = b.secret
                  WHERE b.agent = $1 AND b.injected = 1 ORDER BY s.name",
             )
+            .bind(spec.id.to_string())
+            .add(
+                "SELECT id FROM agents WHERE account = $1 AND state = 'provisioning' AND spec -> 'origin' ->> 'agent' = $2 LIMIT 1",
+            )
+            .bind(spec.account.to_string())
             .bind(spec.id.to_string());
         let answers = self.run(asked).await?;
-        let [limits, taken, images, nodes, ways, injected] = &*answers else { return Err(Error::Unaudited) };
+        let [limits, taken, images, nodes, ways, injected, copies] = &*answers else {
+            return Err(Error::Unaudited);
+        };
         let parsed = |row: &Row| row.parsed::<Name>("name");
         let image = images.first().map(|row| Ok::<_, Error>((row.parsed("id")?, row.parsed("name")?)));
         let image = image.transpose()?;
@@ -122,7 +129,7 @@ impl Change {
             dedicated: nodes.first().map(|row| row.text("tenant")).transpose()?.as_deref() != Some("shared"),
             quota: self.exceeds(limits, to, &spec.resources).await?,
             over_budget: false,
-            copied: false,
+            copied: !copies.is_empty(),
         };
         let obstacles = obstacles(&situation);
         if !obstacles.is_empty() {

@@ -56,6 +56,7 @@ pub(super) fn wire(agent: store::Agent) -> Agent {
         image_name: agent.image_name,
         image_digest: spec.image_digest,
         volume: spec.volume,
+        origin: spec.origin,
         node: agent.node,
         main: spec.main,
         labels: agent.labels,

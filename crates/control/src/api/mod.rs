@@ -1,6 +1,7 @@
 //! HTTP: handlers parse, call `app`, and convert. Nothing is decided here but the shape of a request.
 
 mod agents;
+mod clones;
 mod egress;
 mod events;
 mod extract;
@@ -42,6 +43,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::token))
         .routes(routes!(agents::evidence))
         .routes(routes!(transfers::transfer))
+        .routes(routes!(clones::clone))
         .routes(routes!(policies::get, policies::set))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))

@@ -73,6 +73,15 @@ fn own(operation: &str) -> &'static [Code] {
         "pause_agent" | "resume_agent" | "stop_agent" | "start_agent" | "destroy_agent" => {
             &[C::ModeRefuses, C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
+        "clone_agent" => &[
+            C::ModeRefuses,
+            C::NameTaken,
+            C::WrongState,
+            C::LevelUnavailable,
+            C::NoCapacity,
+            C::QuotaExceeded,
+            C::IdempotencyMismatch,
+        ],
         "transfer_agent" => {
             &[C::ModeRefuses, C::CannotTransfer, C::PreconditionFailed, C::IdempotencyMismatch]
         }

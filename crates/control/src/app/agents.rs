@@ -46,7 +46,7 @@ pub(crate) async fn create(
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
         let mut begun = None;
-        let make = |Found { image, candidates, remembered, now }: Found<'_>| {
+        let make = |Found { image, candidates, remembered, now, .. }: Found<'_>| {
             let level = level(app, &request, candidates)?;
             let image = if level.has_image() { Some(image.ok_or_else(|| no_image(wanted))?) } else { None };
             let spec = spec(caller, &request, name.clone(), level, image.as_ref())?;
@@ -64,7 +64,8 @@ pub(crate) async fn create(
             let labels = request.labels.clone();
             Ok((NewAgent { spec, image_name, labels, policy, placeholders, token }, node))
         };
-        let asked = Asked { account: caller.account, name: &name, image: wanted, secrets: &needed };
+        let asked =
+            Asked { account: caller.account, name: &name, image: wanted, secrets: &needed, source: None };
         let made = app.store.create_agent(caller.actor(), asked, make, idempotency.as_ref()).await;
         let (mut agent, fresh) = match made {
             Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
@@ -95,7 +96,7 @@ pub(crate) async fn create(
     }
 }
 
-fn no_image(key: &str) -> Fault {
+pub(super) fn no_image(key: &str) -> Fault {
     let Fault(problem) = Fault::missing("image", key);
     let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
     Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
@@ -141,7 +142,7 @@ pub(super) fn refused(refusal: Refusal) -> Problem {
     Problem { field: Some(refusal.field().to_owned()), ..problem }
 }
 
-fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
+pub(super) fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
     match why {
         NoPlace::Full => Failure::Store(store::Error::NoCapacity),
         NoPlace::Mode(refusal) => refused(refusal).into(),
@@ -159,7 +160,7 @@ fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
 }
 
 /// Why none was made.
-enum Failure {
+pub(super) enum Failure {
     Store(store::Error),
     Fault(Fault),
 }
@@ -210,6 +211,7 @@ fn spec(
         image: image.map(|image| image.id),
         image_digest: image.map(|image| image.digest.clone()),
         volume: VolumeId::new(),
+        origin: None,
         run_as,
         main,
         env,

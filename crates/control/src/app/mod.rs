@@ -1,6 +1,7 @@
 //! What control does, free of HTTP: each operation decides here, once, whether its caller may.
 
 pub(crate) mod agents;
+pub(crate) mod clones;
 pub(crate) mod egress;
 pub(crate) mod factors;
 pub(crate) mod images;

@@ -158,6 +158,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/agents/{id}/stop"
             | "/v1/agents/{id}/start"
             | "/v1/agents/{id}/token"
+            | "/v1/agents/{id}/clone"
             | "/v1/images"
             | "/v1/egress/questions/{id}/answer",
         )

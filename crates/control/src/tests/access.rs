@@ -184,6 +184,7 @@ fn cases(image: &str) -> Vec<Case> {
         case("POST", "/v1/agents/{id}/resume", none.clone(), OURS),
         case("POST", "/v1/agents/{id}/start", none.clone(), OURS),
         case("POST", "/v1/agents/{id}/stop", none.clone(), OURS),
+        case("POST", "/v1/agents/{id}/clone", json!({"name": "copy"}), to(201, OURS)),
         // An owner and an admin in a session, and nobody by a key; here there is no account to give it to. See `transfers`.
         case("POST", "/v1/agents/{id}/transfer", json!({"account": "nowhere"}), [403, 403, 403, 404, 404]),
         case("POST", "/v1/agents", json!({"name": "another", "image": image}), to(201, OURS)),

@@ -3,6 +3,7 @@
 mod access;
 mod acme;
 mod agents;
+mod clones;
 mod door;
 mod egress;
 mod evidence;

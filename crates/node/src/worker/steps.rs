@@ -193,7 +193,9 @@ impl Worker {
         let mut shape = Shape::of(spec);
         // No OCI runtime makes any ahead.
         let ahead = matches!(driver, Driver::Builtin | Driver::Systemd);
-        let fits = ahead && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
+        // A copy brings its own volume.
+        let copied = spec.origin.is_some() && !local.copied;
+        let fits = ahead && !copied && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
         if let Owner::Account(_) = owner {
             let Some(range) = self.take_range(owner) else { return };
             shape.base_uid = Some(range.base);
@@ -250,6 +252,9 @@ impl Worker {
         }
         let Some(local) = &self.local else { return Ok(()) };
         let (volume, size) = (local.desired.spec.volume, local.desired.spec.resources.disk);
+        if let Some(origin) = local.desired.spec.origin.filter(|_| !local.copied) {
+            return self.begin_as_copy(origin).await;
+        }
         let made = self.heavy("make the volume", move |sandbox| sandbox.create_volume(volume, size)).await?;
         if let Err(error) = made {
             self.fail(crate::chain(&error));
@@ -384,7 +389,7 @@ impl Worker {
         self.save()
     }
 
-    async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
+    pub(super) async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
         let Some(held) = &self.boundary else { return Ok(()) };
         let boundary = held.boundary.clone();
         // Frozen is what is recorded last, and running first: a node that dies in between looks again anyway.
@@ -568,7 +573,7 @@ impl Worker {
     }
 
     /// The same, but only so many at once.
-    async fn heavy<T: Send + 'static>(
+    pub(super) async fn heavy<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&Sandbox) -> T + Send + 'static,

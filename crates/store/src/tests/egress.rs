@@ -204,7 +204,7 @@ async fn decisions_and_new_agents_at_once(engine: Engine) {
             Ok::<_, Error>((NewAgent { policy: Some(policy), ..new }, world.node))
         };
         let image = world.image.to_string();
-        let asked = Asked { account: world.account, name: &name, image: &image, secrets: &[] };
+        let asked = Asked { account: world.account, name: &name, image: &image, secrets: &[], source: None };
         world.store.create_agent(Actor::System, asked, make, None).await.unwrap().0
     };
     let (first, made, second) = tokio::join!(decide(), make, decide());
