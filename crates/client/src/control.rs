@@ -9,6 +9,8 @@ use model::api::{
     Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
     Page, RegisterImage, WorkspaceToken,
 };
+use model::clone::CloneAgent;
+use model::packages::ImageDiff;
 use model::policy::Policy;
 use model::token::Scope;
 use model::transfer::{TransferAgent, TransferredAgent};
@@ -239,6 +241,24 @@ impl Control {
     /// Makes an image known that lies in the nodes' content store.
     pub async fn register_image(&self, image: &RegisterImage) -> Result<Image, Error> {
         self.endpoint.json(self.endpoint.post(&["v1", "images"]).json(image)).await
+    }
+
+    /// What another image has installed other than one, each by id or name.
+    pub async fn diff_images(&self, from: &str, to: &str) -> Result<ImageDiff, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "images", from, "diff"]).query(&[("with", to)])).await
+    }
+
+    /// Makes a copy of an agent, by id or name. A lost answer is asked for again under the same idempotency key.
+    pub async fn clone_agent(&self, reference: &str, clone: &CloneAgent) -> Result<Agent, Error> {
+        let key = EventId::new().base32();
+        let request = || {
+            let request = self.endpoint.post(&["v1", "agents", reference, "clone"]).json(clone);
+            request.header("idempotency-key", &key)
+        };
+        match self.endpoint.json(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
+            answer => answer,
+        }
     }
 
     /// Lets another account have an image; for operators.

@@ -20,6 +20,7 @@ pub mod mode;
 pub mod name;
 pub mod network;
 pub mod node_api;
+pub mod packages;
 pub mod people;
 pub mod policy;
 pub mod probe;

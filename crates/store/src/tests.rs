@@ -192,6 +192,7 @@ async fn image(store: &Store, account: AccountId) -> ImageId {
         digest: "ab".repeat(32),
         size: 1,
         config: Default::default(),
+        packages: None,
         voucher: None,
     };
     store.register_image(Actor::System, account, &request, None).await.unwrap().id

@@ -4,6 +4,7 @@ pub mod account;
 pub mod agent;
 pub mod attach;
 pub mod bundle;
+pub mod clone;
 pub mod completions;
 pub mod context;
 pub mod cp;

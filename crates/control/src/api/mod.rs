@@ -47,6 +47,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(policies::get, policies::set))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::diff))
         .routes(routes!(images::grant))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::delete))

@@ -136,6 +136,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/agents/{id}/policy"
             | "/v1/images"
             | "/v1/images/{id}"
+            | "/v1/images/{id}/diff"
             | "/v1/nodes"
             | "/v1/events"
             | "/v1/egress/log"

@@ -109,6 +109,7 @@ pub(crate) fn migrations() -> Migrator {
         ("people", include_str!("../../migrations/postgres/0009_people.sql")),
         ("quotas", include_str!("../../migrations/postgres/0010_quotas.sql")),
         ("transfers", include_str!("../../migrations/postgres/0011_transfers.sql")),
+        ("packages", include_str!("../../migrations/postgres/0012_packages.sql")),
     ])
 }
 
