@@ -52,13 +52,13 @@ fn a_clone_begins_with_an_empty_scratch_layer_and_log() {
     let world = World::start();
     world.create(
         "a",
-        &["--keep-scratch", "--run-as", "root", "--", "sh", "-c", "echo the source said this; sleep 600"],
+        &["--keep-scratch", "--root", "--", "sh", "-c", "echo the source said this; sleep 600"],
     );
-    world.sh("a", "echo 0123456789abcdef0123456789abcdef > /etc/machine-id; echo 1 > /opt/scratch; echo home > ~/kept").ok();
+    world.sh("a", "echo 0123456789abcdef0123456789abcdef > /etc/machine-id; echo 1 > /opt/scratch; echo home > /home/agent/kept").ok();
     world.cli(&["agent", "clone", "a", "b", "--no-wait"]).ok();
     world.cli(&["exec", "b", "--", "true"]).ok();
     assert_eq!(world.sh("b", "cat /etc/machine-id; ls /opt").ok().out, "");
-    assert_eq!(world.sh("b", "cat ~/kept").ok().out, "home\n");
+    assert_eq!(world.sh("b", "cat /home/agent/kept").ok().out, "home\n");
     // The log is that of its own main process, which ran once.
     let log = world.cli(&["logs", "b"]).ok().out;
     assert_eq!(log.matches("the source said this").count(), 1, "{log}");
