@@ -569,7 +569,11 @@ fn what_is_installed_is_what_the_last_layer_says() {
         counts.packages.map(|packages| packages.versions["p0"].clone())
     };
     let with = |version: &str| {
-        base().dir("var").dir("var/lib").dir("var/lib/dpkg").file("var/lib/dpkg/status", &super::status(version))
+        base()
+            .dir("var")
+            .dir("var/lib")
+            .dir("var/lib/dpkg")
+            .file("var/lib/dpkg/status", &super::status(version))
     };
     let layer = Archive::new;
     assert_eq!(told(vec![with("1.0")]).as_deref(), Some("1.0"));

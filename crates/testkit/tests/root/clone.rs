@@ -50,10 +50,8 @@ fn a_clone_begins_with_an_empty_scratch_layer_and_log() {
         return;
     }
     let world = World::start();
-    world.create(
-        "a",
-        &["--keep-scratch", "--root", "--", "sh", "-c", "echo the source said this; sleep 600"],
-    );
+    world
+        .create("a", &["--keep-scratch", "--root", "--", "sh", "-c", "echo the source said this; sleep 600"]);
     world.sh("a", "echo 0123456789abcdef0123456789abcdef > /etc/machine-id; echo 1 > /opt/scratch; echo home > /home/agent/kept").ok();
     world.cli(&["agent", "clone", "a", "b", "--no-wait"]).ok();
     world.cli(&["exec", "b", "--", "true"]).ok();

@@ -35,7 +35,7 @@ fn an_agent_goes_and_what_was_there_for_it_ends() {
     let (own, own_name) =
         (own["account"].as_str().unwrap().to_owned(), own["account_name"].as_str().unwrap().to_owned());
     for account in [&acme, &own] {
-        world.cli(&["image", "grant", "debian", account]).ok();
+        world.cli(&["--context", "local", "image", "grant", "debian", account]).ok();
     }
     ada(&["account", "use", "acme"]).ok();
     for level in ["process", "container"] {
@@ -87,7 +87,9 @@ fn an_agent_goes_and_what_was_there_for_it_ends() {
 
 /// A workspace token of the account that has the agent, and where it is good.
 fn workspace(world: &World, agent: &str) -> (String, String) {
-    let key = world.cli(&as_ada(&["key", "create", &format!("probe-{}", &agent[agent.len() - 6..]), "-o", "json"])).json();
+    let key = world
+        .cli(&as_ada(&["key", "create", &format!("probe-{}", &agent[agent.len() - 6..]), "-o", "json"]))
+        .json();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let url = format!("http://{}", world.control_address());
     let secret = key["secret"].as_str().expect("a key").to_owned();
