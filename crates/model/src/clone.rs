@@ -32,9 +32,9 @@ pub struct Origin {
 }
 
 /// What a clone is: another agent, with another disk.
-pub fn cloned(source: &AgentSpec, name: Name) -> AgentSpec {
+pub fn cloned(source: &AgentSpec, id: AgentId, name: Name) -> AgentSpec {
     let origin = Some(Origin { agent: source.id, volume: source.volume });
-    AgentSpec { id: AgentId::new(), name, volume: VolumeId::new(), origin, ..source.clone() }
+    AgentSpec { id, name, volume: VolumeId::new(), origin, ..source.clone() }
 }
 
 /// What an agent says of programs in it once it has another image: what its maker said stays, and what the image before said is said by

@@ -8,7 +8,7 @@ use model::agent::AgentState;
 use model::api::Image;
 use model::clone::{CloneAgent, cloned, on_image};
 use model::image::ImageConfig;
-use model::{AgentSpec, Code, Name, Problem};
+use model::{AgentId, AgentSpec, Code, Name, Problem};
 use store::{Agent, Asked, Candidate, Found, Fresh, Idempotency, NewAgent};
 
 /// Another disk is made of one that is there: a clone goes where that is.
@@ -20,20 +20,28 @@ fn beside<'c>(source: &Agent, candidates: &'c [Candidate]) -> Result<&'c Candida
 /// What the clone is on this image; on the one that its source keeps without.
 fn spec(
     source: &Agent,
+    id: AgentId,
     name: Name,
     image: Option<&Image>,
     before: &ImageConfig,
-) -> Result<AgentSpec, Problem> {
-    let mut spec = cloned(&source.spec, name);
-    let Some(image) = image else { return Ok(spec) };
-    if !spec.level.has_image() {
-        let detail =
-            format!("an agent of level `{}` sees the machine's own system, and has no image", spec.level);
-        return Err(Problem::invalid("image", detail).remedy("leave it out"));
+) -> AgentSpec {
+    let mut spec = cloned(&source.spec, id, name);
+    if let Some(image) = image {
+        (spec.env, spec.image_config) = on_image(&spec.env, &spec.image_config, before, &image.config);
+        (spec.image, spec.image_digest) = (Some(image.id), Some(image.digest.clone()));
     }
-    (spec.env, spec.image_config) = on_image(&spec.env, &spec.image_config, before, &image.config);
-    (spec.image, spec.image_digest) = (Some(image.id), Some(image.digest.clone()));
-    Ok(spec)
+    spec
+}
+
+/// The image that was asked for by name, if one was.
+fn named(source: &Agent, wanted: Option<&str>, found: Option<Image>) -> Result<Option<Image>, Fault> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    let level = source.spec.level;
+    if !level.has_image() {
+        let detail = format!("an agent of level `{level}` sees the machine's own system, and has no image");
+        return Err(Problem::invalid("image", detail).remedy("leave it out").into());
+    }
+    found.ok_or_else(|| agents::no_image(wanted)).map(Some)
 }
 
 pub(crate) async fn clone(
@@ -54,27 +62,20 @@ pub(crate) async fn clone(
     let needed: Vec<Name> =
         store::secrets_named(&source.spec.secrets, source.policy.as_ref()).cloned().collect();
     let wanted = request.image.as_deref().unwrap_or_default();
+    let id = AgentId::new();
     let make = |Found { image, source, candidates, .. }: Found<'_>| {
         let source = source.ok_or_else(|| Fault::missing("agent", key))?;
         if matches!(source.state, AgentState::Destroying | AgentState::Destroyed) {
             let detail = format!("the agent is {}: there is nothing to copy", source.state);
             return Err(Problem::new(Code::WrongState, detail).remedy("create another agent").into());
         }
-        if request.image.is_some() && image.is_none() && source.spec.level.has_image() {
-            return Err(agents::no_image(wanted).into());
-        }
-        let named = request.image.as_ref().and(image.as_ref());
-        if request.image.is_some() && named.is_none() {
-            let problem =
-                Problem::invalid("image", "this agent sees the machine's own system, and has no image");
-            return Err(problem.remedy("leave it out").into());
-        }
-        let spec = spec(&source, request.name.clone(), named, &before)?;
+        let named = named(&source, request.image.as_deref(), image)?;
+        let spec = spec(&source, id, request.name.clone(), named.as_ref(), &before);
         let node = beside(&source, candidates)?;
         app.mode.check_node(spec.unrestricted, node.shared).map_err(agents::refused)?;
         let placeholders =
             secrets::placeholders(source.policy.as_ref()).map_err(|error| Fault::internal(&error))?;
-        let image_name = named.map(|image| image.name.clone()).or(source.image_name);
+        let image_name = named.map(|image| image.name).or(source.image_name);
         let new = NewAgent {
             spec,
             image_name,
