@@ -18,13 +18,7 @@ fn beside<'c>(source: &Agent, candidates: &'c [Candidate]) -> Result<&'c Candida
 }
 
 /// What the clone is on this image; on the one that its source keeps without.
-fn spec(
-    source: &Agent,
-    id: AgentId,
-    name: Name,
-    image: Option<&Image>,
-    before: &ImageConfig,
-) -> AgentSpec {
+fn spec(source: &Agent, id: AgentId, name: Name, image: Option<&Image>, before: &ImageConfig) -> AgentSpec {
     let mut spec = cloned(&source.spec, id, name);
     if let Some(image) = image {
         (spec.env, spec.image_config) = on_image(&spec.env, &spec.image_config, before, &image.config);

@@ -99,3 +99,35 @@ fn of_an_agent_that_is_gone_nothing_is_made() {
         }
     };
 }
+
+#[test]
+fn a_node_that_dies_over_a_copy_leaves_it_whole_or_not_there() {
+    if !testkit::can_run() {
+        return;
+    }
+    let world = World::start();
+    world.create("a", &[]);
+    world.sh("a", "head -c 150000000 /dev/urandom > ~/large; sha256sum < ~/large > ~/sum").ok();
+    let init = world.newest_init();
+    for (number, delay) in [0, 30, 90].into_iter().enumerate() {
+        let copy = format!("b-{number}");
+        world.cli(&["agent", "clone", "a", &copy, "--no-wait"]).ok();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let node = world.pid_of("node").and_then(rustix::process::Pid::from_raw).expect("node runs");
+        rustix::process::kill_process(node, rustix::process::Signal::KILL).expect("a signal");
+        let begun = std::time::Instant::now();
+        let check = "sha256sum < ~/large | diff - ~/sum && echo whole";
+        // Another node finds both, lets the source go on, and makes the copy if it is not there.
+        while world.sh(&copy, check).out != "whole\n" {
+            let shown = world.cli(&["show", &copy, "-o", "json"]);
+            assert!(begun.elapsed() < testkit::patience(60), "{}{}", shown.out, shown.err);
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        assert_eq!(world.sh("a", check).ok().out, "whole\n");
+        world.cli(&["rm", &copy]).ok();
+    }
+    assert_eq!(world.inits().first().copied(), init, "the source is the same one");
+    let volumes = std::fs::read_dir(world.dir().join("data/volumes")).unwrap().flatten();
+    let partial = volumes.filter(|entry| entry.path().to_string_lossy().ends_with(".partial"));
+    assert_eq!(partial.count(), 0);
+}
