@@ -218,3 +218,116 @@ async fn an_agent_that_went_is_not_found_by_who_found_it_before(engine: Engine) 
     let policy = Policy::nothing();
     assert!(gone(world.store.set_policy(key, agent.spec.id, &policy, &NONE, None, None).await));
 }
+
+/// What happens to an agent of two accounts.
+#[derive(Debug, Clone)]
+enum Life {
+    Order(Verb),
+    Report(Observed),
+    /// Milliseconds; clocks may be set back.
+    Clock(i64),
+    Give,
+}
+
+fn lives() -> impl Strategy<Value = Vec<Life>> {
+    let verbs = [Verb::Pause, Verb::Resume, Verb::Stop, Verb::Start, Verb::Start];
+    let sights =
+        [Observed::Running, Observed::Running, Observed::Paused, Observed::Stopped, Observed::Failed];
+    let life = prop_oneof![
+        3 => proptest::sample::select(verbs.to_vec()).prop_map(Life::Order),
+        4 => proptest::sample::select(sights.to_vec()).prop_map(Life::Report),
+        2 => (-5_000i64..20_000).prop_map(Life::Clock),
+        3 => Just(Life::Give),
+    ];
+    proptest::collection::vec(life, 1..30)
+}
+
+async fn live_in_two(engine: Engine, lives: Vec<Life>) {
+    let world = World::on(engine).await;
+    let (other, person) = both_accounts(&world).await;
+    let ids = [person.to_string(), world.account.to_string()];
+    let member = "INSERT INTO memberships (account, person, role, created_at) VALUES ($2, $1, 'admin', 0)";
+    world.raw(member, &ids).await.unwrap();
+    let mut agent = world.agent("a").await;
+    let mut given = 0;
+    for life in lives {
+        match life {
+            Life::Clock(by) => drop(world.clock.0.fetch_add(by, Ordering::SeqCst)),
+            Life::Order(verb) => {
+                let _ = world.store.order(Actor::System, agent.spec.id, verb, &Order::default()).await;
+            }
+            Life::Report(observed) => drop(world.saw(&agent, agent.generation, observed).await),
+            Life::Give => {
+                let (from, to) =
+                    if agent.spec.account == other { (other, world.account) } else { (world.account, other) };
+                let transfer = Transfer { from, ..to_account(&agent, to, person) };
+                match world.store.transfer(Actor::System, &transfer).await {
+                    Ok(moved) => {
+                        given += 1;
+                        assert!(moved.agent.token_epoch > agent.token_epoch);
+                        assert!(moved.agent.generation > agent.generation);
+                    }
+                    Err(Error::Stays { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        agent = world.store.agent(agent.spec.id).await.unwrap();
+    }
+    let rows = query(
+        "SELECT account, state, opened_at, closed_at FROM state_periods WHERE agent = $1 ORDER BY ordinal",
+    )
+    .bind(agent.spec.id.to_string())
+    .fetch_all(&world.store.0.reader)
+    .await
+    .unwrap();
+    let periods: Vec<(String, String, i64, Option<i64>)> = rows
+        .iter()
+        .map(|row| (row.get("account"), row.get("state"), row.get("opened_at"), row.get("closed_at")))
+        .collect();
+    let mut moves = 0;
+    for pair in periods.windows(2) {
+        assert_eq!(pair[0].3, Some(pair[1].2), "a gap or an overlap");
+        assert!(pair[0].3 >= Some(pair[0].2), "time runs forwards");
+        moves += u64::from(pair[0].0 != pair[1].0);
+        assert!(pair[0].0 != pair[1].0 || pair[0].1 != pair[1].1, "a period that nothing ended");
+    }
+    let last = periods.last().unwrap();
+    assert_eq!(
+        (last.0.clone(), last.1.as_str(), last.3),
+        (agent.spec.account.to_string(), agent.state.as_str(), None)
+    );
+    assert_eq!((moves, agent.transfers), (given, given), "each account pays for its own, to the instant");
+    let told = "SELECT count(*) FROM events WHERE kind = 'agent.transferred'";
+    assert_eq!(world.count(told).await as u64, 2 * given);
+    // The row, the spec that its node is told, and the image are of one account.
+    let whole = "SELECT count(*) FROM agents a JOIN images i ON i.id = a.image AND i.account = a.account
+        WHERE a.spec ->> 'account' = a.account AND a.spec ->> 'image' = a.image";
+    assert_eq!(world.count(whole).await, 1);
+}
+
+fn to_account(agent: &Agent, to: AccountId, person: UserId) -> Transfer {
+    let (agent, from) = (agent.spec.id, agent.spec.account);
+    Transfer { agent, from, to, person, least: Role::Member, if_match: None, idempotency: None }
+}
+
+fn random_lives_in_two(engine: &Engine, cases: u32) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(lives in lives())| {
+        runtime.block_on(live_in_two(engine.another(), lives));
+    });
+}
+
+#[test]
+fn accounts_share_an_agents_life_without_gap_or_overlap() {
+    random_lives_in_two(&Engine::Sqlite, 48);
+}
+
+#[test]
+fn accounts_share_an_agents_life_on_a_server() {
+    match Engine::postgres() {
+        Some(engine) => random_lives_in_two(&engine, 8),
+        None => eprintln!("skipped: PostgreSQL is not installed"),
+    }
+}
