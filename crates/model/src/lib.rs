@@ -6,6 +6,7 @@
 pub mod address;
 pub mod agent;
 pub mod api;
+pub mod audit;
 pub mod clock;
 pub mod clone;
 pub mod config;

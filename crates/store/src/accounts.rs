@@ -5,6 +5,7 @@ use crate::db::query;
 use crate::keys::NewKey;
 use crate::rows::Row;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::people::{Account, AccountKind, Role};
 use model::quota::Quota;
 use model::{AccountId, Name, NodeId, UserId};
@@ -58,7 +59,7 @@ impl Change {
             .bind(kind.as_str())
             .bind(i64::from(operator))
             .bind(now);
-        self.event(Some(account), "account.created", account, json!({"name": name, "kind": kind}));
+        self.event(Some(account), EventKind::AccountCreated, account, json!({"name": name, "kind": kind}));
         // Whoever operates the installation is held to nothing but the machine.
         if !operator && !self.new_quota.is_unlimited() {
             let quota = self.new_quota;
@@ -97,6 +98,9 @@ impl Change {
             .bind(account.to_string())
             .fetch_all(self.db().await?)
             .await?;
+        if !nodes.is_empty() {
+            self.event(Some(account), EventKind::AccountTokensRevoked, account, json!({}));
+        }
         for row in nodes {
             self.raise(row.parsed::<NodeId>("node")?);
         }

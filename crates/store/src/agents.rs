@@ -9,6 +9,7 @@ use crate::db::{Builder, query};
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
+use model::audit::EventKind;
 use model::evidence::{Evidence, Observation};
 use model::policy::Policy;
 use model::quota::thousandths;
@@ -89,7 +90,7 @@ impl Agent {
 }
 
 /// The kind of event that tells of a workspace token.
-const TOKEN_ISSUED: &str = "agent.token_issued";
+const TOKEN_ISSUED: EventKind = EventKind::AgentTokenIssued;
 
 /// The token epoch of an agent that was just made.
 pub const FIRST_EPOCH: u64 = 1;
@@ -168,7 +169,7 @@ impl Change {
         &mut self,
         before: &Agent,
         mut after: Agent,
-        kind: &str,
+        kind: EventKind,
         mut detail: Value,
     ) -> Result<Agent, Error> {
         let id = before.spec.id;
@@ -345,7 +346,7 @@ impl Store {
         let reason = if verb == Verb::Start { None } else { before.reason.clone() };
         let after = Agent { state, desired, reason, ..before.clone() };
         let detail = json!({"verb": verb, "cause": order.cause});
-        let after = change.advance(&before, after, "agent.ordered", detail)?;
+        let after = change.advance(&before, after, EventKind::AgentOrdered, detail)?;
         change.remember(order.idempotency.as_ref(), &after);
         change.commit().await?;
         Ok(after)

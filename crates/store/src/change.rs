@@ -6,6 +6,7 @@ use crate::db::Connection;
 use crate::group::{Durability, RELEASE, SAVEPOINT, Turn};
 use crate::rows::{Row, millis};
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::people::Role;
 use model::quota::Quota;
 use model::{AccountId, AgentId, EventId, KeyId, NodeId, SessionId, UserId};
@@ -216,7 +217,7 @@ impl Change {
     pub(crate) fn event(
         &mut self,
         account: Option<AccountId>,
-        kind: &str,
+        kind: EventKind,
         subject: impl Display,
         detail: Value,
     ) {
@@ -225,7 +226,7 @@ impl Change {
             .bind(EventId::new().to_string())
             .bind(account.map(|account| account.to_string()))
             .bind(self.now)
-            .bind(kind.to_owned())
+            .bind(kind.as_str())
             .bind(self.actor.to_string())
             .bind(subject.to_string())
             .bind(detail.to_string());

@@ -10,6 +10,7 @@ use crate::secrets::{ask_known, known, wishes};
 use crate::{Error, Fresh, Idempotency, Placeholders, Store};
 use model::agent::{AgentSpec, Level};
 use model::api::Image;
+use model::audit::EventKind;
 use model::policy::Policy;
 use model::{AccountId, AgentId, Name, NodeId};
 use serde_json::{Value, json};
@@ -164,11 +165,11 @@ impl Store {
             "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
         match &spec.origin {
-            None => change.event(Some(spec.account), "agent.created", spec.id, detail),
+            None => change.event(Some(spec.account), EventKind::AgentCreated, spec.id, detail),
             Some(origin) => {
                 let mut detail = detail;
                 detail["source"] = json!(origin.agent);
-                change.event(Some(spec.account), "agent.cloned", spec.id, detail);
+                change.event(Some(spec.account), EventKind::AgentCloned, spec.id, detail);
             }
         }
         if let Some(token) = &new.token {

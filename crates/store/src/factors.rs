@@ -6,6 +6,7 @@ use crate::rows::Row;
 use crate::secrets::DataKey;
 use crate::{Error, Store};
 use model::UserId;
+use model::audit::EventKind;
 use serde_json::json;
 
 /// A person's second factor.
@@ -86,7 +87,7 @@ impl Store {
         if kept.rows_affected() == 0 {
             return Err(Error::InUse { what: "there is a second factor already".to_owned() });
         }
-        change.event(Some(seed.account), "second_factor.begun", person, json!({}));
+        change.event(Some(seed.account), EventKind::SecondFactorBegun, person, json!({}));
         change.commit().await
     }
 
@@ -115,7 +116,7 @@ impl Store {
         }
         let ended = change.end_sessions_but(person, Some(session)).await?;
         let detail = json!({"sessions_ended": ended});
-        change.event(Some(seed.account), "second_factor.enabled", person, detail);
+        change.event(Some(seed.account), EventKind::SecondFactorEnabled, person, detail);
         change.commit().await
     }
 
@@ -129,7 +130,7 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "second factor" });
         }
-        change.event_of(person, "second_factor.removed", |_| json!({})).await?;
+        change.event_of(person, EventKind::SecondFactorRemoved, |_| json!({})).await?;
         change.commit().await
     }
 }

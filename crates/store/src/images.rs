@@ -5,6 +5,7 @@ use crate::db::query;
 use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::{Image, RegisterImage};
+use model::audit::EventKind;
 use model::image::ImageConfig;
 use model::packages::{ImageVersion, Packages};
 use model::{AccountId, ImageId, Name};
@@ -79,7 +80,7 @@ impl Store {
         .await?;
         let made = image(&row)?;
         let detail = json!({"name": made.name, "digest": made.digest, "replaces": held.map(|held| held.id)});
-        change.event(Some(account), "image.registered", id, detail);
+        change.event(Some(account), EventKind::ImageRegistered, id, detail);
         change.remember(idempotency, &made);
         change.commit().await?;
         Ok(made)
@@ -230,7 +231,7 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "image" });
         }
-        change.event(Some(account), "image.deleted", id, json!({}));
+        change.event(Some(account), EventKind::ImageDeleted, id, json!({}));
         change.commit().await
     }
 }

@@ -4,6 +4,7 @@ use crate::accounts::NewAccount;
 use crate::change::Actor;
 use crate::db::query;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::token::VerifyingKey;
 use model::{AccountId, KeyId};
 use serde_json::json;
@@ -32,7 +33,7 @@ impl Store {
             .bind(now)
             .execute(change.db().await?)
             .await?;
-        change.event(None, "installation.founded", &id, json!({}));
+        change.event(None, EventKind::InstallationFounded, &id, json!({}));
         let account = change.add_account(founding, true).await?;
         change.commit().await?;
         Ok(Some(account))
@@ -71,7 +72,7 @@ impl Store {
         .bind(now)
         .execute(change.db().await?)
         .await?;
-        change.event(None, "signing_key.used", id, json!({"x": x}));
+        change.event(None, EventKind::SigningKeyUsed, id, json!({"x": x}));
         for row in query("SELECT id FROM nodes").fetch_all(change.db().await?).await? {
             change.raise(row.parsed("id")?);
         }

@@ -4,6 +4,7 @@ use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::{Row, millis};
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::people::{Email, Invitation, Role};
 use model::quota::Quota;
 use model::{AccountId, InvitationId, Name, UserId};
@@ -131,7 +132,7 @@ impl Store {
             let before: InvitationId = row.parsed("id")?;
             change.event(
                 Some(account),
-                "invitation.revoked",
+                EventKind::InvitationRevoked,
                 before,
                 json!({"because": "invitation.created"}),
             );
@@ -152,7 +153,7 @@ impl Store {
         .fetch_one(change.db().await?)
         .await?;
         let made = invitation(&row)?;
-        change.event(Some(account), "invitation.created", id, json!({"email": email, "role": role}));
+        change.event(Some(account), EventKind::InvitationCreated, id, json!({"email": email, "role": role}));
         change.commit().await?;
         Ok(made)
     }
@@ -193,7 +194,7 @@ impl Store {
         if gone.rows_affected() == 0 {
             return Err(Error::NotFound { what: "invitation" });
         }
-        change.event(Some(account), "invitation.revoked", id, json!({}));
+        change.event(Some(account), EventKind::InvitationRevoked, id, json!({}));
         change.commit().await
     }
 
@@ -234,7 +235,12 @@ impl Store {
             return Err(Error::InUse { what: format!("{} is a member already", invited.email) });
         }
         change.add_member(invited.account, person, invited.role);
-        change.event(Some(invited.account), "invitation.accepted", invited.id, json!({"user": person}));
+        change.event(
+            Some(invited.account),
+            EventKind::InvitationAccepted,
+            invited.id,
+            json!({"user": person}),
+        );
         change.commit().await
     }
 
@@ -253,7 +259,12 @@ impl Store {
         change.take(invited, hash).await?;
         let person = change.add_user(&invited.email, personal, Some(password)).await?;
         change.add_member(invited.account, person, invited.role);
-        change.event(Some(invited.account), "invitation.accepted", invited.id, json!({"user": person}));
+        change.event(
+            Some(invited.account),
+            EventKind::InvitationAccepted,
+            invited.id,
+            json!({"user": person}),
+        );
         change.commit().await?;
         Ok(person)
     }

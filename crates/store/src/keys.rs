@@ -4,6 +4,7 @@ use crate::change::{Actor, Change, Changed};
 use crate::db::query;
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
+use model::audit::EventKind;
 use model::people::{ApiKey, KeyScope, Role};
 use model::{AccountId, KeyId, Name, UserId};
 use serde_json::json;
@@ -101,7 +102,7 @@ impl Change {
         .await?;
         let key = key(&row)?;
         let detail = json!({"name": key.name, "role": key.role, "scopes": key.scopes, "user": key.user});
-        self.event(Some(new.account), "key.created", id, detail);
+        self.event(Some(new.account), EventKind::KeyCreated, id, detail);
         Ok(key)
     }
 
@@ -245,7 +246,7 @@ impl Store {
                 true => json!({"invitations_revoked": revoked, "workspace_tokens": tokens}),
                 false => json!({"with": id}),
             };
-            change.event(Some(account), "key.deleted", key, detail);
+            change.event(Some(account), EventKind::KeyDeleted, key, detail);
         }
         change.touch(Changed::Keys);
         change.commit().await

@@ -4,6 +4,7 @@ use crate::change::{Actor, Change, Changed};
 use crate::db::query;
 use crate::rows::Row;
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::people::{Member, Role};
 use model::{AccountId, UserId};
 use serde_json::json;
@@ -26,7 +27,7 @@ impl Change {
             .bind(person.to_string())
             .bind(role.as_str())
             .bind(now);
-        self.event(Some(account), "member.added", person, json!({"role": role}));
+        self.event(Some(account), EventKind::MemberAdded, person, json!({"role": role}));
     }
 
     /// Refuses to leave an account to nobody. A key of its own that acts as an owner is somebody, too: whoever holds it.
@@ -102,7 +103,7 @@ impl Store {
             false => 0,
         };
         let detail = json!({"from": before.role, "to": role, "invitations_revoked": revoked});
-        change.event(Some(account), "member.role_changed", before.user, detail);
+        change.event(Some(account), EventKind::MemberRoleChanged, before.user, detail);
         change.touch(Changed::Keys);
         change.commit().await
     }
@@ -135,7 +136,7 @@ impl Store {
         change.revoke_workspace_tokens(account).await?;
         let detail = json!({"role": before.role, "keys_deleted": keys, "invitations_revoked": revoked,
             "workspace_tokens": "revoked"});
-        change.event(Some(account), "member.removed", before.user, detail);
+        change.event(Some(account), EventKind::MemberRemoved, before.user, detail);
         change.touch(Changed::Keys);
         change.commit().await
     }

@@ -9,6 +9,7 @@ use crate::rows::Row;
 use crate::{Error, PageOf, Store};
 use model::agent::AgentState;
 use model::api::Node;
+use model::audit::EventKind;
 use model::egress::Attention;
 use model::node_api::{Capacity, DesiredAgent};
 use model::{AccountId, AgentId, Name, NodeId};
@@ -72,7 +73,7 @@ impl Change {
         .bind(now)
         .execute(self.db().await?)
         .await?;
-        self.event(None, "node.created", id, json!({"name": name, "tenant": "shared"}));
+        self.event(None, EventKind::NodeCreated, id, json!({"name": name, "tenant": "shared"}));
         Ok(id)
     }
 
@@ -111,7 +112,7 @@ impl Store {
             .bind(expires)
             .execute(change.db().await?)
             .await?;
-        change.event(None, "node.bootstrap_token_issued", node, json!({}));
+        change.event(None, EventKind::NodeBootstrapTokenIssued, node, json!({}));
         change.commit().await?;
         Ok(node)
     }
@@ -155,7 +156,12 @@ impl Store {
             .await?;
         change.fit_slots(node, capacity.slots).await?;
         change.raise(node);
-        change.event(None, "node.enrolled", node, json!({"public_key": public_key, "capacity": capacity}));
+        change.event(
+            None,
+            EventKind::NodeEnrolled,
+            node,
+            json!({"public_key": public_key, "capacity": capacity}),
+        );
         change.commit().await?;
         Ok(node)
     }

@@ -6,6 +6,7 @@ use crate::db::query;
 use crate::rows::{millis, to_json};
 use crate::{Error, Store};
 use model::agent::{AgentState, Desired, Level, Observed, apply_observed};
+use model::audit::EventKind;
 use model::evidence::{Drift, claim, drift};
 use model::node_api::{ObservedAgent, ObservedState};
 use model::{AgentId, NodeId};
@@ -97,7 +98,7 @@ impl Change {
             .await?;
         let news = changed.rows_affected() > 0;
         if news {
-            self.event(None, "node.levels", node, json!({"levels": levels}));
+            self.event(None, EventKind::NodeLevels, node, json!({"levels": levels}));
         }
         Ok(news)
     }
@@ -109,7 +110,7 @@ impl Change {
             .fetch_optional(self.db().await?)
             .await?;
         if told.is_none() {
-            self.event(None, "agent.orphan", agent, json!({"node": node}));
+            self.event(None, EventKind::AgentOrphan, agent, json!({"node": node}));
         }
         Ok(told.is_none())
     }
@@ -145,7 +146,8 @@ impl Store {
                 change.looked_at(&before, seen);
                 continue;
             };
-            let kind = if after.state == before.state { "agent.observed" } else { "agent.state" };
+            let kind =
+                if after.state == before.state { EventKind::AgentObserved } else { EventKind::AgentState };
             let detail = json!({"observed": seen.observed, "reason": seen.reason,
                 "observed_generation": seen.generation});
             let after = change.advance(&before, after, kind, detail)?;
@@ -153,7 +155,7 @@ impl Store {
             if !drift.is_empty() {
                 let claimed = |agent: &Agent| claim(agent.spec.level, &agent.evidence);
                 let detail = json!({"from": claimed(&before), "to": claimed(&after), "controls": drift});
-                change.event(Some(after.spec.account), "agent.drift", after.spec.id, detail);
+                change.event(Some(after.spec.account), EventKind::AgentDrift, after.spec.id, detail);
             }
             audited = true;
         }

@@ -6,6 +6,7 @@ use crate::rows::to_json;
 use crate::{Error, Idempotency, Placeholders, Store};
 use model::AgentId;
 use model::agent::Desired;
+use model::audit::EventKind;
 use model::policy::Policy;
 use serde_json::json;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl Change {
             .or(Error::StalePolicy { revision: before.policy_revision });
         self.raise_for(after.node, id);
         let detail = json!({"revision": policy_revision, "policy": policy});
-        self.event(Some(after.spec.account), "agent.policy_changed", id, detail);
+        self.event(Some(after.spec.account), EventKind::AgentPolicyChanged, id, detail);
         self.touch(Changed::Agent(Arc::new(after.clone())));
         after
     }

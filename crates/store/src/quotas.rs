@@ -8,6 +8,7 @@ use crate::{Error, Store};
 use model::AccountId;
 use model::Resources;
 use model::agent::AgentSpec;
+use model::audit::EventKind;
 use model::quantity::ByteSize;
 use model::quota::{AccountQuota, Exceeded, Quota, Usage, thousandths};
 use serde_json::json;
@@ -87,7 +88,7 @@ impl Change {
             .bind(quota.cpus.map(|cpus| stored(thousandths(cpus))))
             .bind(quota.memory.map(|size| stored(size.0)))
             .bind(quota.disk.map(|size| stored(size.0)));
-        self.event(Some(account), "account.quota_set", account, json!({"limits": quota}));
+        self.event(Some(account), EventKind::AccountQuotaSet, account, json!({"limits": quota}));
     }
 }
 

@@ -5,6 +5,7 @@ use crate::db::query;
 use crate::rows::{Row, millis};
 use crate::users::Credentials;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::people::{Role, Session};
 use model::{AccountId, Name, SessionId, UserId};
 use serde_json::json;
@@ -81,7 +82,7 @@ impl Change {
         let Some(row) = row else { return Ok(()) };
         let ended: SessionId = row.parsed("id")?;
         let account = self.personal(row.parsed("person")?).await?;
-        self.event(Some(account), "session.ended", ended, json!({"because": "session.begun"}));
+        self.event(Some(account), EventKind::SessionEnded, ended, json!({"because": "session.begun"}));
         Ok(())
     }
 }
@@ -121,7 +122,7 @@ impl Store {
         .await?;
         let made = session(&row, id)?;
         let detail = json!({"second_factor": new.step.is_some()});
-        change.event(Some(who.personal), "session.begun", id, detail);
+        change.event(Some(who.personal), EventKind::SessionBegun, id, detail);
         change.commit().await?;
         Ok(made)
     }
@@ -170,7 +171,12 @@ impl Store {
             return Err(Error::TokenRefused);
         }
         let account = change.personal(sitting.person).await?;
-        change.event(Some(account), "session.proved", sitting.session, json!({"code": step.is_some()}));
+        change.event(
+            Some(account),
+            EventKind::SessionProved,
+            sitting.session,
+            json!({"code": step.is_some()}),
+        );
         change.commit().await
     }
 
@@ -179,7 +185,7 @@ impl Store {
     pub async fn note_refused(&self, person: UserId, shown: &str) -> Result<(), Error> {
         let mut change = self.change(Actor::System).await?;
         let account = change.personal(person).await?;
-        change.event(Some(account), "session.code_refused", person, json!({"shown": shown}));
+        change.event(Some(account), EventKind::SessionCodeRefused, person, json!({"shown": shown}));
         change.commit().await
     }
 
@@ -205,7 +211,7 @@ impl Store {
             return Err(Error::NotFound { what: "session" });
         }
         let account = change.personal(person).await?;
-        change.event(Some(account), "session.ended", id, json!({}));
+        change.event(Some(account), EventKind::SessionEnded, id, json!({}));
         change.commit().await
     }
 }

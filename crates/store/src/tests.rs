@@ -682,13 +682,16 @@ async fn statements_of_a_batch_keep_their_own_parameters_and_stand_or_fall_toget
     assert_eq!(answers[1].iter().map(|row| row.get::<&str, _>(0)).collect::<Vec<_>>(), ["x", "xy"]);
 
     // What was deferred is there for whoever reads, and a row that must change must be there.
-    change.event(None, "test.first", world.node, serde_json::json!({}));
-    let seen = query("SELECT id FROM events WHERE kind = 'test.first'");
+    change.event(None, model::audit::EventKind::NodeLevels, world.node, serde_json::json!({}));
+    let seen = query("SELECT id FROM events WHERE kind = 'node.levels'");
     assert_eq!(seen.fetch_all(change.db().await.unwrap()).await.unwrap().len(), 1);
     change.deferred.add("UPDATE nodes SET rev = 7 WHERE id = 'none'").or(Error::NoCapacity);
-    change.event(None, "test.second", world.node, serde_json::json!({}));
+    change.event(None, model::audit::EventKind::AgentDrift, world.node, serde_json::json!({}));
     assert!(matches!(change.commit().await, Err(Error::NoCapacity)));
-    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind LIKE 'test.%'").await, 0);
+    assert_eq!(
+        world.count("SELECT count(*) FROM events WHERE kind IN ('node.levels', 'agent.drift')").await,
+        0
+    );
     world.agent("after").await;
 }
 

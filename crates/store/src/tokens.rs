@@ -6,6 +6,7 @@ use crate::db::query;
 use crate::rows::millis;
 use crate::{Error, Store};
 use model::NodeId;
+use model::audit::EventKind;
 use model::token::NodeAssertion;
 use serde_json::json;
 use time::Duration;
@@ -49,7 +50,7 @@ impl Store {
             .bind(now + life.whole_milliseconds() as i64)
             .execute(change.db().await?)
             .await?;
-        change.event(None, "node.token_issued", node, json!({}));
+        change.event(None, EventKind::NodeTokenIssued, node, json!({}));
         change.commit().await
     }
 

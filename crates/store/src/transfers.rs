@@ -9,6 +9,7 @@ use crate::quotas::ask_limits;
 use crate::rows::{Row, instant, millis, to_json};
 use crate::{Error, Idempotency, Store};
 use model::agent::AgentSpec;
+use model::audit::EventKind;
 use model::people::Role;
 use model::transfer::{Situation, obstacles, state_after};
 use model::{AccountId, AgentId, ImageId, Name, UserId};
@@ -203,8 +204,8 @@ impl Change {
         let mut ours = detail.clone();
         // Names of secrets are the account's own.
         ours["unbound"] = json!(unbound);
-        self.event(Some(from), "agent.transferred", id, ours);
-        self.event(Some(to), "agent.transferred", id, detail);
+        self.event(Some(from), EventKind::AgentTransferred, id, ours);
+        self.event(Some(to), EventKind::AgentTransferred, id, detail);
         self.touch(Changed::Agent(Arc::new(after.clone())));
         Ok(Moved { agent: Agent { last_activity: None, ..after }, from, unbound })
     }

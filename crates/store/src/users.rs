@@ -4,6 +4,7 @@ use crate::change::{Actor, Change, Changed};
 use crate::db::query;
 use crate::rows::{Row, millis};
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::people::{AccountKind, Email, Role, User};
 use model::{AccountId, KeyId, Name, UserId};
 use serde_json::json;
@@ -77,7 +78,7 @@ impl Change {
             .bind(hash.map(str::to_owned))
             .bind(account.to_string())
             .bind(now);
-        self.event(Some(account), "user.created", id, json!({"email": email}));
+        self.event(Some(account), EventKind::UserCreated, id, json!({"email": email}));
         self.add_member(account, id, Role::Owner);
         Ok(id)
     }
@@ -106,7 +107,7 @@ impl Change {
             .await?;
         // Whoever knew the old one may have got tokens by it.
         for account in self
-            .event_of(person, "user.password_set", |own| match own {
+            .event_of(person, EventKind::UserPasswordSet, |own| match own {
                 true => json!({"sessions_ended": ended, "workspace_tokens": "revoked"}),
                 false => json!({"workspace_tokens": "revoked"}),
             })
@@ -125,7 +126,7 @@ impl Change {
             .await?;
         for row in rows {
             let (key, account): (KeyId, AccountId) = (row.parsed("id")?, row.parsed("account")?);
-            self.event(Some(account), "key.deleted", key, json!({"because": "user.password_reset"}));
+            self.event(Some(account), EventKind::KeyDeleted, key, json!({"because": "user.password_reset"}));
         }
         self.touch(Changed::Keys);
         Ok(())
@@ -135,7 +136,7 @@ impl Change {
     pub(crate) async fn event_of(
         &mut self,
         person: UserId,
-        kind: &str,
+        kind: EventKind,
         detail: impl Fn(bool) -> serde_json::Value,
     ) -> Result<Vec<AccountId>, Error> {
         let rows = query(
@@ -216,7 +217,7 @@ impl Store {
             return Err(Error::Overtaken);
         }
         let until = change.add_reset(&user, reset, life);
-        change.event_of(person, "user.reset_issued", |_| json!({})).await?;
+        change.event_of(person, EventKind::UserResetIssued, |_| json!({})).await?;
         change.commit().await?;
         Ok((user, until))
     }

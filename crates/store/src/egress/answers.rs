@@ -6,6 +6,7 @@ use crate::change::{Actor, Change, Changed};
 use crate::db::query;
 use crate::{Error, Idempotency, Store};
 use model::agent::Desired;
+use model::audit::EventKind;
 use model::egress::{Answered, Decision, OpenQuestion};
 use model::policy::{Action, Policy, Preset, Rule, Unknown};
 use model::{AccountId, AgentId, NodeId, QuestionId};
@@ -144,7 +145,7 @@ impl Store {
             .bind(text(decision))
             .bind(id.to_string());
         let detail = json!({"host": question.host, "port": question.port, "decision": decision});
-        change.event(Some(account), "egress.answered", question.agent, detail);
+        change.event(Some(account), EventKind::EgressAnswered, question.agent, detail);
         change.touch(Changed::Questions(account));
         let answered = Answered { question, decision, changed };
         change.remember(idempotency, &answered);

@@ -5,6 +5,7 @@ use crate::change::{Change, Changed};
 use crate::db::{Builder, query};
 use crate::rows::{Row, to_json};
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::egress::{Connection, LogEntry, Lost, Outcome, Record};
 use model::{AccountId, AgentId};
 use serde::Serialize;
@@ -133,11 +134,11 @@ impl Change {
             *count += u64::from(record.count);
         }
         for ((agent, account), denied) in of_agents {
-            let mut told = self.told("egress.denied", agent, MOST_DENIED).await?;
+            let mut told = self.told(EventKind::EgressDenied, agent, MOST_DENIED).await?;
             for ((host, port), (by, count)) in denied {
                 if told.is_news(host, port) {
                     let detail = json!({"host": host, "port": port, "by": by, "count": count});
-                    self.event(Some(account), "egress.denied", agent, detail);
+                    self.event(Some(account), EventKind::EgressDenied, agent, detail);
                     self.flush().await?;
                 }
             }
@@ -154,8 +155,8 @@ impl Change {
             *sum = sum.saturating_add(*count);
         }
         for ((agent, account), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            if self.told("egress.log_lost", agent, 1).await?.left > 0 {
-                self.event(Some(account), "egress.log_lost", agent, json!({"count": count}));
+            if self.told(EventKind::EgressLogLost, agent, 1).await?.left > 0 {
+                self.event(Some(account), EventKind::EgressLogLost, agent, json!({"count": count}));
                 self.flush().await?;
             }
         }

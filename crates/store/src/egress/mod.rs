@@ -17,6 +17,7 @@ use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::to_json;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::egress::EgressReport;
 use model::{AccountId, AgentId, NodeId};
 use serde_json::{Value, json};
@@ -103,12 +104,12 @@ impl Change {
     /// What events of this kind told of the agent lately, of which there may be `most`. The ledger is kept for ever, so it is not
     /// an agent that fills it; and it is asked itself, so that a restart changes nothing. No more than `most` rows are read, the last
     /// (an index ends with the row's number).
-    async fn told(&mut self, kind: &'static str, agent: AgentId, most: u16) -> Result<Told, Error> {
+    async fn told(&mut self, kind: EventKind, agent: AgentId, most: u16) -> Result<Told, Error> {
         let rows = query(
             "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 ORDER BY rowid DESC LIMIT $3",
         )
         .bind(agent.to_string())
-        .bind(kind)
+        .bind(kind.as_str())
         .bind(i64::from(most))
         .fetch_all(self.db().await?)
         .await?;

@@ -5,6 +5,7 @@ use crate::change::{Change, Changed};
 use crate::db::query;
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::egress::{OpenQuestion, Question, Waiting};
 use model::{AccountId, AgentId, NodeId, QuestionId};
 use serde_json::json;
@@ -106,7 +107,7 @@ impl Change {
         agent: AgentId,
         questions: &[&Question],
     ) -> Result<(), Error> {
-        let mut events = self.told("egress.asked", agent, MOST_ASKED).await?;
+        let mut events = self.told(EventKind::EgressAsked, agent, MOST_ASKED).await?;
         for Question { host, port, asked, until } in questions {
             self.deferred
                 .add(
@@ -122,7 +123,7 @@ impl Change {
                 .bind(nanos(*asked))
                 .bind(millis(*until));
             if events.is_news(host, Some(*port)) {
-                self.event(Some(account), "egress.asked", agent, json!({"host": host, "port": port}));
+                self.event(Some(account), EventKind::EgressAsked, agent, json!({"host": host, "port": port}));
             }
             // Each for itself, for a batch of any length would be another text to prepare.
             self.flush().await?;

@@ -5,6 +5,7 @@ use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::Row;
 use crate::{Error, PageOf, Store};
+use model::audit::EventKind;
 use model::egress::{OpenQuestion, Remembered};
 use model::{AccountId, RememberedId};
 use serde_json::json;
@@ -96,7 +97,7 @@ impl Store {
             .await?;
         let gone = gone.ok_or(Error::NotFound { what: "remembered host" })?;
         let detail = json!({"host": gone.text("host")?, "port": port(&gone)?});
-        change.event(Some(account), "egress.forgotten", id, detail);
+        change.event(Some(account), EventKind::EgressForgotten, id, detail);
         change.commit().await
     }
 }

@@ -5,6 +5,7 @@ use crate::change::Actor;
 use crate::db::query;
 use crate::{Error, Store};
 use model::agent::Desired;
+use model::audit::EventKind;
 use model::token::SealAssertion;
 use model::{AgentId, Name, SecretId};
 use serde_json::json;
@@ -96,7 +97,7 @@ impl Store {
         if news.rows_affected() > 0 {
             let names: Vec<&Name> = delivery.secrets.iter().map(|secret| &secret.name).collect();
             let detail = json!({"node": node, "revision": delivery.revision, "secrets": names});
-            change.event(Some(agent.spec.account), "secret.delivered", agent.spec.id, detail);
+            change.event(Some(agent.spec.account), EventKind::SecretDelivered, agent.spec.id, detail);
         }
         change.commit_bookkeeping().await
     }

@@ -6,6 +6,7 @@ use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::Row;
 use crate::{Error, Store};
+use model::audit::EventKind;
 use model::{AccountId, KeyId, SecretId};
 use serde_json::json;
 
@@ -88,7 +89,7 @@ impl Store {
             return Ok(first);
         }
         change.add_data_key(key);
-        change.event(Some(key.account), "data_key.created", key.id, json!({}));
+        change.event(Some(key.account), EventKind::DataKeyCreated, key.id, json!({}));
         change.commit().await?;
         Ok(key.clone())
     }
@@ -104,7 +105,7 @@ impl Store {
             .bind(now)
             .bind(key.account.to_string());
         change.add_data_key(key);
-        change.event(Some(key.account), "data_key.rotated", key.id, json!({"from": before}));
+        change.event(Some(key.account), EventKind::DataKeyRotated, key.id, json!({"from": before}));
         change.commit().await
     }
 
@@ -224,7 +225,7 @@ impl Store {
     /// Notes that keys are wrapped by another key from now on.
     pub async fn wrapping_key_rotated(&self, actor: Actor, from: &str, to: &str) -> Result<(), Error> {
         let mut change = self.change(actor).await?;
-        change.event(None, "wrapping_key.rotated", to, json!({"from": from}));
+        change.event(None, EventKind::WrappingKeyRotated, to, json!({"from": from}));
         change.commit().await
     }
 }

@@ -15,6 +15,7 @@ use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
+use model::audit::EventKind;
 use model::secret::Secret;
 use model::{AccountId, KeyId, Name, SecretId};
 use serde_json::json;
@@ -150,7 +151,7 @@ impl Store {
             .bind(value.data_key.to_string())
             .bind(value.nonce.clone())
             .bind(value.ciphertext.clone());
-        change.event(Some(*account), "secret.created", id, json!({"name": name, "hosts": hosts}));
+        change.event(Some(*account), EventKind::SecretCreated, id, json!({"name": name, "hosts": hosts}));
         let made = change.secret(*account, *id).await?;
         change.remember(idempotency, &made);
         change.commit().await?;
@@ -195,7 +196,12 @@ impl Store {
             .bind(id.to_string());
         change.overwrite(false).await?;
         change.tell_holders(id).await?;
-        change.event(Some(account), "secret.rotated", id, json!({"name": before.name, "version": version}));
+        change.event(
+            Some(account),
+            EventKind::SecretRotated,
+            id,
+            json!({"name": before.name, "version": version}),
+        );
         let after = change.secret(account, id).await?;
         change.remember(idempotency, &after);
         change.commit().await?;
@@ -223,7 +229,12 @@ impl Store {
             .bind(to_json(&hosts))
             .bind(id.to_string());
         change.tell_holders(id).await?;
-        change.event(Some(account), "secret.changed", id, json!({"name": before.name, "hosts": hosts}));
+        change.event(
+            Some(account),
+            EventKind::SecretChanged,
+            id,
+            json!({"name": before.name, "hosts": hosts}),
+        );
         let after = change.secret(account, id).await?;
         change.commit().await?;
         Ok(after)
@@ -248,7 +259,7 @@ impl Store {
             .add("DELETE FROM secrets WHERE id = $1")
             .bind(id.to_string());
         change.overwrite(false).await?;
-        change.event(Some(account), "secret.deleted", id, json!({"name": before.name}));
+        change.event(Some(account), EventKind::SecretDeleted, id, json!({"name": before.name}));
         change.commit().await
     }
 

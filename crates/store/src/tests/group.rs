@@ -5,6 +5,7 @@ use super::{World, both, new_account};
 use crate::Error;
 use crate::change::Actor;
 use crate::db::query;
+use model::audit::EventKind;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -81,7 +82,7 @@ async fn what_was_begun_and_left_is_undone_and_in_nobodys_way(engine: Engine) {
     let world = World::on(engine).await;
     let before = accounts(&world).await;
     let mut left = world.store.change(Actor::System).await.unwrap();
-    left.event(None, "account.created", "acc_nobody", json!({}));
+    left.event(None, EventKind::AccountCreated, "acc_nobody", json!({}));
     left.flush().await.unwrap();
     drop(left);
     assert_eq!(accounts(&world).await, before);
@@ -105,7 +106,7 @@ async fn who_tells_of_what_is_not_committed_waits_for_the_commit(engine: Engine)
     let (first, second, third) = (change(), change(), change());
     let makes = tokio::spawn(async move {
         let mut change = first.await;
-        change.event(None, "account.created", "acc_nobody", json!({}));
+        change.event(None, EventKind::AccountCreated, "acc_nobody", json!({}));
         change.commit().await
     });
     tokio::task::yield_now().await;

@@ -88,13 +88,13 @@ async fn a_change_whose_connection_is_lost_is_not_made() {
     let world = World::on(engine).await;
     let before = world.count("SELECT count(*) FROM events").await;
     let mut change = world.store.change(Actor::System).await.unwrap();
-    change.event(None, "test.lost", world.node, json!({}));
+    change.event(None, model::audit::EventKind::NodeLevels, world.node, json!({}));
     change.flush().await.unwrap();
     cut(&world);
     let error = change.commit().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. } | Error::Undone), "{error}");
     world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
-    let events = psql(&world, "SELECT count(*) FROM events WHERE kind = 'test.lost'");
+    let events = psql(&world, "SELECT count(*) FROM events WHERE kind = 'node.levels'");
     assert_eq!(events.trim(), "0");
     assert!(world.count("SELECT count(*) FROM events").await > before);
 }
@@ -106,12 +106,12 @@ async fn a_process_that_stands_still_is_put_out() {
     let world = World::on(engine).await;
     let twin = world.twin(Some(std::time::Duration::from_millis(100))).await;
     let mut still = twin.change(Actor::System).await.unwrap();
-    still.event(None, "test.still", world.node, json!({}));
+    still.event(None, model::audit::EventKind::NodeLevels, world.node, json!({}));
     still.flush().await.unwrap();
     world.store.create_account(Actor::System, &new_account("after")).await.unwrap();
     let error = still.commit().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. } | Error::Undone), "{error}");
-    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind = 'test.still'").await, 0);
+    assert_eq!(world.count("SELECT count(*) FROM events WHERE kind = 'node.levels'").await, 0);
     twin.create_account(Actor::System, &new_account("again")).await.unwrap();
 }
 
