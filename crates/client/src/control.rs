@@ -9,8 +9,11 @@ use model::api::{
     Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
     Page, RegisterImage, WorkspaceToken,
 };
+use model::clone::CloneAgent;
+use model::packages::ImageDiff;
 use model::policy::Policy;
 use model::token::Scope;
+use model::transfer::{TransferAgent, TransferredAgent};
 use model::{AgentId, AgentState, EventId, Verb};
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
@@ -175,6 +178,24 @@ impl Control {
         self.endpoint.json(request).await
     }
 
+    /// Gives an agent to another account. A lost answer is asked for again under the same idempotency key: by then the agent may be
+    /// there, and not here.
+    pub async fn transfer_agent(
+        &self,
+        reference: &str,
+        transfer: &TransferAgent,
+    ) -> Result<TransferredAgent, Error> {
+        let key = EventId::new().base32();
+        let request = || {
+            let request = self.endpoint.post(&["v1", "agents", reference, "transfer"]).json(transfer);
+            request.header("idempotency-key", &key)
+        };
+        match self.endpoint.json(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
+            answer => answer,
+        }
+    }
+
     /// What an agent may do now, by id or name, and which revision that is.
     pub async fn policy(&self, reference: &str) -> Result<(Policy, u64), Error> {
         self.endpoint.tagged(self.endpoint.get(&["v1", "agents", reference, "policy"])).await
@@ -220,6 +241,24 @@ impl Control {
     /// Makes an image known that lies in the nodes' content store.
     pub async fn register_image(&self, image: &RegisterImage) -> Result<Image, Error> {
         self.endpoint.json(self.endpoint.post(&["v1", "images"]).json(image)).await
+    }
+
+    /// What another image has installed other than one, each by id or name.
+    pub async fn diff_images(&self, from: &str, to: &str) -> Result<ImageDiff, Error> {
+        self.endpoint.json(self.endpoint.get(&["v1", "images", from, "diff"]).query(&[("with", to)])).await
+    }
+
+    /// Makes a copy of an agent, by id or name. A lost answer is asked for again under the same idempotency key.
+    pub async fn clone_agent(&self, reference: &str, clone: &CloneAgent) -> Result<Agent, Error> {
+        let key = EventId::new().base32();
+        let request = || {
+            let request = self.endpoint.post(&["v1", "agents", reference, "clone"]).json(clone);
+            request.header("idempotency-key", &key)
+        };
+        match self.endpoint.json(request()).await {
+            Err(Error::Lost { .. }) => self.endpoint.json(request()).await,
+            answer => answer,
+        }
     }
 
     /// Lets another account have an image; for operators.

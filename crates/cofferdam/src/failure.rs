@@ -71,6 +71,7 @@ pub fn exit_code(code: Code) -> u8 {
         | Code::NameTaken
         | Code::WrongState
         | Code::InUse
+        | Code::CannotTransfer
         | Code::IdempotencyMismatch
         | Code::PreconditionFailed
         | Code::Misdirected => REFUSED,

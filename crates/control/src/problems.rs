@@ -46,6 +46,11 @@ impl From<store::Error> for Fault {
             E::NoCapacity => say(Code::NoCapacity).remedy(
                 "destroy an agent that is no longer needed, ask for less memory, or enrol another node",
             ),
+            E::Stays { obstacles } => {
+                let remedies: std::collections::BTreeSet<_> =
+                    obstacles.iter().map(model::transfer::Obstacle::remedy).collect();
+                say(Code::CannotTransfer).remedy(Vec::from_iter(remedies).join("; "))
+            }
             E::InUse { .. } => say(Code::InUse).remedy("remove what uses it first"),
             E::Personal => say(Code::InUse).remedy("make an organisation: `cofferdam account create`"),
             E::IllegalVerb(_) => {

@@ -8,7 +8,9 @@
 
 use crate::erofs::{SMALL, Writer};
 use crate::import::Limits;
+use crate::packages::{self, Databases};
 use crate::tree::{Content, InsidePath, Kind, Layer, Meta, PathError};
+use model::packages::Packages;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Seek, Write};
 
@@ -22,6 +24,8 @@ const MAX_KEPT: u64 = 1 << 30;
 /// Files whose content must be at hand once the archive was read, because it may have to be completed.
 const KEPT: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 const MAX_KEPT_FILE: u64 = 1 << 20;
+/// The largest database of packages that is looked into.
+const MAX_DATABASE: u64 = 16 << 20;
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +69,14 @@ pub(crate) fn shown(path: &[u8]) -> String {
 }
 
 /// What was passed over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) entries: u64,
     pub(crate) skipped_nodes: u64,
     pub(crate) dropped_xattrs: u64,
+    /// What is installed, if that could be read.
+    #[serde(default)]
+    pub(crate) packages: Option<Packages>,
 }
 
 /// What an archive stands for, and so by which rules it is read.
@@ -89,11 +96,19 @@ pub(crate) struct Budget {
     kept: u64,
     nodes: u64,
     pub(crate) counts: Counts,
+    pub(crate) databases: Databases,
 }
 
 impl Budget {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { limits: *limits, left: limits.bytes, kept: 0, nodes: 0, counts: Counts::default() }
+        Self {
+            limits: *limits,
+            left: limits.bytes,
+            kept: 0,
+            nodes: 0,
+            counts: Counts::default(),
+            databases: Databases::default(),
+        }
     }
 }
 
@@ -289,6 +304,13 @@ impl<R: Read, W: Write + Seek> Archive<'_, R, W> {
             let mut bytes = vec![0; size as usize];
             self.from.fill(&mut bytes)?;
             Content::Small(bytes)
+        } else if let Some(database) = packages::database(path).filter(|_| size <= MAX_DATABASE) {
+            // It goes into the image like any other; that it is also here changes no byte of that.
+            let mut bytes = vec![0; size as usize];
+            self.from.fill(&mut bytes)?;
+            let content = self.image.content(&mut &bytes[..], size).map_err(Refusal::Write)?;
+            self.budget.databases.keep(database, content.clone(), bytes);
+            content
         } else {
             let mut source = Blamed { from: &mut self.from, failed: None };
             match self.image.content(&mut source, size) {

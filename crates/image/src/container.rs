@@ -50,6 +50,7 @@ pub(crate) fn assemble<'a, W: Write + Seek>(
     root::furnish(&mut tree).map_err(|error| error.to_string())?;
     let config = defaults(config.settings(), &mut tree)?;
     writer.finish(&tree).map_err(failed)?;
+    budget.counts.packages = budget.databases.packages(&tree);
     Ok((budget.counts, config))
 }
 

@@ -8,6 +8,7 @@ use crate::store::{Digest, Store, StoreError};
 use crate::user::{User, UserError, ensure_user};
 use crate::worker::{Message, Parsed};
 use model::image::ImageConfig;
+use model::packages::Packages;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -158,6 +159,8 @@ pub struct Imported {
     pub dropped_xattrs: u64,
     /// What it says of programs in it.
     pub config: ImageConfig,
+    /// What is installed in it, if that could be read. It comes from inside of the image, like its configuration.
+    pub packages: Option<Packages>,
 }
 
 /// Why an archive is not in the store.
@@ -316,8 +319,10 @@ impl Running {
     /// Names the image, once the worker is content.
     pub(crate) fn commit(self, store: &Store, done: Outcome) -> Result<Imported, ImportError> {
         let (digest, size) = store.commit(self.image)?;
-        let (Counts { entries, skipped_nodes, dropped_xattrs }, config) = done;
-        Ok(Imported { digest, size, entries, skipped_nodes, dropped_xattrs, config })
+        let (Counts { entries, skipped_nodes, dropped_xattrs, packages }, config) = done;
+        // The worker read what a stranger wrote: what could not be a list of packages is none.
+        let packages = packages.filter(|packages| packages.fault().is_none());
+        Ok(Imported { digest, size, entries, skipped_nodes, dropped_xattrs, config, packages })
     }
 }
 

@@ -20,6 +20,7 @@ mod import;
 mod job;
 mod oci;
 mod outer;
+mod packages;
 mod prune;
 mod pull;
 mod record;

@@ -5,12 +5,13 @@ use crate::import::Imported;
 use crate::pull::Found;
 use crate::store::{Digest, Store, StoreError};
 use model::image::ImageConfig;
+use model::packages::Packages;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 
-/// Raised whenever the same layers would give another image.
-const FORMAT: u32 = 1;
+/// Raised whenever the same layers would give another image, or more would be known of it.
+const FORMAT: u32 = 2;
 const SUFFIX: &str = ".json";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub(crate) struct Record {
     entries: u64,
     skipped_nodes: u64,
     dropped_xattrs: u64,
+    #[serde(default)]
+    packages: Option<Packages>,
 }
 
 impl Record {
@@ -34,12 +37,13 @@ impl Record {
             entries: imported.entries,
             skipped_nodes: imported.skipped_nodes,
             dropped_xattrs: imported.dropped_xattrs,
+            packages: imported.packages.clone(),
         }
     }
 
     pub(crate) fn imported(self, digest: Digest, size: u64) -> Imported {
-        let Self { config, entries, skipped_nodes, dropped_xattrs, .. } = self;
-        Imported { digest, size, entries, skipped_nodes, dropped_xattrs, config }
+        let Self { config, entries, skipped_nodes, dropped_xattrs, packages, .. } = self;
+        Imported { digest, size, entries, skipped_nodes, dropped_xattrs, config, packages }
     }
 
     /// Keeps it beside the image. Of the same image made of another manifest, the last is remembered whole.

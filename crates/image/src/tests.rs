@@ -452,3 +452,36 @@ fn digests_are_checked() {
         assert!(bad.parse::<Digest>().is_err(), "{bad}");
     }
 }
+
+/// A database of dpkg that is too long to lie beside its inode.
+fn status(version: &str) -> Vec<u8> {
+    let stanza =
+        |number: usize| format!("Package: p{number}\nStatus: install ok installed\nVersion: {version}\n\n");
+    (0..100).map(stanza).collect::<String>().into_bytes()
+}
+
+#[test]
+fn what_is_installed_is_told_and_changes_no_image() {
+    let at = |archive: Archive, text: &[u8]| {
+        archive.dir("var").dir("var/lib").dir("var/lib/dpkg").file("var/lib/dpkg/status", text)
+    };
+    let told = |archive: Archive| run(&archive.end(), &Limits::default()).unwrap().1.packages;
+    assert_eq!(told(good()), None);
+    for text in [status("1.0"), b"Package: p0\nStatus: install ok installed\nVersion: 1.0\n".to_vec()] {
+        let packages = told(at(good(), &text)).expect("it has a database");
+        assert_eq!((packages.manager, &*packages.versions["p0"]), (model::packages::Manager::Dpkg, "1.0"));
+    }
+    let Some(dir) = unpacked(&image(at(good(), &status("1.0")))) else { return };
+    assert_eq!(std::fs::read(dir.path().join("root/var/lib/dpkg/status")).unwrap(), status("1.0"));
+    // What no database says is nobody's list; and a link elsewhere is none.
+    assert_eq!(told(at(good(), b"Package: \x1b[2J\nStatus: install ok installed\nVersion: 1\n")), None);
+    let link =
+        good().dir("var").dir("var/lib").dir("var/lib/dpkg").symlink("var/lib/dpkg/status", "/usr/bin/sh");
+    assert!(told(link).is_none_or(|packages| packages.versions.is_empty()));
+    let apk = good()
+        .dir("lib")
+        .dir("lib/apk")
+        .dir("lib/apk/db")
+        .file("lib/apk/db/installed", b"P:musl\nV:1.2-r0\n");
+    assert_eq!(told(apk).unwrap().versions["musl"], "1.2-r0");
+}

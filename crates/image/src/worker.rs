@@ -222,6 +222,7 @@ fn root_of<W: Write + Seek>(
         .tree;
     root::complete(&mut tree).map_err(|error| error.to_string())?;
     writer.finish(&tree).map_err(failed)?;
+    budget.counts.packages = budget.databases.packages(&tree);
     Ok(budget.counts)
 }
 

@@ -14,12 +14,18 @@ pub const HOME: &str = "/home/agent";
 /// Where the overlay's work directory is on a volume.
 pub const VOLUME_WORK: &CStr = c"work";
 
+/// The scratch layer over the image, on a volume.
+pub const VOLUME_UPPER: &CStr = c"upper";
+
+/// What is to be deleted on a volume, until the next start has done it.
+pub const VOLUME_OLD: &CStr = c"old";
+
 /// Where homes are on a volume; `/home` inside is another matter.
 pub const VOLUME_HOME: &CStr = c"home";
 
 /// The directories of a volume, with their modes.
 pub const VOLUME_DIRS: [(&CStr, u32); 4] =
-    [(c"upper", 0o755), (VOLUME_WORK, 0o700), (c"log", 0o700), (VOLUME_HOME, 0o750)];
+    [(VOLUME_UPPER, 0o755), (VOLUME_WORK, 0o700), (c"log", 0o700), (VOLUME_HOME, 0o750)];
 
 /// Both halves of the main process's log, on a volume.
 pub const VOLUME_LOGS: [&CStr; 2] = [c"log/main.0", c"log/main.1"];

@@ -380,6 +380,9 @@ pub struct AgentSpec {
     pub image_digest: Option<String>,
     /// Its disk.
     pub volume: VolumeId,
+    /// What its disk begins as a copy of; an empty one without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<crate::clone::Origin>,
     /// Who its processes are.
     pub run_as: RunAs,
     /// The main process; without one the agent is a place to exec in.

@@ -6,6 +6,7 @@ use crate::evidence::{Claim, Control, Evidence, Observation, State};
 use crate::id::{AccountId, AgentId, EventId, ImageId, NodeId, VolumeId};
 use crate::image::ImageConfig;
 use crate::name::Name;
+use crate::packages::{Packages, Upgrade};
 use crate::policy::Policy;
 use crate::quantity::Span;
 use crate::resources::Resources;
@@ -139,8 +140,14 @@ pub struct Agent {
     /// The image's content, for life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
+    /// What to do where its image's name has newer content. In answers to `GET` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
     /// Its disk.
     pub volume: VolumeId,
+    /// What its disk began as a copy of, if it is a clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<crate::clone::Origin>,
     /// The node that it was placed on.
     pub node: NodeId,
     /// The main process.
@@ -254,6 +261,9 @@ pub struct RegisterImage {
     /// Defaults for the programs in it.
     #[serde(default)]
     pub config: ImageConfig,
+    /// What is installed in it, where that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Packages>,
     /// A node's word that the account may have it ([`crate::token::ImageVoucher`], signed). Not needed for content that
     /// the account has already, nor by an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]

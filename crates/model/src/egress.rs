@@ -1,6 +1,6 @@
 //! What left an agent, what did not, and what waits for a person's decision.
 
-use crate::id::{AgentId, QuestionId, RememberedId};
+use crate::id::{AccountId, AgentId, QuestionId, RememberedId};
 use crate::policy::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -140,6 +140,10 @@ pub struct EgressReport {
 pub struct Record {
     /// Whose.
     pub agent: AgentId,
+    /// Whose it was then, by the gate that told of it: an agent may have been given to another account since. Absent from nodes of an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
     /// What.
     pub connection: Connection,
 }
@@ -150,6 +154,10 @@ pub struct Record {
 pub struct Lost {
     /// Whose.
     pub agent: AgentId,
+    /// Whose they were then, by the gate that told of them: an agent may have been given to another account since. Absent from nodes of an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
     /// How many.
     pub count: u64,
 }
@@ -160,6 +168,10 @@ pub struct Lost {
 pub struct Waiting {
     /// Whose.
     pub agent: AgentId,
+    /// Whose it was then, by the gate that told of it: an agent may have been given to another account since. Absent from nodes of an
+    /// earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
     /// At most [`MAX_QUESTIONS`].
     pub questions: Vec<Question>,
 }

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod audit;
 pub mod clock;
+pub mod clone;
 pub mod config;
 pub mod crowd;
 pub mod driver;
@@ -20,6 +21,7 @@ pub mod mode;
 pub mod name;
 pub mod network;
 pub mod node_api;
+pub mod packages;
 pub mod people;
 pub mod policy;
 pub mod probe;
@@ -30,6 +32,7 @@ pub mod resolver;
 pub mod resources;
 pub mod secret;
 pub mod token;
+pub mod transfer;
 pub mod workspace;
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub struct DesiredState {
 /// One agent, as it should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredAgent {
-    /// What it is; never changes.
+    /// What it is. Nothing changes but whose it is, by a transfer, and with that the row of its image and the secrets that it is given.
     pub spec: AgentSpec,
     /// What it should be now.
     pub desired: Desired,
@@ -112,6 +112,9 @@ pub struct DesiredAgent {
     /// Raised whenever [`AgentSecrets`] of it change; 0 when there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub secrets_revision: u64,
+    /// How often it was given to another account. What its boundary was made for one account ends before it begins for the next.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub transfers: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -124,6 +127,10 @@ fn is_zero(number: &u64) -> bool {
 pub struct SecretsRequest {
     /// A [`crate::token::SealAssertion`], signed.
     pub assertion: String,
+    /// As in the wish that the node acts on. Control tells nothing of what another account bound since: what the agent runs behind
+    /// may still be the one before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub transfers: u64,
 }
 
 /// The answer to [`SecretsRequest`]: [`AgentSecrets`] as JSON, sealed to the key in the assertion by HPKE (RFC 9180) in base mode

@@ -56,6 +56,8 @@ codes! {
     WrongState = "WRONG_STATE", 409;
     /// The resource is in use.
     InUse = "IN_USE", 409;
+    /// Something keeps the agent in its account. The detail lists all of it.
+    CannotTransfer = "CANNOT_TRANSFER", 409;
     /// The idempotency key was used with another request.
     IdempotencyMismatch = "IDEMPOTENCY_MISMATCH", 409;
     /// No node of the installation makes agents of this level.

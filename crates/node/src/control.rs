@@ -300,8 +300,12 @@ impl Caller {
         Ok(())
     }
 
-    /// An agent's secrets, and as of which revision.
-    pub(crate) async fn secrets(&self, agent: AgentId) -> Result<(u64, Vec<AgentSecret>), CallError> {
+    /// An agent's secrets, and as of which revision; asked for as one that was given to another account so often.
+    pub(crate) async fn secrets(
+        &self,
+        agent: AgentId,
+        transfers: u64,
+    ) -> Result<(u64, Vec<AgentSecret>), CallError> {
         let malformed = |error: SealError| CallError::Malformed {
             what: "a question for secrets",
             detail: error.to_string(),
@@ -311,7 +315,7 @@ impl Caller {
         let assertion = self.key.seal_assertion(self.node, &self.installation, agent, seal.public(), now)?;
         let path = format!("agents/{agent}/secrets");
         let sealed: SealedSecrets =
-            self.call(Method::POST, &path, Some(&SecretsRequest { assertion })).await?;
+            self.call(Method::POST, &path, Some(&SecretsRequest { assertion, transfers })).await?;
         Ok((sealed.revision, seal.open(agent, &sealed).map_err(malformed)?))
     }
 

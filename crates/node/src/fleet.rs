@@ -14,13 +14,16 @@ use crate::secrets::Secrets;
 use crate::session::ENROLLED;
 use crate::verify::{self, Signed};
 use crate::worker::{self, Seen, Wish};
-use model::node_api::DesiredState;
-use model::{AgentId, VolumeId};
+use model::node_api::{DesiredAgent, DesiredState};
+use model::{AccountId, AgentId, VolumeId};
 use sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// Copies of one agent that are waited for at once; who asks for one more waits for that.
+const COPIES: usize = 4;
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -42,6 +45,8 @@ pub(crate) struct Shared {
     pub boot_id: String,
     /// Agents that live and that the journal does not know.
     pub strangers: BTreeSet<AgentId>,
+    /// Where to ask the workers of agents for copies of their volumes.
+    copiers: Mutex<BTreeMap<AgentId, mpsc::Sender<CopyOrder>>>,
     /// Which agent a volume belongs to: the first that was heard of with it.
     volumes: Mutex<BTreeMap<VolumeId, AgentId>>,
 }
@@ -76,6 +81,7 @@ impl Shared {
             blanks,
             boot_id,
             strangers,
+            copiers: Mutex::default(),
             volumes: Mutex::new(BTreeMap::new()),
         })
     }
@@ -97,10 +103,27 @@ impl Shared {
         *lock(&self.volumes).entry(volume).or_insert(agent) == agent
     }
 
+    /// Where to ask for a copy of an agent's volume, if there is such an agent here.
+    pub(crate) fn copier(&self, agent: AgentId) -> Option<mpsc::Sender<CopyOrder>> {
+        lock(&self.copiers).get(&agent).cloned()
+    }
+
     /// The agent is gone for good.
     pub(crate) fn disclaim(&self, agent: AgentId) {
+        lock(&self.copiers).remove(&agent);
         lock(&self.volumes).retain(|_, holder| *holder != agent);
     }
+}
+
+/// A copy of a volume that somebody waits for.
+#[derive(Debug)]
+pub(crate) struct CopyOrder {
+    /// For whom: nobody else's agents are copied.
+    pub account: AccountId,
+    /// The volume to make.
+    pub to: VolumeId,
+    /// Told whether it is there. Whoever does not wait any more has no use of it.
+    pub done: oneshot::Sender<Result<(), String>>,
 }
 
 /// An agent is being worked on.
@@ -128,6 +151,8 @@ struct Handle {
     park: mpsc::Sender<oneshot::Sender<()>>,
     /// Only its tombstone is left.
     buried: Arc<AtomicBool>,
+    /// How often it had been given to another account by the wish that is acted on.
+    transfers: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -176,7 +201,13 @@ impl Fleet {
                 tracing::error!(%agent, "control lists this agent twice; the first is acted on");
                 continue;
             }
-            self.shared.secrets.heard(agent, desired.secrets_revision, &self.shared.gates);
+            // What another account binds to an agent reaches nothing that is there for the account before: its worker says so once that
+            // is gone.
+            let known = workers.get(&agent).map(|handle| handle.transfers.load(Ordering::Acquire));
+            if known.is_none_or(|known| known == desired.transfers) {
+                let DesiredAgent { secrets_revision, transfers, .. } = desired;
+                self.shared.secrets.heard(agent, secrets_revision, transfers, &self.shared.gates);
+            }
             let seen = Seen::Listed(Box::new(Wish { desired, database_epoch: state.database_epoch }));
             match workers.get(&agent) {
                 Some(handle) => {
@@ -271,10 +302,12 @@ impl Fleet {
     ) -> Handle {
         let (wishes, seen) = watch::channel(seen);
         let (park, parking) = mpsc::channel(1);
-        let worker = worker::Worker::new(self.shared.clone(), agent, record, seen, parking);
-        let buried = worker.buried();
+        let (copier, copies) = mpsc::channel(COPIES);
+        lock(&self.shared.copiers).insert(agent, copier);
+        let worker = worker::Worker::new(self.shared.clone(), agent, record, seen, parking, copies);
+        let (buried, transfers) = (worker.buried(), worker.transfers());
         tokio::spawn(worker.run(adopted));
-        Handle { seen: wishes, park, buried }
+        Handle { seen: wishes, park, buried, transfers }
     }
 }
 

@@ -5,7 +5,7 @@
 use model::agent::Observed;
 use model::gate_api::Authority;
 use model::node_api::DesiredAgent;
-use model::{Desired, ExitReason};
+use model::{AgentSpec, Desired, ExitReason};
 use sandbox::{BoundaryRecord, UidRange};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 /// One agent, as it is journaled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Local {
-    /// The wish that was last acted on. Its spec is the first one that was ever seen: specs never change.
+    /// The wish that was last acted on. Its spec is the first one that was ever seen, but for what a transfer changes.
     pub desired: DesiredAgent,
     /// The database epoch in which the wish was made.
     pub database_epoch: u64,
@@ -28,6 +28,12 @@ pub(crate) struct Local {
     pub boundary: Option<BoundaryRecord>,
     /// Why there is no boundary.
     pub reason: Option<ExitReason>,
+    /// Its volume began as a copy, and is there: should it be lost, it is not copied again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
+    /// It was given to another account, and is not yet ended in this one, whose gate has forgotten it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
     /// Under what its gate shows itself as other servers, since its last start. What runs in it trusts that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<Authority>,
@@ -111,6 +117,8 @@ impl Local {
             phase: Phase::Idle,
             boundary: None,
             reason: None,
+            copied: false,
+            leaves: false,
             authority: None,
             last_activity: None,
         }
@@ -131,10 +139,29 @@ impl Local {
         Ok(())
     }
 
-    /// Takes a wish over. A boundary that lives serves it, so that its end later does not start another.
+    /// Whether a wish is of another account than what is here was made for.
+    pub(crate) fn moves(&self, offered: &DesiredAgent) -> bool {
+        self.desired.transfers != offered.transfers
+    }
+
+    /// Whether the agent of a wish is what is known, but for what a transfer changes.
+    pub(crate) fn is_still(&self, offered: &DesiredAgent) -> bool {
+        let mut known = self.desired.spec.clone();
+        if self.moves(offered) {
+            transfer(&mut known, &offered.spec);
+        }
+        known == offered.spec
+    }
+
+    /// Takes a wish over; one of another account once nothing is left of what was made for this one. A boundary that lives serves it, so that its end later does not start another.
     pub(crate) fn accept(&mut self, offered: &DesiredAgent) {
         self.desired.desired = offered.desired;
         self.desired.generation = offered.generation;
+        if self.moves(offered) {
+            transfer(&mut self.desired.spec, &offered.spec);
+            self.desired.transfers = offered.transfers;
+            self.leaves = false;
+        }
         self.desired.token_epoch = self.desired.token_epoch.max(offered.token_epoch);
         self.desired.secrets_revision = offered.secrets_revision;
         if offered.policy_revision > self.desired.policy_revision {
@@ -175,7 +202,8 @@ impl Local {
 
     /// Whether the wish calls for a boundary that does not exist yet.
     pub(crate) fn wants_start(&self) -> bool {
-        matches!(self.desired.desired, Desired::Running | Desired::Paused)
+        !self.leaves
+            && matches!(self.desired.desired, Desired::Running | Desired::Paused)
             && match self.phase {
                 Phase::Parked | Phase::Launching | Phase::Ending(After::Parked) => true,
                 Phase::Idle | Phase::Ended | Phase::Ending(After::Ended) => {
@@ -230,7 +258,8 @@ impl Local {
         if self.phase == Phase::Destroyed {
             return Some(Observed::Destroyed);
         }
-        if self.wants_start() {
+        // What it is for the account before, control does not ask any more.
+        if self.wants_start() || self.leaves {
             return None;
         }
         match self.phase {
@@ -244,4 +273,10 @@ impl Local {
             _ => None,
         }
     }
+}
+
+/// What a transfer changes of a spec, and nothing else, whatever control says.
+fn transfer(known: &mut AgentSpec, spec: &AgentSpec) {
+    (known.account, known.image) = (spec.account, spec.image);
+    known.secrets.clone_from(&spec.secrets);
 }

@@ -37,7 +37,7 @@ struct Inner {
     records: VecDeque<(AccountId, Record)>,
     held: HashMap<AgentId, usize>,
     held_by: HashMap<AccountId, usize>,
-    lost: BTreeMap<AgentId, u64>,
+    lost: BTreeMap<(AgentId, AccountId), u64>,
     questions: BTreeMap<AgentId, (AccountId, Vec<Question>)>,
     questions_due: bool,
 }
@@ -55,18 +55,18 @@ impl Outbox {
         let free = RECORDS.saturating_sub(inner.records.len());
         let of = |held: Option<&usize>| held.copied().unwrap_or_default();
         if of(inner.held_by.get(&account)) >= free || of(inner.held.get(&agent)) >= RECORDS_OF_ONE {
-            inner.lose(agent, u64::from(connection.count));
+            inner.lose(account, agent, u64::from(connection.count));
         } else {
             inner.count(account, agent);
-            inner.records.push_back((account, Record { agent, connection }));
+            inner.records.push_back((account, Record { agent, account: Some(account), connection }));
         }
         self.wake.notify_one();
     }
 
     /// So many more were.
-    pub(crate) fn lose(&self, agent: AgentId, count: u64) {
+    pub(crate) fn lose(&self, account: AccountId, agent: AgentId, count: u64) {
         let mut inner = self.lock();
-        inner.lose(agent, count);
+        inner.lose(account, agent, count);
         self.wake.notify_one();
     }
 
@@ -112,7 +112,10 @@ impl Outbox {
         let (accounts, records) = taken.into_iter().unzip();
         let report = EgressReport {
             records,
-            lost: lost.into_iter().map(|(agent, count)| Lost { agent, count }).collect(),
+            lost: lost
+                .into_iter()
+                .map(|((agent, account), count)| Lost { agent, account: Some(account), count })
+                .collect(),
             questions,
         };
         (report != EgressReport::default()).then_some(Taken { report, accounts })
@@ -125,17 +128,17 @@ impl Outbox {
             inner.count(account, record.agent);
             inner.records.push_front((account, record));
         }
-        for Lost { agent, count } in report.lost {
-            inner.lose(agent, count);
+        for Lost { agent, account, count } in report.lost {
+            account.into_iter().for_each(|account| inner.lose(account, agent, count));
         }
         inner.questions_due |= report.questions.is_some();
     }
 
     /// Control will never take it: that there is a gap is told, and if that is refused, too, nothing more.
-    fn refused(&self, Taken { report, .. }: Taken) {
+    fn refused(&self, Taken { report, accounts }: Taken) {
         let mut inner = self.lock();
-        for Record { agent, connection } in report.records {
-            inner.lose(agent, u64::from(connection.count));
+        for (account, Record { agent, connection, .. }) in accounts.into_iter().zip(report.records) {
+            inner.lose(account, agent, u64::from(connection.count));
         }
     }
 
@@ -152,6 +155,12 @@ impl Outbox {
             };
             match caller.report_egress(&taken.report).await {
                 Ok(()) => backoff.reset(),
+                Err(error)
+                    if error.is_refusal() && caller.report_egress(&plain(&taken.report)).await.is_ok() =>
+                {
+                    // Of an earlier version, which refuses to be told whose gate says so.
+                    backoff.reset();
+                }
                 Err(error) if error.is_refusal() => {
                     // Of an earlier version, which knows nothing of this, or it finds fault with what a gate said: never taken.
                     tracing::error!(error = %crate::chain(&error), "control refuses what left agents");
@@ -181,8 +190,9 @@ pub(crate) struct Taken {
 
 impl Inner {
     fn waiting(&self) -> Vec<Waiting> {
-        let of = |(agent, (_, questions)): (&AgentId, &(AccountId, Vec<Question>))| Waiting {
+        let of = |(agent, (account, questions)): (&AgentId, &(AccountId, Vec<Question>))| Waiting {
             agent: *agent,
+            account: Some(*account),
             questions: questions.clone(),
         };
         self.questions.iter().map(of).collect()
@@ -193,8 +203,8 @@ impl Inner {
         *self.held_by.entry(account).or_default() += 1;
     }
 
-    fn lose(&mut self, agent: AgentId, count: u64) {
-        let lost = self.lost.entry(agent).or_default();
+    fn lose(&mut self, account: AccountId, agent: AgentId, count: u64) {
+        let lost = self.lost.entry((agent, account)).or_default();
         *lost = lost.saturating_add(count);
     }
 }
@@ -206,6 +216,15 @@ fn less<K: Eq + Hash>(held: &mut HashMap<K, usize>, of: &K) {
             held.remove(of);
         }
     }
+}
+
+/// The same without what an earlier control does not know.
+fn plain(report: &EgressReport) -> EgressReport {
+    let mut plain = report.clone();
+    plain.records.iter_mut().for_each(|record| record.account = None);
+    plain.lost.iter_mut().for_each(|lost| lost.account = None);
+    plain.questions.iter_mut().flatten().for_each(|waiting| waiting.account = None);
+    plain
 }
 
 /// What a gate says is looked at before it is passed on; `false` for what no honest one says.
@@ -287,7 +306,10 @@ mod tests {
         outbox.record(account, agent, connection("a.example"));
         outbox.refused(outbox.take().unwrap());
         let gap = outbox.take().unwrap();
-        assert_eq!((gap.report.records.len(), &*gap.report.lost), (0, &[Lost { agent, count: 2 }][..]));
+        assert_eq!(
+            (gap.report.records.len(), &*gap.report.lost),
+            (0, &[Lost { agent, account: Some(account), count: 2 }][..])
+        );
         outbox.refused(gap);
         assert!(outbox.take().is_none());
     }
@@ -299,10 +321,10 @@ mod tests {
         for _ in 0..RECORDS_OF_ONE + 3 {
             outbox.record(account, loud, connection("a.example"));
         }
-        outbox.lose(loud, 5);
+        outbox.lose(account, loud, 5);
         outbox.record(account, quiet, connection("b.example"));
         let first = outbox.take().unwrap().report;
-        assert_eq!(first.lost, [Lost { agent: loud, count: 3 * 2 + 5 }]);
+        assert_eq!(first.lost, [Lost { agent: loud, account: Some(account), count: 3 * 2 + 5 }]);
         let mut told = first.records;
         while let Some(more) = outbox.take() {
             told.extend(more.report.records);
@@ -317,7 +339,7 @@ mod tests {
         let (account, agent) = (AccountId::new(), AgentId::new());
         outbox.ask(account, agent, vec![question("a.example")]);
         let told = outbox.take().unwrap().report.questions.unwrap();
-        assert_eq!(told, [Waiting { agent, questions: vec![question("a.example")] }]);
+        assert_eq!(told, [Waiting { agent, account: Some(account), questions: vec![question("a.example")] }]);
         outbox.ask(account, agent, vec![question("a.example")]);
         assert!(outbox.take().is_none(), "no news");
         outbox.ask(account, agent, Vec::new());

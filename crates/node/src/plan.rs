@@ -12,6 +12,8 @@ use model::node_api::DesiredAgent;
 pub(crate) enum Step {
     /// Take the wish over.
     Accept,
+    /// Have the gate of the account forget it that it was given away by.
+    Part,
     /// Check the spec against what this node allows at all.
     Admit,
     /// Take a range of ids.
@@ -49,6 +51,16 @@ pub(crate) fn plan(desired: &DesiredAgent, local: Option<&Local>) -> Vec<Step> {
     if local.check(desired).is_err() {
         return Vec::new();
     }
+    if local.leaves || local.moves(desired) {
+        let parting = part(local, desired.desired);
+        if !parting.is_empty() {
+            return parting;
+        }
+        if !local.moves(desired) {
+            // Whose it is, control has not said since this node started.
+            return Vec::new();
+        }
+    }
     let mut accepted = local.clone();
     accepted.accept(desired);
     let steps = steps(&accepted);
@@ -61,6 +73,22 @@ fn steps(local: &Local) -> Vec<Step> {
         Desired::Paused => start(local, Motion::Frozen),
         Desired::Stopped => stop(local),
         Desired::Destroyed => destroy(local),
+    }
+}
+
+/// What ends in the account that an agent was given away by, before anything of it is the next one's.
+fn part(local: &Local, wanted: Desired) -> Vec<Step> {
+    let end = match local.phase {
+        Phase::Live(_) if wanted == Desired::Destroyed => vec![Step::Kill, Step::Clean],
+        Phase::Live(Motion::Running) => vec![Step::Terminate, Step::Clean],
+        // A frozen process takes no signal.
+        Phase::Live(_) => vec![Step::Thaw, Step::Terminate, Step::Clean],
+        Phase::Launching => vec![Step::Recover],
+        Phase::Idle | Phase::Parked | Phase::Ending(_) | Phase::Ended | Phase::Destroyed => rest(local),
+    };
+    match local.leaves {
+        true => end,
+        false => [vec![Step::Part], end].concat(),
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Secrets {
 struct Entry {
     /// The revision that control named last; none since this node started.
     revision: Option<u64>,
+    /// How often the agent had been given to another account by then.
+    transfers: u64,
     /// Somebody has use of them.
     needed: bool,
     /// What came.
@@ -92,6 +94,7 @@ impl Default for Entry {
     fn default() -> Self {
         Self {
             revision: None,
+            transfers: 0,
             needed: false,
             held: None,
             asking: false,
@@ -128,10 +131,11 @@ impl Entry {
 
 impl Secrets {
     /// Control named the revision of an agent's secrets.
-    pub(crate) fn heard(&self, agent: AgentId, revision: u64, gates: &Gates) {
+    pub(crate) fn heard(&self, agent: AgentId, revision: u64, transfers: u64, gates: &Gates) {
         let mut inner = self.lock();
         let entry = inner.entry(agent).or_default();
-        if entry.revision.replace(revision) == Some(revision) {
+        let before = (entry.revision.replace(revision), std::mem::replace(&mut entry.transfers, transfers));
+        if before == (Some(revision), transfers) {
             return;
         }
         (entry.next, entry.failed) = (None, None);
@@ -205,10 +209,10 @@ impl Secrets {
     pub(crate) async fn run(self: &Arc<Self>, caller: &Arc<Caller>, gates: &Arc<Gates>) {
         let mut asking = JoinSet::new();
         loop {
-            let next = self.take_due(AT_ONCE - asking.len(), |agent, revision| {
+            let next = self.take_due(AT_ONCE - asking.len(), |agent, revision, transfers| {
                 let (secrets, caller, gates) = (self.clone(), caller.clone(), gates.clone());
                 asking.spawn(async move {
-                    let answer = caller.secrets(agent).await;
+                    let answer = caller.secrets(agent, transfers).await;
                     secrets.take(agent, revision, answer, &gates);
                 });
             });
@@ -227,7 +231,7 @@ impl Secrets {
     }
 
     /// Begins to ask for so many at most. Returns when there will be more to ask, if that is known.
-    fn take_due(&self, most: usize, mut ask: impl FnMut(AgentId, u64)) -> Option<Instant> {
+    fn take_due(&self, most: usize, mut ask: impl FnMut(AgentId, u64, u64)) -> Option<Instant> {
         let (now, mut asked, mut next) = (Instant::now(), 0, None::<Instant>);
         for (agent, entry) in self.lock().iter_mut() {
             let Some(revision) = entry.due() else { continue };
@@ -236,7 +240,7 @@ impl Secrets {
                 // The end of one that is under way is waited for as well.
                 None if asked < most => {
                     (entry.asking, asked) = (true, asked + 1);
-                    ask(*agent, revision);
+                    ask(*agent, revision, entry.transfers);
                 }
                 None => {}
             }

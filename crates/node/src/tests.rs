@@ -26,6 +26,7 @@ pub(crate) fn spec() -> AgentSpec {
         image: Some(ImageId::new()),
         image_digest: Some("0a".repeat(32)),
         volume: VolumeId::new(),
+        origin: None,
         run_as: RunAs::Agent,
         main: None,
         env: Default::default(),
@@ -48,5 +49,6 @@ fn wish(desired: Desired, generation: u64) -> DesiredAgent {
         policy: None,
         policy_revision: 0,
         secrets_revision: 0,
+        transfers: 0,
     }
 }

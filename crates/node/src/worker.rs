@@ -1,10 +1,11 @@
 //! One agent's worker: brings what is to what should be, one step at a time, and watches its boundary.
 
+mod copy;
 mod given;
 mod steps;
 
 use crate::backoff::Backoff;
-use crate::fleet::Shared;
+use crate::fleet::{CopyOrder, Shared};
 use crate::journal::JournalError;
 use crate::local::{Local, Motion, Phase};
 use crate::plan::{Step, plan};
@@ -17,7 +18,7 @@ use model::{AgentId, BoundaryId, Desired};
 use sandbox::{Blank, Boundary, Doors};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::io::Interest;
@@ -80,11 +81,14 @@ pub(crate) struct Worker {
     workspace_url: Option<String>,
     seen: watch::Receiver<Seen>,
     parking: mpsc::Receiver<oneshot::Sender<()>>,
+    copies: mpsc::Receiver<CopyOrder>,
     parked: bool,
     /// Steps that failed for good, so far.
     failures: u64,
     /// Only the tombstone is left.
     buried: Arc<AtomicBool>,
+    /// How often it had been given to another account by the wish that is acted on.
+    transfers: Arc<AtomicU64>,
     /// The last refusal that was logged.
     refused: Option<String>,
 }
@@ -131,7 +135,13 @@ impl Worker {
         local: Option<Local>,
         seen: watch::Receiver<Seen>,
         parking: mpsc::Receiver<oneshot::Sender<()>>,
+        copies: mpsc::Receiver<CopyOrder>,
     ) -> Self {
+        let transfers = match (&local, &*seen.borrow()) {
+            (Some(local), _) => local.desired.transfers,
+            (None, Seen::Listed(wish)) => wish.desired.transfers,
+            (None, Seen::Nothing | Seen::Unlisted) => 0,
+        };
         Self {
             shared,
             agent,
@@ -148,9 +158,11 @@ impl Worker {
             workspace_url: None,
             seen,
             parking,
+            copies,
             parked: false,
             failures: 0,
             buried: Arc::default(),
+            transfers: Arc::new(AtomicU64::new(transfers)),
             refused: None,
         }
     }
@@ -158,6 +170,11 @@ impl Worker {
     /// Set once only the tombstone is left.
     pub(crate) fn buried(&self) -> Arc<AtomicBool> {
         self.buried.clone()
+    }
+
+    /// How often it had been given to another account by the wish that is acted on.
+    pub(crate) fn transfers(&self) -> Arc<AtomicU64> {
+        self.transfers.clone()
     }
 
     /// Works until the agent is gone for good, or the node ends. `adopted` is told after the first look.
@@ -207,6 +224,7 @@ impl Worker {
                 seen = looked(&mut self.looking) => self.looked(seen),
                 () = exited => {}
                 () = again => {}
+                Some(order) = self.copies.recv() => self.copy(order).await,
                 Some(done) = self.parking.recv() => {
                     self.park().await;
                     let _ = done.send(());
@@ -289,7 +307,7 @@ impl Worker {
         let Some(local) = &self.local else { return };
         let account = local.desired.spec.account;
         self.buried.store(local.phase == Phase::Destroyed, Ordering::Relaxed);
-        if local.phase == Phase::Destroyed {
+        if local.phase == Phase::Destroyed || local.leaves {
             self.shared.gates.remove(account, self.agent);
         } else {
             match self.shared.gates.ensure(account) {

@@ -130,6 +130,13 @@ impl Sandbox {
         self.shared.volumes.create(id, size)
     }
 
+    /// Makes a volume that begins as a copy of another, which nobody has, or whose boundary is frozen: blocks are shared where the
+    /// filesystem can, else what is not empty is copied. The scratch layer and the log are left out. All of it is there then, or
+    /// nothing; one that is there is left as it is.
+    pub fn copy_volume(&self, from: VolumeId, to: VolumeId) -> Result<(), VolumeError> {
+        self.shared.volumes.clone(from, to)
+    }
+
     /// Whether the volume is there (and not in the trash).
     pub fn has_volume(&self, id: VolumeId) -> bool {
         self.shared.volumes.path(id).exists()

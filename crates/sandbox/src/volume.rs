@@ -4,12 +4,14 @@
 //! file's lock. What is inside is the agent's: nothing here ever looks, and `logs` only at what init wrote.
 
 use crate::files;
+use crate::host::flush;
 use crate::host::lock;
 use crate::host::loop_device::{self, Access};
 use crate::host::mount::{MountError, detached};
-use jail::layout::{VOLUME_DIRS, VOLUME_LOGS};
+use jail::layout::{VOLUME_DIRS, VOLUME_LOGS, VOLUME_OLD, VOLUME_UPPER};
 use model::{BoundaryId, ByteSize, VolumeId};
-use rustix::fs::{CWD, RenameFlags, SeekFrom, fallocate, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom, fallocate, openat2, renameat_with};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -257,6 +259,52 @@ impl Store {
         self.mount_within(path, RELEASE_TIME)
     }
 
+    /// Makes a volume that begins as another one is now, without its scratch layer and its log. It is all there once this returns, or
+    /// nothing is. Whoever has the other one stands still, or nobody has it: what is written meanwhile would be half of it there.
+    /// Doing it again changes nothing.
+    pub(crate) fn clone(&self, from: VolumeId, to: VolumeId) -> Result<(), VolumeError> {
+        let (source, target) = (self.path(from), self.path(to));
+        let file = File::open(&source).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => VolumeError::Missing { id: from.base32() },
+            _ => VolumeError::file("open", &source)(error),
+        })?;
+        let Some(mut partial) = Partial::create(&target)? else { return Ok(()) };
+        let size = file.metadata().map_err(VolumeError::file("read", &source))?.len();
+        // While nobody has it, nobody gets it: a copy of what is being mounted would be of no moment.
+        let _held = self.settle(&source)?;
+        copy(&file, &partial.file, size).map_err(VolumeError::file("copy the volume to", &target))?;
+        // Its own file is locked already: the device takes that very description.
+        let lent = partial.file.try_clone().map_err(VolumeError::file("open", &target))?;
+        let begun = self.attach(lent, &partial.path).and_then(|volume| {
+            let begun = begin_anew(&volume).and_then(|()| write_back(&volume).map(drop));
+            begun.map_err(VolumeError::file("begin the copy", &target))
+        });
+        begun
+            .and_then(|()| partial.file.sync_all().map_err(VolumeError::file("write the volume", &target)))?;
+        partial.finish(&target)
+    }
+
+    /// Has all that was written to a volume in its file. The lock is that of one that nobody had.
+    fn settle(&self, path: &Path) -> Result<Option<File>, VolumeError> {
+        let failed = |source| VolumeError::File { what: "write back", path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        if lock::exclusive(&file, Duration::ZERO).map_err(failed)? {
+            return Ok(Some(file));
+        }
+        let Some(device) = loop_device::of(path).map_err(failed)? else {
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(VolumeError::Busy { id });
+        };
+        // The same filesystem once more, not another one: the kernel knows it by its device.
+        let source = device.display().to_string();
+        let mount = detached("ext4", &source, &[], MountAttrFlags::MOUNT_ATTR_NODEV)
+            .map_err(|error| failed(error.source))?;
+        let root = write_back(&mount).map_err(failed)?;
+        // What the journal has goes to its place now: later, the copy would have some of it from before and some from after.
+        flush::journal(root.as_fd()).map_err(failed)?;
+        Ok(None)
+    }
+
     /// The same, and somebody else may have it for so long.
     pub(crate) fn mount_within(&self, path: &Path, limit: Duration) -> Result<OwnedFd, VolumeError> {
         let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -270,6 +318,12 @@ impl Store {
         if !lock::exclusive(&file, limit).map_err(VolumeError::file("lock", path))? {
             return Err(VolumeError::Busy { id });
         }
+        self.attach(file, path)
+    }
+
+    /// Mounts a volume whose lock is held by this description of its file.
+    fn attach(&self, file: File, path: &Path) -> Result<OwnedFd, VolumeError> {
+        let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let device = loop_device::attach(file.as_fd(), Access::ReadWrite)
             .map_err(|source| VolumeError::Loop { id: id.clone(), source })?;
         // The name of the source shows in the agent's own mount table: this one says nothing of the host.
@@ -412,6 +466,46 @@ fn make_filesystem(path: &Path, size: ByteSize, tree: &Path) -> Result<(), Volum
         return Err(VolumeError::Full { path: path.to_owned(), source });
     }
     Err(VolumeError::Mkfs { size, said })
+}
+
+/// Has all that was written to a mounted volume go to its device; its root, opened.
+fn write_back(volume: impl AsFd) -> io::Result<OwnedFd> {
+    // The descriptor of a detached mount is none to work with.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(volume, c".", flags, Mode::empty())?;
+    rustix::fs::syncfs(&root)?;
+    Ok(root)
+}
+
+/// Takes from a copy what it is not to have: its source's log, and its scratch layer, which goes to what the next start deletes. No name
+/// here is one that an agent could have made.
+fn begin_anew(volume: impl AsFd) -> io::Result<()> {
+    let beneath = |name: &CStr, flags: OFlags| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        openat2(&volume, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
+    };
+    for name in VOLUME_LOGS {
+        match beneath(name, OFlags::WRONLY | OFlags::NONBLOCK) {
+            Ok(log) => rustix::fs::ftruncate(&log, 0)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match rustix::fs::mkdirat(&volume, VOLUME_OLD, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Its source may be a copy itself, of which nothing was deleted yet.
+    for number in 0.. {
+        let aside = format!("old/copied-{number}");
+        match renameat_with(&volume, VOLUME_UPPER, &volume, aside.as_str(), RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            // A source that never ran has none.
+            Ok(()) | Err(Errno::NOENT) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Copies a sparse file as sparsely: by sharing blocks where the filesystem can, else data only.

@@ -110,6 +110,7 @@ impl World {
             image: level.has_image().then(ImageId::new),
             image_digest: level.has_image().then(|| self.image.clone()),
             volume: VolumeId::new(),
+            origin: None,
             run_as: RunAs::Agent,
             main: script.map(|script| Command {
                 argv: argv(script),

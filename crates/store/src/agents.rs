@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 /// An agent, with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
-    /// What it is; never changes.
+    /// What it is. A transfer changes whose it is; nothing else changes it.
     pub spec: AgentSpec,
     /// The image's name when the agent was made.
     pub image_name: Option<Name>,
@@ -50,6 +50,9 @@ pub struct Agent {
     /// Raised whenever its secrets change; 0 as long as it never had any.
     #[serde(default)]
     pub secrets_revision: u64,
+    /// How often it was given to another account.
+    #[serde(default)]
+    pub transfers: u64,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
     /// What was last seen of its boundary; it stays when that is gone.
@@ -129,6 +132,7 @@ pub(crate) fn agent(row: &Row) -> Result<Agent, Error> {
         policy: row.json_opt("policy")?,
         policy_revision: row.number("policy_revision")?,
         secrets_revision: row.number("secrets_revision")?,
+        transfers: row.number("transfers")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
         observation: row.json_opt("observation")?,
@@ -150,12 +154,14 @@ impl Change {
         }
     }
 
+    /// An agent, unless it is another account's than the one that the actor acts in: it may have been given away since it was found.
     pub(crate) async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, Error> {
         let row = query("SELECT * FROM agents WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(self.db().await?)
             .await?;
-        row.as_ref().map(agent).transpose()
+        let found = row.as_ref().map(agent).transpose()?;
+        Ok(found.filter(|agent| self.acts_in.is_none_or(|account| agent.spec.account == account)))
     }
 
     /// Moves an agent from `before` to `after`. Raises the generation when the wish changed.
@@ -229,7 +235,7 @@ impl Change {
             .bind(at);
     }
 
-    fn close_period(&mut self, agent: AgentId, at: i64) {
+    pub(crate) fn close_period(&mut self, agent: AgentId, at: i64) {
         self.deferred
             .add("UPDATE state_periods SET closed_at = $1 WHERE agent = $2 AND closed_at IS NULL")
             .bind(at)
@@ -259,6 +265,7 @@ impl Change {
             policy: policy.clone(),
             policy_revision: if policy.is_some() { FIRST_REVISION } else { 0 },
             secrets_revision,
+            transfers: 0,
             reason: None,
             evidence: Vec::new(),
             observation: None,

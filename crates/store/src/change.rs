@@ -69,7 +69,7 @@ impl Actor {
             // A key that is the account's own stays what it is.
             Self::Key { key, .. } => batch
                 .add(
-                    "SELECT coalesce(m.role, k.role) AS role
+                    "SELECT coalesce(m.role, k.role) AS role, k.account
                      FROM api_keys k LEFT JOIN memberships m ON m.account = k.account AND m.person = k.person
                      WHERE k.id = $1 AND (k.expires_at IS NULL OR k.expires_at > $2)
                         AND (k.person IS NULL OR m.role IS NOT NULL)",
@@ -78,7 +78,7 @@ impl Actor {
                 .bind(now),
             Self::Session { session, standing, .. } => batch
                 .add(
-                    "SELECT m.role FROM sessions s LEFT JOIN memberships m ON m.account = $2 AND m.person = s.person
+                    "SELECT m.role, m.account FROM sessions s LEFT JOIN memberships m ON m.account = $2 AND m.person = s.person
                      WHERE s.id = $1 AND s.expires_at > $3",
                 )
                 .bind(session.to_string())
@@ -89,17 +89,18 @@ impl Actor {
         true
     }
 
-    /// Refuses them if they are not any more what they were taken for, by what [`Actor::ask`] was answered.
-    fn still(&self, answer: &[Row]) -> Result<(), Error> {
+    /// Refuses them if they are not any more what they were taken for, by what [`Actor::ask`] was answered. Tells the account that they
+    /// act in, if they act in one.
+    fn still(&self, answer: &[Row]) -> Result<Option<AccountId>, Error> {
         let taken_for = match self {
             Self::Key { role, .. } => Some(*role),
             Self::Session { standing, .. } => standing.map(|(_, role)| role),
-            Self::User(_) | Self::Node(_) | Self::System => return Ok(()),
+            Self::User(_) | Self::Node(_) | Self::System => return Ok(None),
         };
         let row = answer.first().ok_or(Error::CredentialEnded)?;
-        let Some(taken_for) = taken_for else { return Ok(()) };
+        let Some(taken_for) = taken_for else { return Ok(None) };
         match row.parsed_opt::<Role>("role")? {
-            Some(role) if role >= taken_for => Ok(()),
+            Some(role) if role >= taken_for => row.parsed_opt("account"),
             Some(_) => Err(Error::RoleLowered),
             None => Err(Error::MembershipEnded),
         }
@@ -144,6 +145,8 @@ pub(crate) struct Change {
     /// Milliseconds since 1970.
     pub(crate) now: i64,
     pub(crate) actor: Actor,
+    /// The account that the actor acts in, once that was asked: an agent that is another's by now they do not find.
+    pub(crate) acts_in: Option<AccountId>,
     audited: bool,
     /// Of accounts that it makes.
     pub(crate) new_quota: Quota,
@@ -179,6 +182,7 @@ impl Store {
             turn,
             now,
             actor,
+            acts_in: None,
             audited: false,
             new_quota: self.0.new_quota.get().copied().unwrap_or_default(),
             changed: Vec::new(),
@@ -208,10 +212,10 @@ impl Change {
             return Ok(());
         }
         let answers = deferred.run(self.turn.connection()?).await?;
-        match std::mem::take(&mut self.doubted) {
-            true => self.actor.still(answers.get(1).map_or(&[], Vec::as_slice)),
-            false => Ok(()),
+        if std::mem::take(&mut self.doubted) {
+            self.acts_in = self.actor.still(answers.get(1).map_or(&[], Vec::as_slice))?;
         }
+        Ok(())
     }
 
     /// Appends the audit event. An account of `None` means the installation.

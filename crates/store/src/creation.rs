@@ -12,7 +12,7 @@ use model::agent::{AgentSpec, Level};
 use model::api::Image;
 use model::audit::EventKind;
 use model::policy::Policy;
-use model::{AccountId, Name, NodeId};
+use model::{AccountId, AgentId, Name, NodeId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub struct Asked<'a> {
     pub image: &'a str,
     /// The secrets that it is to have, one way or the other.
     pub secrets: &'a [Name],
+    /// The agent that it is to be a copy of, if it is one.
+    pub source: Option<AgentId>,
 }
 
 /// What was found before an agent is made.
@@ -53,6 +55,8 @@ pub struct Asked<'a> {
 pub struct Found<'a> {
     /// The image, if there is such.
     pub image: Option<Image>,
+    /// The agent that it is to be a copy of, if the account has it.
+    pub source: Option<Agent>,
     /// Nodes that the account may use.
     pub candidates: &'a [Candidate],
     /// Hosts, each with its port, that agents of the account may reach which ask.
@@ -99,7 +103,7 @@ impl Store {
     pub async fn create_agent<E: From<Error>>(
         &self,
         actor: Actor,
-        Asked { account, name, image, secrets }: Asked<'_>,
+        Asked { account, name, image, secrets, source }: Asked<'_>,
         make: impl FnOnce(Found<'_>) -> Result<(NewAgent, NodeId), E>,
         idempotency: Option<&Idempotency>,
     ) -> Result<(Agent, Fresh), E> {
@@ -124,11 +128,14 @@ impl Store {
             )
             .bind(account.to_string())
             .add("SELECT host, port FROM egress_remembered WHERE account = $1 ORDER BY id DESC")
+            .bind(account.to_string())
+            .add("SELECT * FROM agents WHERE id = $1 AND account = $2")
+            .bind(source.map(|source| source.to_string()))
             .bind(account.to_string());
         ask_known(&mut asked, account, secrets);
         change.ask_replay(&mut asked, idempotency);
         let answers = change.run(asked).await?;
-        let [limits, taken, images, candidates, remembered, secrets, replay] = &*answers else {
+        let [limits, taken, images, candidates, remembered, source, secrets, replay] = &*answers else {
             return Err(Error::Unaudited.into());
         };
         if let Some(before) = replayed(replay, idempotency)? {
@@ -141,7 +148,9 @@ impl Store {
         let image = images.first().map(crate::images::image).transpose()?;
         let candidates = candidates.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
         let remembered = crate::egress::hosts(remembered)?;
-        let found = Found { image, candidates: &candidates, remembered: &remembered, now: self.now() };
+        let source = source.first().map(crate::agents::agent).transpose()?;
+        let found =
+            Found { image, source, candidates: &candidates, remembered: &remembered, now: self.now() };
         let (new, node) = make(found)?;
         let spec = &new.spec;
         change.within(limits, spec).await?;
@@ -155,7 +164,14 @@ impl Store {
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});
-        change.event(Some(spec.account), EventKind::AgentCreated, spec.id, detail);
+        match &spec.origin {
+            None => change.event(Some(spec.account), EventKind::AgentCreated, spec.id, detail),
+            Some(origin) => {
+                let mut detail = detail;
+                detail["source"] = json!(origin.agent);
+                change.event(Some(spec.account), EventKind::AgentCloned, spec.id, detail);
+            }
+        }
         if let Some(token) = &new.token {
             change.token_issued(spec, token.clone());
         }

@@ -38,6 +38,12 @@ pub enum Error {
         /// What it is used by.
         what: String,
     },
+    /// An agent cannot go to another account.
+    #[error("the agent cannot go to that account: {}", listed(obstacles))]
+    Stays {
+        /// All that is in the way.
+        obstacles: Vec<model::transfer::Obstacle>,
+    },
     /// Nobody else is let into a person's own account.
     #[error("a personal account has one member")]
     Personal,
@@ -184,6 +190,10 @@ pub enum Error {
     /// Anything else that the database said.
     #[error("the database failed: {0}")]
     Database(sqlx::Error),
+}
+
+fn listed(obstacles: &[model::transfer::Obstacle]) -> String {
+    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// SQLite's primary result codes (<https://sqlite.org/rescode.html>); the low byte of an extended one.

@@ -6,8 +6,11 @@ use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::api::{Image, RegisterImage};
 use model::audit::EventKind;
+use model::image::ImageConfig;
+use model::packages::{ImageVersion, Packages};
 use model::{AccountId, ImageId, Name};
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) fn image(row: &Row) -> Result<Image, Error> {
     Ok(Image {
@@ -44,6 +47,12 @@ impl Store {
         let held = held.as_ref().map(image).transpose()?;
         if let Some(held) = &held {
             if held.digest == request.digest && held.size == request.size && held.config == request.config {
+                // Of one from before it may be known only now.
+                query("UPDATE images SET packages = $1 WHERE id = $2 AND packages IS NULL")
+                    .bind(request.packages.as_ref().map(to_json))
+                    .bind(held.id.to_string())
+                    .execute(change.db().await?)
+                    .await?;
                 change.remember(idempotency, held);
                 change.commit_bookkeeping().await?;
                 return Ok(held.clone());
@@ -56,8 +65,8 @@ impl Store {
         }
         let id = ImageId::new();
         let row = query(
-            "INSERT INTO images (id, account, name, digest, size, config, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
+            "INSERT INTO images (id, account, name, digest, size, config, created_at, packages)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",
         )
         .bind(id.to_string())
         .bind(account.to_string())
@@ -66,6 +75,7 @@ impl Store {
         .bind(request.size as i64)
         .bind(to_json(&request.config))
         .bind(now)
+        .bind(request.packages.as_ref().map(to_json))
         .fetch_one(change.db().await?)
         .await?;
         let made = image(&row)?;
@@ -94,6 +104,63 @@ impl Store {
             .fetch_optional(&self.0.reader)
             .await?;
         image(&row.ok_or(Error::NotFound { what: "image" })?)
+    }
+
+    /// What an image said when an agent was made of it, whether its name moved on or not.
+    pub async fn image_config(&self, account: AccountId, id: ImageId) -> Result<ImageConfig, Error> {
+        let row = query("SELECT config FROM images WHERE account = $1 AND id = $2")
+            .bind(account.to_string())
+            .bind(id.to_string())
+            .fetch_optional(&self.0.reader)
+            .await?;
+        row.ok_or(Error::NotFound { what: "image" })?.json("config")
+    }
+
+    /// An image that the account has or had, by its id, or by the name that it has now, and what is installed in it.
+    pub async fn image_packages(
+        &self,
+        account: AccountId,
+        key: &str,
+    ) -> Result<(ImageVersion, Option<Packages>), Error> {
+        // Of one that is forgotten an agent may still be made.
+        let row = query(
+            "SELECT id, name, digest, packages FROM images
+             WHERE account = $1 AND (id = $2 OR name = $2 AND deleted_at IS NULL)",
+        )
+        .bind(account.to_string())
+        .bind(key)
+        .fetch_optional(&self.0.reader)
+        .await?;
+        let row = row.ok_or(Error::NotFound { what: "image" })?;
+        let image =
+            ImageVersion { id: row.parsed("id")?, name: row.parsed("name")?, digest: row.text("digest")? };
+        Ok((image, row.json_opt("packages")?))
+    }
+
+    /// What an image is that an account has.
+    pub async fn packages_of(&self, account: AccountId, id: ImageId) -> Result<Option<Packages>, Error> {
+        let (_, packages) = self.image_packages(account, &id.to_string()).await?;
+        Ok(packages)
+    }
+
+    /// What these names of images mean in an account now.
+    pub async fn images_named(
+        &self,
+        account: AccountId,
+        names: &BTreeSet<&Name>,
+    ) -> Result<BTreeMap<Name, (ImageId, String)>, Error> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let rows = query(
+            "SELECT id, name, digest FROM images
+             WHERE account = $1 AND deleted_at IS NULL AND name IN (SELECT value FROM json_each($2))",
+        )
+        .bind(account.to_string())
+        .bind(to_json(names))
+        .fetch_all(&self.0.reader)
+        .await?;
+        rows.iter().map(|row| Ok((row.parsed("name")?, (row.parsed("id")?, row.text("digest")?)))).collect()
     }
 
     /// The account's images.

@@ -37,6 +37,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transfers;
 mod users;
 mod uses;
 
@@ -62,6 +63,7 @@ pub use secrets::{
 };
 pub use sessions::{NewSession, Sitting};
 pub use source::asked_from;
+pub use transfers::{Moved, Transfer};
 pub use users::{Credentials, Resets};
 
 use bearers::Bearers;

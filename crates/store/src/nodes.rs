@@ -216,6 +216,7 @@ impl Store {
             }
             let agent = agent(row)?;
             let (policy_revision, secrets_revision) = (agent.policy_revision, agent.secrets_revision);
+            let transfers = agent.transfers;
             let Agent { spec, desired, generation, token_epoch, state, policy, .. } = agent;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
@@ -227,6 +228,7 @@ impl Store {
                     policy,
                     policy_revision,
                     secrets_revision,
+                    transfers,
                 }),
             }
         }

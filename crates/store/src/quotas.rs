@@ -6,10 +6,11 @@ use crate::db::query;
 use crate::rows::Row;
 use crate::{Error, Store};
 use model::AccountId;
+use model::Resources;
 use model::agent::AgentSpec;
 use model::audit::EventKind;
 use model::quantity::ByteSize;
-use model::quota::{AccountQuota, Quota, Usage, thousandths};
+use model::quota::{AccountQuota, Exceeded, Quota, Usage, thousandths};
 use serde_json::json;
 
 /// Numbers are kept as they fit: what is beyond that is no limit that anybody could reach.
@@ -55,13 +56,24 @@ pub(crate) fn ask_limits(batch: &mut Batch, account: AccountId) {
 impl Change {
     /// Refuses one more agent that its account may not have; `limits` is what [`ask_limits`] was answered.
     pub(crate) async fn within(&mut self, limits: &[Row], spec: &AgentSpec) -> Result<(), Error> {
-        let Some(row) = limits.first() else { return Ok(()) };
+        let exceeded = self.exceeds(limits, spec.account, &spec.resources).await?;
+        exceeded.map_or(Ok(()), |exceeded| Err(exceeded.into()))
+    }
+
+    /// The limit of an account that one more agent with these resources would pass.
+    pub(crate) async fn exceeds(
+        &mut self,
+        limits: &[Row],
+        account: AccountId,
+        more: &Resources,
+    ) -> Result<Option<Exceeded>, Error> {
+        let Some(row) = limits.first() else { return Ok(None) };
         let quota = quota(row)?;
         if quota.is_unlimited() {
-            return Ok(());
+            return Ok(None);
         }
-        let row = query(USED).bind(spec.account.to_string()).fetch_one(self.db().await?).await?;
-        quota.refuses(&usage(&row)?, &spec.resources).map_or(Ok(()), |exceeded| Err(exceeded.into()))
+        let row = query(USED).bind(account.to_string()).fetch_one(self.db().await?).await?;
+        Ok(quota.refuses(&usage(&row)?, more))
     }
 
     pub(crate) fn put_quota(&mut self, account: AccountId, quota: &Quota) {

@@ -9,6 +9,7 @@ mod quotas;
 mod schema;
 mod secrets;
 mod server;
+mod transfers;
 
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};
@@ -114,6 +115,7 @@ impl World {
             image: Some(self.image),
             image_digest: Some("ab".repeat(32)),
             volume: VolumeId::new(),
+            origin: None,
             run_as: RunAs::Agent,
             main: None,
             env: Default::default(),
@@ -147,7 +149,8 @@ impl World {
             assert_eq!(found.image.map(|image| image.id), Some(self.image));
             place(found.candidates).map(|node| (new, node)).ok_or(Error::NoCapacity)
         };
-        let asked = Asked { account: self.account, name: &name, image: &image, secrets: &secrets };
+        let asked =
+            Asked { account: self.account, name: &name, image: &image, secrets: &secrets, source: None };
         self.store.create_agent(Actor::System, asked, make, None).await
     }
 
@@ -190,6 +193,7 @@ async fn image(store: &Store, account: AccountId) -> ImageId {
         digest: "ab".repeat(32),
         size: 1,
         config: Default::default(),
+        packages: None,
         voucher: None,
     };
     store.register_image(Actor::System, account, &request, None).await.unwrap().id

@@ -408,6 +408,7 @@ impl World {
             digest,
             size,
             config: model::image::ImageConfig::default(),
+            packages: None,
             voucher: None,
         };
         runtime.block_on(control.register_image(&image)).expect("the image is registered");

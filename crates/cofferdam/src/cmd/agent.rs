@@ -1,6 +1,6 @@
 //! `agent …`, and the short forms of the same at the top level.
 
-use super::{attach, cp, create, exec, forward, list, logs, processes, show, stats, verbs};
+use super::{attach, clone, cp, create, exec, forward, list, logs, processes, show, stats, transfer, verbs};
 use crate::cli::Global;
 use clap::Subcommand;
 
@@ -10,6 +10,8 @@ pub enum Command {
     Ls(list::Args),
     #[command(visible_alias = "top")]
     Ps(processes::Args),
+    Transfer(transfer::Args),
+    Clone(clone::Args),
     #[command(flatten)]
     Common(Common),
 }
@@ -38,6 +40,8 @@ impl Command {
         match self {
             Self::Ls(args) => args.run(global).await,
             Self::Ps(args) => args.run(global).await,
+            Self::Transfer(args) => args.run(global).await,
+            Self::Clone(args) => args.run(global).await,
             Self::Common(command) => command.run(global).await,
         }
     }

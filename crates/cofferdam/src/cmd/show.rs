@@ -84,6 +84,15 @@ fn print(agent: &Agent) -> anyhow::Result<()> {
         let labels: Vec<String> = agent.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         fields.push(("labels", labels.join(" ")));
     }
+    if let Some(upgrade) = &agent.upgrade {
+        fields.push((
+            "upgrade",
+            format!("{}: `{}`, with --diff to see what differs", upgrade.note, upgrade.command),
+        ));
+    }
+    if let Some(origin) = &agent.origin {
+        fields.push(("cloned from", origin.agent.to_string()));
+    }
     if let Some(ttl) = agent.ttl {
         fields.push(("destroyed", format!("{ttl} after its creation")));
     }

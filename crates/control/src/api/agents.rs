@@ -1,7 +1,7 @@
 //! `/v1/agents`
 
 use super::extract::{Empty, Guards, Id, Json};
-use super::query::{Query, page};
+use super::query::Query;
 use crate::app::App;
 use crate::app::agents::{self as app, Until};
 use crate::auth::Caller;
@@ -9,12 +9,13 @@ use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::agent::{AgentState, Verb};
+use model::agent::{AgentState, Desired, Verb};
 use model::api::{
     Agent, AgentEvidence, ControlEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page,
     WorkspaceToken,
 };
 use model::evidence::{Claim, Control, claim};
+use model::packages::Upgrade;
 use model::{Problem, Span};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ fn proved(agent: &store::Agent) -> Claim {
     if lives(agent.state) { claim(agent.spec.level, &agent.evidence) } else { Claim::None }
 }
 
-fn wire(agent: store::Agent) -> Agent {
+pub(super) fn wire(agent: store::Agent) -> Agent {
     let claim = proved(&agent);
     let store::Agent { spec, state, .. } = agent;
     Agent {
@@ -55,7 +56,9 @@ fn wire(agent: store::Agent) -> Agent {
         image: spec.image,
         image_name: agent.image_name,
         image_digest: spec.image_digest,
+        upgrade: None,
         volume: spec.volume,
+        origin: spec.origin,
         node: agent.node,
         main: spec.main,
         labels: agent.labels,
@@ -69,6 +72,22 @@ fn wire(agent: store::Agent) -> Agent {
         created_at: agent.created_at,
         state_since: agent.state_since,
     }
+}
+
+/// As they are shown to who looks: with what there is to know of newer images.
+async fn shown(app: &App, caller: &Caller, agents: Vec<store::Agent>) -> Result<Vec<Agent>, Fault> {
+    let names = agents.iter().filter_map(|agent| agent.image_name.as_ref()).collect();
+    let now = app.store.images_named(caller.account, &names).await?;
+    let shown = |agent: store::Agent| {
+        let named = agent.image_name.as_ref().and_then(|name| now.get_key_value(name));
+        let newer = named.filter(|(_, (_, digest))| {
+            agent.spec.image_digest.as_ref() != Some(digest) && agent.desired != Desired::Destroyed
+        });
+        let upgrade =
+            newer.map(|(image, (id, digest))| Upgrade::of(&agent.spec.name, image, *id, digest.clone()));
+        Agent { upgrade, ..wire(agent) }
+    };
+    Ok(agents.into_iter().map(shown).collect())
 }
 
 fn answer(status: StatusCode, agent: store::Agent) -> Response {
@@ -160,7 +179,8 @@ pub(super) async fn list(
     let filter = AgentFilter { state: query.parsed("state")?, labels };
     let paging = query.paging()?;
     let rows = state.store.agents(caller.account, &filter, paging.before.as_deref(), paging.limit).await?;
-    Ok(axum::Json(page(rows, |agent| agent.spec.id.to_string(), wire)))
+    let next = rows.more.then(|| rows.items.last().map(|agent| agent.spec.id.to_string())).flatten();
+    Ok(axum::Json(Page { items: shown(&state, &caller, rows.items).await?, next }))
 }
 
 /// Shows an agent; with `wait`, once it is there.
@@ -185,7 +205,9 @@ pub(super) async fn get(
         None => app::find(&state, &caller, &id).await?,
         Some((until, timeout)) => app::wait(&state, &caller, &id, until, timeout).await?,
     };
-    Ok(answer(StatusCode::OK, agent))
+    let generation = agent.generation;
+    let agent = shown(&state, &caller, vec![agent]).await?.pop();
+    Ok(answer_as(StatusCode::OK, generation, &agent))
 }
 
 /// What an agent's boundary should be, and what was observed of it.

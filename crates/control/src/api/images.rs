@@ -8,7 +8,9 @@ use crate::auth::Caller;
 use crate::problems::Fault;
 use axum::extract::State;
 use axum::http::StatusCode;
+use model::Problem;
 use model::api::{GrantImage, Image, Page, RegisterImage};
+use model::packages::ImageDiff;
 use std::sync::Arc;
 
 /// Makes an image known that lies in the content store of the nodes.
@@ -58,6 +60,25 @@ pub(super) async fn get(
 ) -> Result<axum::Json<Image>, Fault> {
     query.only(&[])?;
     Ok(axum::Json(app::find(&state, &caller, &id).await?))
+}
+
+/// Tells what another image has installed other than this one, by name and version.
+///
+/// As the databases of dpkg and apk in both said when they were made; of others it is unknown, and said so.
+#[utoipa::path(get, path = "/v1/images/{id}/diff", tag = "images", operation_id = "diff_images",
+    params(("id" = String, Path, description = "Id or name of the one that is there; also an id that an agent was made of"),
+        ("with" = String, Query, description = "Id or name of the other")),
+    responses((status = 200, description = "What differs", body = ImageDiff)))]
+pub(super) async fn diff(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+    query: Query,
+) -> Result<axum::Json<ImageDiff>, Fault> {
+    query.only(&["with"])?;
+    let missing = || Problem::invalid("with", "name the image to compare with");
+    let with = query.text("with")?.ok_or_else(missing)?;
+    Ok(axum::Json(app::diff(&state, &caller, &id, with).await?))
 }
 
 /// Lets another account have an image; for operators.

@@ -2,6 +2,7 @@
 
 mod agents;
 mod audit;
+mod clones;
 mod egress;
 mod events;
 mod extract;
@@ -17,6 +18,7 @@ mod query;
 mod quotas;
 mod secrets;
 mod shield;
+mod transfers;
 
 use crate::app::App;
 use crate::problems::Fault;
@@ -41,9 +43,12 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::start))
         .routes(routes!(agents::token))
         .routes(routes!(agents::evidence))
+        .routes(routes!(transfers::transfer))
+        .routes(routes!(clones::clone))
         .routes(routes!(policies::get, policies::set))
         .routes(routes!(images::register, images::list))
         .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::diff))
         .routes(routes!(images::grant))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::delete))

@@ -73,6 +73,18 @@ fn own(operation: &str) -> &'static [Code] {
         "pause_agent" | "resume_agent" | "stop_agent" | "start_agent" | "destroy_agent" => {
             &[C::ModeRefuses, C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch]
         }
+        "clone_agent" => &[
+            C::ModeRefuses,
+            C::NameTaken,
+            C::WrongState,
+            C::LevelUnavailable,
+            C::NoCapacity,
+            C::QuotaExceeded,
+            C::IdempotencyMismatch,
+        ],
+        "transfer_agent" => {
+            &[C::ModeRefuses, C::CannotTransfer, C::PreconditionFailed, C::IdempotencyMismatch]
+        }
         "set_agent_policy" => &[C::WrongState, C::PreconditionFailed, C::IdempotencyMismatch],
         "answer_egress_question" => &[C::WrongState, C::IdempotencyMismatch],
         "create_secret" => &[C::NameTaken, C::WrongState, C::IdempotencyMismatch],

@@ -46,7 +46,7 @@ pub(crate) async fn create(
             None => names::made_up().map_err(|error| Fault::internal(&error))?,
         };
         let mut begun = None;
-        let make = |Found { image, candidates, remembered, now }: Found<'_>| {
+        let make = |Found { image, candidates, remembered, now, .. }: Found<'_>| {
             let level = level(app, &request, candidates)?;
             let image = if level.has_image() { Some(image.ok_or_else(|| no_image(wanted))?) } else { None };
             let spec = spec(caller, &request, name.clone(), level, image.as_ref())?;
@@ -64,7 +64,8 @@ pub(crate) async fn create(
             let labels = request.labels.clone();
             Ok((NewAgent { spec, image_name, labels, policy, placeholders, token }, node))
         };
-        let asked = Asked { account: caller.account, name: &name, image: wanted, secrets: &needed };
+        let asked =
+            Asked { account: caller.account, name: &name, image: wanted, secrets: &needed, source: None };
         let made = app.store.create_agent(caller.actor(), asked, make, idempotency.as_ref()).await;
         let (mut agent, fresh) = match made {
             Err(Failure::Store(store::Error::NameTaken { .. })) if tries > 0 => continue,
@@ -77,11 +78,11 @@ pub(crate) async fn create(
             _ => (app.notify.agent(agent.spec.id), None),
         };
         if fresh == Fresh::No && until.is_some() {
-            // As it is now, which may be long after it was made.
-            agent = app.store.agent(agent.spec.id).await?;
+            // As it is now, which may be long after it was made: it may be another account's by then.
+            agent = find(app, caller, &agent.spec.id.to_string()).await?;
         }
         if let Some((until, deadline)) = deadline {
-            settle(app, &mut agent, &mut changes, until, deadline).await;
+            settle(app, caller, &mut agent, &mut changes, until, deadline).await?;
         }
         let token = match (issued, scopes) {
             (Some(issued), _) => way_to(&agent).ok().map(|url| issued.at(url)),
@@ -95,7 +96,7 @@ pub(crate) async fn create(
     }
 }
 
-fn no_image(key: &str) -> Fault {
+pub(super) fn no_image(key: &str) -> Fault {
     let Fault(problem) = Fault::missing("image", key);
     let remedy = "get it with `cofferdam image pull`, `image import` or `image build`";
     Fault(Problem { field: Some("image".to_owned()), ..problem }.remedy(remedy))
@@ -136,12 +137,12 @@ fn level(app: &App, request: &CreateAgent, candidates: &[Candidate]) -> Result<L
     Ok(level)
 }
 
-fn refused(refusal: Refusal) -> Problem {
+pub(super) fn refused(refusal: Refusal) -> Problem {
     let problem = Problem::new(Code::ModeRefuses, refusal.to_string()).remedy(refusal.remedy());
     Problem { field: Some(refusal.field().to_owned()), ..problem }
 }
 
-fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
+pub(super) fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
     match why {
         NoPlace::Full => Failure::Store(store::Error::NoCapacity),
         NoPlace::Mode(refusal) => refused(refusal).into(),
@@ -159,7 +160,7 @@ fn nowhere(why: NoPlace, level: Level, candidates: &[Candidate]) -> Failure {
 }
 
 /// Why none was made.
-enum Failure {
+pub(super) enum Failure {
     Store(store::Error),
     Fault(Fault),
 }
@@ -210,6 +211,7 @@ fn spec(
         image: image.map(|image| image.id),
         image_digest: image.map(|image| image.digest.clone()),
         volume: VolumeId::new(),
+        origin: None,
         run_as,
         main,
         env,
@@ -274,14 +276,15 @@ impl Until {
 }
 
 /// Waits until the agent is where it should be. Whether it got there is for the caller to see: the time may be over, or
-/// control is ending.
+/// control is ending. Of one that is given to another account meanwhile nothing more is told.
 async fn settle(
     app: &App,
+    caller: &Caller,
     agent: &mut Agent,
     changes: &mut Subscription<AgentId, Option<Arc<Agent>>>,
     until: Until,
     deadline: tokio::time::Instant,
-) {
+) -> Result<(), Fault> {
     while !until.reached(agent) {
         tokio::select! {
             changed = changes.changed() => match changed {
@@ -291,10 +294,14 @@ async fn settle(
                     *agent = now;
                 },
             },
-            () = tokio::time::sleep_until(deadline) => return,
-            () = app.ending.cancelled() => return,
+            () = tokio::time::sleep_until(deadline) => return Ok(()),
+            () = app.ending.cancelled() => return Ok(()),
+        }
+        if agent.spec.account != caller.account {
+            return Err(Fault::missing("agent", &agent.spec.id.to_string()));
         }
     }
+    Ok(())
 }
 
 /// The agent, once it is where the caller waits for.
@@ -312,7 +319,7 @@ pub(crate) async fn wait(
     };
     let mut changes = app.notify.agent(id);
     let mut agent = find(app, caller, &id.to_string()).await?;
-    settle(app, &mut agent, &mut changes, until, deadline).await;
+    settle(app, caller, &mut agent, &mut changes, until, deadline).await?;
     if until.reached(&agent) {
         return Ok(agent);
     }

@@ -97,6 +97,10 @@ pub(crate) async fn questions(
             () = tokio::time::sleep_until(deadline) => return Ok(questions),
             () = app.ending.cancelled() => return Ok(questions),
         }
+        // It may be another account's by now, whose questions nobody here looks after.
+        if let Some(agent) = agent {
+            agents::find(app, caller, &agent.to_string()).await?;
+        }
     }
 }
 

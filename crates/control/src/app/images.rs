@@ -6,6 +6,7 @@ use crate::auth::access::Action;
 use crate::auth::voucher::{self, VoucherError};
 use crate::problems::Fault;
 use model::api::{GrantImage, Image, RegisterImage};
+use model::packages::{self, ImageDiff};
 use model::{Code, ImageId, Name, Problem};
 use store::Idempotency;
 
@@ -56,8 +57,9 @@ pub(crate) async fn grant(
     if !app.store.account_exists(request.account).await? {
         return Err(Problem::invalid("account", "there is no such account").into());
     }
+    let packages = app.store.packages_of(caller.account, image.id).await?;
     let Image { name, digest, size, config, .. } = image;
-    let register = RegisterImage { name, digest, size, config, voucher: None };
+    let register = RegisterImage { name, digest, size, config, packages, voucher: None };
     Ok(app.store.register_image(caller.actor(), request.account, &register, idempotency.as_ref()).await?)
 }
 
@@ -68,6 +70,15 @@ pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Image,
     }
     let name: Name = key.parse().map_err(|_| Fault::missing("image", key))?;
     Fault::or_missing(app.store.image_named(caller.account, &name).await, "image", key)
+}
+
+/// What the image `to` has other than `from`. Either may be one that the account had: agents may still be made of it.
+pub(crate) async fn diff(app: &App, caller: &Caller, from: &str, to: &str) -> Result<ImageDiff, Fault> {
+    let find = async |key: &str| {
+        Fault::or_missing(app.store.image_packages(caller.account, key).await, "image", key)
+    };
+    let ((from, before), (to, after)) = (find(from).await?, find(to).await?);
+    Ok(packages::diff((from, before.as_ref()), (to, after.as_ref())))
 }
 
 pub(crate) async fn delete(app: &App, caller: &Caller, key: &str) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod clones;
 pub(crate) mod egress;
 pub(crate) mod factors;
 pub(crate) mod images;
@@ -14,6 +15,7 @@ pub(crate) mod placement;
 pub(crate) mod policies;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
+pub(crate) mod transfers;
 pub(crate) mod users;
 pub(crate) mod validate;
 

@@ -5,6 +5,7 @@ use model::agent::Command;
 use model::api::{CreateAgent, RegisterImage};
 use model::egress::{EgressReport, MAX_QUESTIONS, MAX_RECORDS, MAX_TEXT, Question, Record};
 use model::node_api::{Enroll, ObservedAgent};
+use model::packages::Packages;
 use model::secret::{self, SecretUse, SecretValue};
 use model::{AgentId, ExitReason, Problem, Span, policy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,6 +187,9 @@ pub(crate) fn register_image(request: &RegisterImage) -> Checked {
     let hex = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     check(hex, "digest", "a digest is 64 lowercase hexadecimal digits: the SHA-256 of the EROFS file")?;
     check((1..=1 << 46).contains(&request.size), "size", "a size is between 1 byte and 64 TiB")?;
+    if let Some(fault) = request.packages.as_ref().and_then(Packages::fault) {
+        return Err(Problem::invalid("packages", fault));
+    }
     let config = &request.config;
     env("config.env", &config.env)?;
     words("config.entrypoint", &config.entrypoint)?;

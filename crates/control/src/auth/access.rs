@@ -25,6 +25,8 @@ pub(crate) enum Action {
     Owners,
     /// Decide over the account itself: the key of its secrets.
     Account,
+    /// Give an agent to another account that one belongs to.
+    Transfer,
     /// Do what a person does for themselves: have accounts, leave one.
     Person,
     /// Look after one's own password, second factor and sessions.
@@ -76,7 +78,7 @@ pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
     }
     let least = match action {
         A::Read | A::Agents | A::Keys | A::Person | A::Session => Role::Member,
-        A::Secrets | A::People | A::KeysOfOthers | A::Operate | A::Impersonate => Role::Admin,
+        A::Secrets | A::People | A::KeysOfOthers | A::Transfer | A::Operate | A::Impersonate => Role::Admin,
         A::Owners | A::Account => Role::Owner,
     };
     if who.role < least {
@@ -97,6 +99,9 @@ pub(crate) fn decide(who: &Standing, action: Action) -> Verdict {
         };
         if scope.is_some_and(|scope| !scopes.contains(&scope) && !scopes.contains(&KeyScope::Admin)) {
             return Verdict::Forbid("this key is not for that", "use a key with a scope that allows it");
+        }
+        if action == A::Transfer {
+            return Verdict::Forbid("a key is for one account", "log in as somebody who belongs to both");
         }
         if action == A::Session {
             return Verdict::Forbid("a key cannot do this for a person", "log in with the password");
@@ -131,6 +136,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/agents/{id}/policy"
             | "/v1/images"
             | "/v1/images/{id}"
+            | "/v1/images/{id}/diff"
             | "/v1/nodes"
             | "/v1/events"
             | "/v1/audit/entries"
@@ -155,6 +161,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/agents/{id}/stop"
             | "/v1/agents/{id}/start"
             | "/v1/agents/{id}/token"
+            | "/v1/agents/{id}/clone"
             | "/v1/images"
             | "/v1/egress/questions/{id}/answer",
         )
@@ -167,6 +174,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
         ("GET" | "POST", "/v1/invitations")
         | ("DELETE", "/v1/invitations/{id}")
         | ("PUT" | "DELETE", "/v1/members/{id}") => A::People,
+        ("POST", "/v1/agents/{id}/transfer") => A::Transfer,
         ("POST", "/v1/data-key/rotate") => A::Account,
         ("DELETE", "/v1/membership") => A::Person,
         ("GET" | "DELETE", "/v1/session")
@@ -187,7 +195,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
 mod tests {
     use super::*;
 
-    const ALL: [Action; 12] = [
+    const ALL: [Action; 13] = [
         Action::Read,
         Action::Agents,
         Action::Secrets,
@@ -196,6 +204,7 @@ mod tests {
         Action::People,
         Action::Owners,
         Action::Account,
+        Action::Transfer,
         Action::Person,
         Action::Session,
         Action::Operate,
@@ -226,19 +235,19 @@ mod tests {
 
     #[test]
     fn roles_and_scopes() {
-        check(&session(Role::Member, true), "yy-y?---yy--");
-        check(&session(Role::Admin, false), "yyyyyy--yy--");
-        check(&session(Role::Owner, false), "yyyyyyyyyy--");
-        check(&session(Role::Admin, true), "yyyyyy--yyy-");
-        check(&key(Role::Owner, &[KeyScope::Admin]), "yyyyyyyy--yy");
-        check(&key(Role::Owner, &[KeyScope::Read]), "y-----------");
-        check(&key(Role::Owner, &[KeyScope::Agents]), "yy----------");
-        check(&key(Role::Owner, &[KeyScope::Agents, KeyScope::Secrets]), "yyy---------");
-        check(&key(Role::Member, &[KeyScope::Secrets]), "y---?-------");
-        check(&key(Role::Owner, &[]), "y-----------");
+        check(&session(Role::Member, true), "yy-y?----yy--");
+        check(&session(Role::Admin, false), "yyyyyy--yyy--");
+        check(&session(Role::Owner, false), "yyyyyyyyyyy--");
+        check(&session(Role::Admin, true), "yyyyyy--yyyy-");
+        check(&key(Role::Owner, &[KeyScope::Admin]), "yyyyyyyy---yy");
+        check(&key(Role::Owner, &[KeyScope::Read]), "y------------");
+        check(&key(Role::Owner, &[KeyScope::Agents]), "yy-----------");
+        check(&key(Role::Owner, &[KeyScope::Agents, KeyScope::Secrets]), "yyy----------");
+        check(&key(Role::Member, &[KeyScope::Secrets]), "y---?--------");
+        check(&key(Role::Owner, &[]), "y------------");
         // At the machine, and nobody's operator.
         let nobody = Standing { operator: false, ..key(Role::Owner, &[KeyScope::Admin]) };
-        check(&nobody, "yyyyyyyy----");
+        check(&nobody, "yyyyyyyy-----");
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn question(world: &World, host: &str) -> Question {
 }
 
 fn waiting(agent: &str, questions: Vec<Question>) -> EgressReport {
-    let waiting = Waiting { agent: agent.parse().unwrap(), questions };
+    let waiting = Waiting { agent: agent.parse().unwrap(), account: None, questions };
     EgressReport { questions: Some(vec![waiting]), ..EgressReport::default() }
 }
 
@@ -359,7 +359,8 @@ async fn a_node_full_of_questions_can_tell_of_them() {
     let questions = vec![question(&world, &name[..240]); model::egress::MAX_QUESTIONS];
     let send = async |agents: usize| {
         let agents = (1..agents).map(|_| AgentId::new()).chain([id.parse().unwrap()]);
-        let waiting = agents.map(|agent| Waiting { agent, questions: questions.clone() }).collect();
+        let waiting =
+            agents.map(|agent| Waiting { agent, account: None, questions: questions.clone() }).collect();
         let report = EgressReport { questions: Some(waiting), ..EgressReport::default() };
         let body = serde_json::to_value(&report).unwrap();
         world.call_as(&machine.token, "POST", "/node/v1/egress", Some(body)).await

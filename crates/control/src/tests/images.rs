@@ -3,6 +3,7 @@
 use super::world::{Machine, World, public};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use model::agent::Observed;
 use model::clock::Clock;
 use model::token::ImageVoucher;
 use serde::Serialize;
@@ -159,4 +160,85 @@ async fn an_agent_is_what_its_image_says() {
     for user in [json!({ "uid": 65535, "gid": 0 }), json!({ "uid": 1, "gid": 70_000 })] {
         assert_eq!(world.post("/v1/images", image("bad", user)).await.problem().1, Some("config.user"));
     }
+}
+
+/// Registers content under a name, with these packages.
+async fn push(world: &World, name: &str, digest: &str, packages: Option<Value>) -> Value {
+    let mut image = json!({"name": name, "digest": digest.repeat(32), "size": 4096});
+    if let Some(versions) = packages {
+        image["packages"] = json!({"manager": "dpkg", "versions": versions});
+    }
+    world.post("/v1/images", image).await.expect(201)
+}
+
+#[tokio::test]
+async fn what_is_pushed_changes_nothing_that_is_there_and_says_what_there_is() {
+    let world = World::new().await;
+    let machine = Machine::enrolled(&world, "node-1", 4).await;
+    let first = push(&world, "debian", "ab", Some(json!({"libc6": "2.36-9", "old": "1"}))).await;
+    let id = world.agent("a").await;
+    machine.saw(&world, &id, 1, Observed::Running).await;
+    let wish = machine.desired(&world, "").await;
+    let before = world.get("/v1/agents/a").await.expect(200);
+    assert!(before.get("upgrade").is_none());
+    let second = push(&world, "debian", "cd", Some(json!({"libc6": "2.41-12", "new": "3"}))).await;
+    // Nothing of the agent is another, for its node neither: there is not even anything to hear.
+    let same = machine.desired(&world, "").await;
+    assert_eq!((same.rev, &same.agents), (wish.rev, &wish.agents));
+    world.verb("a", "stop").await.expect(200);
+    machine.saw(&world, &id, 2, Observed::Stopped).await;
+    world.verb("a", "start").await.expect(200);
+    let again = machine.desired(&world, "").await;
+    assert_eq!(again.agents[0].spec, wish.agents[0].spec, "restart uses the same");
+    // Its content stays, whatever is pruned, until it is gone.
+    let in_use = async || {
+        let used = world.call_as(&machine.token, "GET", "/node/v1/images", None).await.expect(200);
+        used["digests"].as_array().unwrap().contains(&json!("ab".repeat(32)))
+    };
+    assert!(in_use().await);
+    // And whoever looks is told of the way, with a command that makes it.
+    let listed = world.get("/v1/agents").await.expect(200)["items"][0].clone();
+    for agent in [&world.get("/v1/agents/a").await.expect(200), &listed] {
+        assert_eq!(
+            (&agent["upgrade"]["image"], &agent["upgrade"]["digest"]),
+            (&second["id"], &second["digest"])
+        );
+        assert_eq!(agent["upgrade"]["command"], "cofferdam agent clone a a-new --image debian");
+    }
+    let path = format!("/v1/images/{}/diff?with=debian", first["id"].as_str().unwrap());
+    let diff = world.get(&path).await.expect(200);
+    assert_eq!((&diff["from"]["digest"], &diff["to"]["digest"]), (&first["digest"], &second["digest"]));
+    assert_eq!(
+        diff["packages"],
+        json!([{"name": "libc6", "from": "2.36-9", "to": "2.41-12"}, {"name": "new", "to": "3"},
+            {"name": "old", "from": "1"}])
+    );
+    // The clone is on it, and has nothing to upgrade to.
+    let clone = json!({"name": "b", "image": "debian"});
+    let clone = world.post("/v1/agents/a/clone", clone).await.expect(201);
+    assert_eq!(clone["image"], second["id"]);
+    assert!(world.get("/v1/agents/b").await.expect(200).get("upgrade").is_none());
+    world.call_as(&world.key, "DELETE", "/v1/agents/a", None).await.expect(200);
+    machine.saw(&world, &id, 4, Observed::Destroyed).await;
+    assert!(!in_use().await);
+}
+
+#[tokio::test]
+async fn what_differs_is_unknown_where_nothing_was_read() {
+    let world = World::new().await;
+    push(&world, "a", "ab", None).await;
+    push(&world, "b", "cd", Some(json!({"libc6": "2"}))).await;
+    let diff = world.get("/v1/images/a/diff?with=b").await.expect(200);
+    assert!(diff["unknown"].as_str().unwrap().contains('a') && diff["packages"] == json!([]));
+    // Told later, it is known.
+    push(&world, "a", "ab", Some(json!({"libc6": "1"}))).await;
+    let diff = world.get("/v1/images/a/diff?with=b").await.expect(200);
+    assert_eq!(diff["packages"], json!([{"name": "libc6", "from": "1", "to": "2"}]));
+    assert_eq!(world.get("/v1/images/a/diff").await.problem(), ("VALIDATION_ERROR", Some("with")));
+    assert_eq!(world.get("/v1/images/a/diff?with=c").await.problem().0, "NOT_FOUND");
+    let theirs = world.call_as(&world.other, "GET", "/v1/images/a/diff?with=b", None).await;
+    assert_eq!(theirs.problem().0, "NOT_FOUND");
+    let odd = json!({"name": "c", "digest": "ef".repeat(32), "size": 1,
+        "packages": {"manager": "dpkg", "versions": {"a\u{1b}[2J": "1"}}});
+    assert_eq!(world.post("/v1/images", odd).await.problem(), ("VALIDATION_ERROR", Some("packages")));
 }

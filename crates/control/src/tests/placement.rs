@@ -18,6 +18,7 @@ fn spec(memory: u64, level: Level, unrestricted: bool) -> AgentSpec {
         image: None,
         image_digest: None,
         volume: model::VolumeId::new(),
+        origin: None,
         run_as: Default::default(),
         main: None,
         env: Default::default(),

@@ -561,3 +561,24 @@ fn damaged_images_never_get_further_than_a_refusal() {
         unpacked(image);
     }
 }
+
+#[test]
+fn what_is_installed_is_what_the_last_layer_says() {
+    let told = |layers: Vec<Archive>| {
+        let (_, counts, _) = import(&Container::of(layers).layout().tar(), None, &Limits::default()).unwrap();
+        counts.packages.map(|packages| packages.versions["p0"].clone())
+    };
+    let with = |version: &str| {
+        base()
+            .dir("var")
+            .dir("var/lib")
+            .dir("var/lib/dpkg")
+            .file("var/lib/dpkg/status", &super::status(version))
+    };
+    let layer = Archive::new;
+    assert_eq!(told(vec![with("1.0")]).as_deref(), Some("1.0"));
+    let newer = layer().file("var/lib/dpkg/status", &super::status("2.0"));
+    assert_eq!(told(vec![with("1.0"), newer]).as_deref(), Some("2.0"));
+    assert_eq!(told(vec![with("1.0"), layer().file("var/lib/dpkg/.wh.status", b"")]), None);
+    assert_eq!(told(vec![with("1.0"), layer().file("d/more", b"x")]).as_deref(), Some("1.0"));
+}

@@ -3,7 +3,7 @@
 //! Ids on disk are those that the agent sees. What is in `upper` and `home` was written by the agent: names in it are
 //! never followed, and nothing recurses into it.
 
-use crate::layout::{VOLUME_DIRS, VOLUME_HOME, VOLUME_LOGS, VOLUME_WORK};
+use crate::layout::{VOLUME_DIRS, VOLUME_HOME, VOLUME_LOGS, VOLUME_OLD as OLD, VOLUME_UPPER, VOLUME_WORK};
 use crate::spec::Identity;
 use crate::step::{Step, StepError};
 use crate::sys;
@@ -11,8 +11,6 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What is to be deleted, until it is.
-const OLD: &CStr = c"old";
 /// Room that is given free while a boundary is made, and taken again before the agent runs: an agent that filled its disk
 /// must come up, or nobody could ever make room on it.
 const SPARE: &CStr = c"spare";
@@ -35,7 +33,7 @@ pub fn prepare(volume: BorrowedFd<'_>, keep_scratch: bool, owner: Identity) -> R
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => other.step(step)?,
     }
-    let discard: &[&CStr] = if keep_scratch { &[VOLUME_WORK] } else { &[VOLUME_WORK, c"upper"] };
+    let discard: &[&CStr] = if keep_scratch { &[VOLUME_WORK] } else { &[VOLUME_WORK, VOLUME_UPPER] };
     discard_directories(volume, discard).step("emptying the scratch layer")?;
     for (name, mode) in VOLUME_DIRS {
         let made = sys::ensure_dir(volume, name, mode).step(step)?;

@@ -58,7 +58,7 @@ impl Gates {
     /// A gate says how much it does not tell of.
     pub(super) fn egress_lost(&self, account: AccountId, agent: AgentId, count: u64) {
         if self.had(account, agent) {
-            self.outbox.lose(agent, count);
+            self.outbox.lose(account, agent, count);
         }
     }
 

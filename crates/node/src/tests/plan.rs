@@ -5,7 +5,7 @@ use Step::*;
 use model::agent::{Level, Observed};
 use model::node_api::DesiredAgent;
 use model::policy::{Egress, Policy, Preset};
-use model::{Desired, ExitReason};
+use model::{AgentSpec, Desired, ExitReason};
 use proptest::prelude::*;
 use sandbox::UidRange;
 
@@ -107,6 +107,64 @@ fn what_an_agent_is_never_changes() {
     running.accept(&wish(Desired::Paused, 4));
     assert_eq!(running.desired.spec, before);
     assert_eq!(running.desired.desired, Desired::Paused);
+}
+
+/// The same agent, given to another account.
+fn given(local: &Local, desired: Desired, generation: u64) -> DesiredAgent {
+    let mut given = then(local, desired, generation);
+    given.spec.account = model::AccountId::new();
+    given.transfers += 1;
+    given.token_epoch += 1;
+    given
+}
+
+#[test]
+fn what_was_given_away_ends_before_it_is_anothers() {
+    let begin = [Accept, Admit, Lease, Volume, Launch];
+    let check = |mut local: Local, desired, first: &[Step], then: &[Step]| {
+        let wish = given(&local, desired, 4);
+        assert_eq!(plan(&wish, Some(&local)), first, "{:?} wanted {desired:?}", local.phase);
+        // As the steps leave it.
+        local.leaves = true;
+        (local.phase, local.lease) = (Phase::Ended, None);
+        assert_eq!(plan(&wish, Some(&local)), then, "wanted {desired:?}");
+        // Nothing is begun for the account before, whatever is known of the wish.
+        local.phase = Phase::Parked;
+        assert_eq!(plan(&local.desired.clone(), Some(&local)), []);
+        assert_eq!(local.observed(), None);
+        local.accept(&wish);
+        assert_eq!(local.desired.spec.account, wish.spec.account);
+        assert!(!local.leaves && !local.moves(&wish));
+    };
+    let live = |motion| local(Desired::Running, 3, Phase::Live(motion));
+    check(live(Motion::Running), Desired::Running, &[Part, Terminate, Clean], &begin);
+    check(
+        live(Motion::Frozen),
+        Desired::Paused,
+        &[Part, Thaw, Terminate, Clean],
+        &[&begin[..], &[Freeze]].concat(),
+    );
+    check(live(Motion::Running), Desired::Destroyed, &[Part, Kill, Clean], &[Accept, Trash, Bury]);
+    check(local(Desired::Running, 3, Phase::Launching), Desired::Running, &[Part, Recover], &begin);
+    check(local(Desired::Running, 3, Phase::Ending(After::Parked)), Desired::Running, &[Part, Clean], &begin);
+    check(local(Desired::Stopped, 3, Phase::Ended), Desired::Stopped, &[Part], &[Accept]);
+}
+
+#[test]
+fn a_transfer_changes_whose_it_is_and_nothing_else() {
+    let mut ended = local(Desired::Stopped, 3, Phase::Ended);
+    let before = ended.desired.spec.clone();
+    let mut wish = given(&ended, Desired::Stopped, 4);
+    assert!(ended.is_still(&wish));
+    wish.spec.run_as = model::agent::RunAs::Root;
+    wish.spec.image_digest = Some("ef".repeat(32));
+    wish.spec.volume = model::VolumeId::new();
+    assert!(!ended.is_still(&wish));
+    ended.accept(&wish);
+    let expected = AgentSpec { account: wish.spec.account, ..before };
+    assert_eq!(ended.desired.spec, expected);
+    // An older wish than that is none.
+    assert!(ended.check(&then(&ended, Desired::Running, 3)).is_err());
 }
 
 #[test]
@@ -215,6 +273,8 @@ fn a_restored_database() {
 #[derive(Debug, Clone, Copy)]
 enum Happening {
     Wish(Desired),
+    /// It is given to another account, and is to be that there.
+    Given(Desired),
     /// An older wish comes late.
     Late(Desired, u64),
     Exit,
@@ -236,6 +296,7 @@ fn desires() -> impl Strategy<Value = Desired> {
 fn happenings() -> impl Strategy<Value = Happening> {
     prop_oneof![
         4 => desires().prop_map(Happening::Wish),
+        2 => desires().prop_map(Happening::Given),
         1 => (desires(), 1u64..4).prop_map(|(desired, age)| Happening::Late(desired, age)),
         2 => Just(Happening::Exit),
         1 => Just(Happening::Reboot),
@@ -256,6 +317,8 @@ struct World {
     volume: bool,
     /// A boundary that the kernel has, whatever the record says.
     alive: bool,
+    /// The account that it was made for.
+    made_for: Option<model::AccountId>,
 }
 
 impl World {
@@ -265,12 +328,20 @@ impl World {
         }
         let local = self.local.as_mut().expect("accepted first");
         match step {
-            Accept => local.accept(desired),
+            Accept => {
+                assert!(
+                    !local.moves(desired) || !self.alive,
+                    "what lives is the account's that it was made for"
+                );
+                local.accept(desired);
+            }
+            Part => local.leaves = true,
             Admit => {}
             Lease => local.lease = Some(LEASE),
             Volume => self.volume = true,
             Launch => {
-                assert!(local.lease.is_some() && self.volume && !self.alive);
+                assert!(local.lease.is_some() && self.volume && !self.alive && !local.leaves);
+                self.made_for = Some(local.desired.spec.account);
                 local.launching(None);
                 if torn {
                     return;
@@ -350,6 +421,13 @@ proptest! {
                         newest = DesiredAgent { desired, generation: newest.generation + 1, ..newest };
                     }
                 }
+                Happening::Given(desired) => {
+                    if newest.desired != Desired::Destroyed {
+                        let (generation, transfers) = (newest.generation + 1, newest.transfers + 1);
+                        newest = DesiredAgent { desired, generation, transfers, ..newest };
+                        newest.spec.account = model::AccountId::new();
+                    }
+                }
                 Happening::Late(desired, age) => {
                     let late = DesiredAgent { desired, generation: newest.generation.saturating_sub(age), ..newest.clone() };
                     let before = world.local.clone();
@@ -384,6 +462,9 @@ proptest! {
             prop_assert_eq!(plan(&local.desired, Some(&local)), []);
             // Ids are held exactly while there is a boundary.
             prop_assert_eq!(local.lease.is_some(), world.alive);
+            // What lives was made for whose it is.
+            prop_assert!(!local.leaves && local.desired.spec.account == newest.spec.account);
+            prop_assert!(!world.alive || world.made_for == Some(newest.spec.account));
             match newest.desired {
                 Desired::Stopped => prop_assert!(!world.alive),
                 Desired::Destroyed => prop_assert!(local.phase == Phase::Destroyed && !world.alive && !world.volume),

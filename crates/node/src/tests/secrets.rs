@@ -62,6 +62,8 @@ struct Inner {
     secrets: Vec<AgentSecret>,
     nonces: BTreeSet<String>,
     asked: usize,
+    /// How often the agent was given to another account.
+    transfers: u64,
 }
 
 async fn token() -> Json<CallbackToken> {
@@ -94,6 +96,9 @@ async fn secrets(
         );
         Err((status, text))
     };
+    if request.transfers != inner.transfers {
+        return problem(StatusCode::CONFLICT, "WRONG_STATE");
+    }
     match inner.does {
         Does::Refuse => return problem(StatusCode::CONFLICT, "CONFLICT"),
         Does::Away => return problem(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
@@ -159,6 +164,7 @@ impl Node {
                 secrets: vec![secret("api", "planted-1", Some(RANDOM)), secret("own", "planted-own", None)],
                 nonces: BTreeSet::new(),
                 asked: 0,
+                transfers: 0,
             }),
         });
         let router = Router::new()
@@ -201,7 +207,7 @@ impl Node {
     }
 
     fn heard(&self, revision: u64) {
-        self.secrets.heard(self.agent, revision, &self.world.gates);
+        self.secrets.heard(self.agent, revision, 0, &self.world.gates);
     }
 
     /// The next thing that the gate hears is about credentials: their values.
@@ -435,4 +441,16 @@ async fn by_what_servers_are_verified_comes_first() {
         other => panic!("{other:?}"),
     }
     assert!(world.line().await.contains("\"state\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_account_bound_is_asked_for_once_the_agent_is_that_accounts() {
+    let node = Node::with_agent(ECHO).await;
+    node.heard(1);
+    // Given away, and this node has not acted on it: it asks for the account before, and is told nothing.
+    node.control.inner.lock().unwrap().transfers = 1;
+    let early = node.secrets.of(node.agent, LONG).await;
+    assert!(matches!(early, Err(Unready::Refused(_))), "{early:?}");
+    node.secrets.heard(node.agent, 1, 1, &node.world.gates);
+    assert!(node.secrets.of(node.agent, LONG).await.is_ok());
 }

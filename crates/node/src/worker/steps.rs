@@ -18,6 +18,7 @@ use sandbox::{
     Blank, Boundary, BoundaryError, BoundaryRecord, Doors, LaunchError, Proof, Sandbox, Shape, UidRange,
 };
 use std::error::Error;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use time::OffsetDateTime;
 
@@ -28,6 +29,7 @@ impl Worker {
     pub(super) async fn execute(&mut self, step: Step, desired: &DesiredAgent) -> Result<(), Stuck> {
         match step {
             Step::Accept => self.accept(desired),
+            Step::Part => self.part(desired)?,
             Step::Admit => self.admit(),
             Step::Lease => self.lease().await,
             Step::Volume => self.volume().await?,
@@ -129,11 +131,19 @@ impl Worker {
         let agent = self.agent;
         let mut restricted = false;
         if let Some(local) = &mut self.local {
-            if known && local.desired.spec != desired.spec {
+            if known && !local.is_still(desired) {
                 tracing::error!(%agent, "control changed what the agent is; it stays as it was first seen");
             }
             let before = local.desired.policy_revision;
+            let moves = known && local.moves(desired);
             local.accept(desired);
+            if moves {
+                // From here on it is the other account's, and so is what is asked for it.
+                let DesiredAgent { secrets_revision, transfers, .. } = *desired;
+                self.transfers.store(transfers, Ordering::Release);
+                self.shared.secrets.heard(agent, secrets_revision, transfers, &self.shared.gates);
+                tracing::info!(%agent, account = %local.desired.spec.account, "given to another account");
+            }
             restricted = local.desired.policy_revision != before;
             self.shared.claim(local.desired.spec.volume, agent);
         }
@@ -141,6 +151,18 @@ impl Worker {
         if restricted && self.boundary.is_some() {
             self.publish();
         }
+    }
+
+    /// It is another account's: the gate of this one forgets it now, before anything of it ends, and that outlives this node.
+    fn part(&mut self, desired: &DesiredAgent) -> Result<(), Stuck> {
+        let epoch = desired.token_epoch;
+        self.change(|local| {
+            local.leaves = true;
+            local.desired.token_epoch = local.desired.token_epoch.max(epoch);
+        });
+        // First: what is not remembered is at least so as long as this node lives.
+        self.publish();
+        self.save()
     }
 
     fn admit(&mut self) {
@@ -171,7 +193,9 @@ impl Worker {
         let mut shape = Shape::of(spec);
         // No OCI runtime makes any ahead.
         let ahead = matches!(driver, Driver::Builtin | Driver::Systemd);
-        let fits = ahead && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
+        // A copy brings its own volume.
+        let copied = spec.origin.is_some() && !local.copied;
+        let fits = ahead && !copied && local.lease.is_none() && !self.shared.sandbox.has_volume(spec.volume);
         if let Owner::Account(_) = owner {
             let Some(range) = self.take_range(owner) else { return };
             shape.base_uid = Some(range.base);
@@ -228,6 +252,9 @@ impl Worker {
         }
         let Some(local) = &self.local else { return Ok(()) };
         let (volume, size) = (local.desired.spec.volume, local.desired.spec.resources.disk);
+        if let Some(origin) = local.desired.spec.origin.filter(|_| !local.copied) {
+            return self.begin_as_copy(origin).await;
+        }
         let made = self.heavy("make the volume", move |sandbox| sandbox.create_volume(volume, size)).await?;
         if let Err(error) = made {
             self.fail(crate::chain(&error));
@@ -362,7 +389,7 @@ impl Worker {
         self.save()
     }
 
-    async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
+    pub(super) async fn set_motion(&mut self, motion: Motion) -> Result<(), Stuck> {
         let Some(held) = &self.boundary else { return Ok(()) };
         let boundary = held.boundary.clone();
         // Frozen is what is recorded last, and running first: a node that dies in between looks again anyway.
@@ -546,7 +573,7 @@ impl Worker {
     }
 
     /// The same, but only so many at once.
-    async fn heavy<T: Send + 'static>(
+    pub(super) async fn heavy<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&Sandbox) -> T + Send + 'static,

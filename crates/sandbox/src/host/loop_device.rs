@@ -4,6 +4,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, ioctl};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -105,6 +106,21 @@ pub(crate) fn attach(file: BorrowedFd<'_>, access: Access) -> io::Result<LoopDev
         }
     }
     Err(last)
+}
+
+/// The device that is bound to the file of this path, if one is.
+pub(crate) fn of(path: &Path) -> io::Result<Option<PathBuf>> {
+    let path = path.canonicalize()?;
+    for entry in std::fs::read_dir("/sys/block")? {
+        let name = entry?.file_name();
+        let backing = Path::new("/sys/block").join(&name).join("loop/backing_file");
+        // One that is bound to nothing has no such file, and one may go at any moment.
+        let Ok(bound) = std::fs::read(&backing) else { continue };
+        if bound.trim_ascii_end() == path.as_os_str().as_bytes() {
+            return Ok(Some(Path::new("/dev").join(name)));
+        }
+    }
+    Ok(None)
 }
 
 fn open(path: &Path, number: u32, access: Access) -> io::Result<File> {

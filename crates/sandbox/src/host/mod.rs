@@ -3,6 +3,7 @@
 //! The only module of this crate with `unsafe`. Nothing here decides anything.
 #![allow(unsafe_code)]
 
+pub(crate) mod flush;
 pub(crate) mod lock;
 pub(crate) mod loop_device;
 pub(crate) mod mount;

@@ -133,6 +133,78 @@ fn volumes_are_made_at_once_by_many() {
     until("the loop devices clear themselves", || loops_below(dir.path()).is_empty());
 }
 
+/// What is in a volume, seen by nobody else.
+fn within<T>(store: &Store, id: VolumeId, dir: &Path, look: impl FnOnce(&Path) -> T) -> T {
+    let point = dir.join("within");
+    fs::create_dir_all(&point).unwrap();
+    let mount = store.mount(&store.path(id)).unwrap();
+    attach(&mount, &point);
+    let seen = look(&point);
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    seen
+}
+
+#[test]
+fn a_volume_is_copied_while_somebody_has_it() {
+    if !root("a_volume_is_copied_while_somebody_has_it") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (source, copy, second) = (VolumeId::new(), VolumeId::new(), VolumeId::new());
+    assert!(matches!(store.clone(source, copy), Err(VolumeError::Missing { .. })));
+    assert!(!store.path(copy).exists());
+    store.create(source, SIZE).unwrap();
+    let content: Vec<u8> = (0..3 << 20).map(|at: u32| (at % 251) as u8).collect();
+    let point = dir.path().join("point");
+    fs::create_dir(&point).unwrap();
+    let mount = store.mount(&store.path(source)).unwrap();
+    attach(&mount, &point);
+    for number in 0..200 {
+        fs::write(point.join(format!("home/file-{number}")), number.to_string()).unwrap();
+    }
+    fs::write(point.join("home/large"), &content).unwrap();
+    fs::write(point.join("log/main.0"), "what the source said").unwrap();
+    fs::create_dir_all(point.join("upper/etc")).unwrap();
+    fs::write(point.join("upper/etc/machine-id"), "0123456789abcdef0123456789abcdef").unwrap();
+    // Nothing was synced, and it stays mounted: as of an agent that stands still.
+    store.clone(source, copy).unwrap();
+    fs::write(point.join("home/file-0"), "later").unwrap();
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+    drop(mount);
+    within(&store, copy, dir.path(), |point| {
+        assert_eq!(fs::read(point.join("home/large")).unwrap(), content);
+        for number in 0..200 {
+            let read = fs::read_to_string(point.join(format!("home/file-{number}"))).unwrap();
+            assert_eq!(read, number.to_string());
+        }
+        assert_eq!(fs::read(point.join("log/main.0")).unwrap(), b"");
+        assert!(!point.join("upper").exists(), "its scratch layer goes with the next start");
+        assert!(point.join("old/copied-0/etc/machine-id").exists());
+        fs::write(point.join("home/file-1"), "its own").unwrap();
+    });
+    // Of one that nobody has; the copy is another volume, and its source knows nothing of it.
+    store.clone(source, second).unwrap();
+    within(&store, second, dir.path(), |point| {
+        let read = |name: &str| fs::read_to_string(point.join(name)).unwrap();
+        assert_eq!((read("home/file-0"), read("home/file-1")), ("later".to_owned(), "1".to_owned()));
+    });
+    // Again it changes nothing, and a copy of a copy is one.
+    store.clone(source, copy).unwrap();
+    within(&store, copy, dir.path(), |point| {
+        assert_eq!(fs::read_to_string(point.join("home/file-1")).unwrap(), "its own");
+        fs::create_dir(point.join("upper")).unwrap();
+    });
+    let third = VolumeId::new();
+    store.clone(copy, third).unwrap();
+    within(&store, third, dir.path(), |point| assert!(!point.join("upper").exists()));
+    let sound = Command::new("fsck.ext4").args(["-fn"]).arg(store.path(third)).output().unwrap();
+    assert!(sound.status.success(), "{}", String::from_utf8_lossy(&sound.stdout));
+    let partial = |entry: &fs::DirEntry| entry.path().to_string_lossy().ends_with(crate::volume::PARTIAL);
+    assert!(!fs::read_dir(dir.path()).unwrap().flatten().any(|entry| partial(&entry)));
+    until("all loop devices are free", || loops_below(dir.path()).is_empty());
+}
+
 #[test]
 fn a_full_disk_is_said() {
     if !root("a_full_disk_is_said") {

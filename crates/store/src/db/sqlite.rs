@@ -39,6 +39,8 @@ pub(crate) fn migrations() -> Migrator {
         ("people", include_str!("../../migrations/sqlite/0009_people.sql")),
         ("quotas", include_str!("../../migrations/sqlite/0010_quotas.sql")),
         ("ledger", include_str!("../../migrations/sqlite/0011_ledger.sql")),
+        ("transfers", include_str!("../../migrations/sqlite/0012_transfers.sql")),
+        ("packages", include_str!("../../migrations/sqlite/0013_packages.sql")),
     ])
 }
 

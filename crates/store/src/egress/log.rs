@@ -71,7 +71,7 @@ impl EgressFilter {
 impl Change {
     /// Appends records, and cuts what an agent has too many of.
     pub(super) async fn add_records(&mut self, records: &[Record], agents: &Agents) -> Result<(), Error> {
-        let known = |record: &'_ Record| agents.get(&record.agent).map(|agent| agent.account);
+        let known = |record: &'_ Record| agents.get(&record.agent)?.owner(record.account);
         let rows: Vec<NewRecord<'_>> = records
             .iter()
             .filter_map(|record| {
@@ -147,15 +147,15 @@ impl Change {
     /// Tells the ledger what was refused, of each host and port once in a while.
     async fn note_denied(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
         type Denied<'r> = BTreeMap<(&'r str, Option<u16>), (&'r str, u64)>;
-        let mut of_agents: BTreeMap<AgentId, (AccountId, Denied<'_>)> = BTreeMap::new();
+        let mut of_agents: BTreeMap<(AgentId, AccountId), Denied<'_>> = BTreeMap::new();
         for NewRecord { agent, account, record, .. } in
             rows.iter().filter(|row| row.outcome == Outcome::Denied)
         {
-            let (_, denied) = of_agents.entry(*agent).or_insert_with(|| (*account, Denied::new()));
+            let denied = of_agents.entry((*agent, *account)).or_default();
             let (_, count) = denied.entry((&record.host, record.port)).or_insert((&record.by, 0));
             *count += u64::from(record.count);
         }
-        for (agent, (account, denied)) in of_agents {
+        for ((agent, account), denied) in of_agents {
             let mut told = self.told(EventKind::EgressDenied, agent, MOST_DENIED).await?;
             for ((host, port), (by, count)) in denied {
                 if told.is_news(host, port) {
@@ -170,15 +170,16 @@ impl Change {
 
     /// Tells the ledger that the log has a gap.
     pub(super) async fn note_lost(&mut self, lost: &[Lost], agents: &Agents) -> Result<(), Error> {
-        let mut counts: BTreeMap<AgentId, u64> = BTreeMap::new();
-        for Lost { agent, count } in lost {
-            let sum = counts.entry(*agent).or_default();
+        let mut counts: BTreeMap<(AgentId, AccountId), u64> = BTreeMap::new();
+        for Lost { agent, account, count } in lost {
+            let Some(owner) = agents.get(agent).and_then(|known| known.owner(*account)) else { continue };
+            let sum = counts.entry((*agent, owner)).or_default();
             *sum = sum.saturating_add(*count);
         }
-        for (agent, count) in counts {
-            let Some(known) = agents.get(&agent).filter(|_| count > 0) else { continue };
+        for ((agent, account), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             if self.told(EventKind::EgressLogLost, agent, 1).await?.left > 0 {
-                self.event(Some(known.account), EventKind::EgressLogLost, agent, json!({"count": count}));
+                self.event(Some(account), EventKind::EgressLogLost, agent, json!({"count": count}));
+                self.flush().await?;
             }
         }
         Ok(())

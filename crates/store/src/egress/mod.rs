@@ -29,8 +29,21 @@ const QUIET: i64 = 600_000;
 /// An agent that a node may speak of.
 struct Spoken {
     account: AccountId,
+    /// Accounts that it was given away by.
+    past: BTreeSet<AccountId>,
     /// Whether it could ask: it is to live, and has a policy.
     asks: bool,
+}
+
+impl Spoken {
+    /// Whose a report on it is whose node says that it is of this account's gate; nobody's if it never was that account's. A node that
+    /// does not say so cannot know of transfers, and of one that was given away nobody can tell then.
+    fn owner(&self, said: Option<AccountId>) -> Option<AccountId> {
+        match said {
+            Some(said) => (said == self.account || self.past.contains(&said)).then_some(said),
+            None => self.past.is_empty().then_some(self.account),
+        }
+    }
 }
 
 type Agents = BTreeMap<AgentId, Spoken>;
@@ -63,7 +76,7 @@ impl Change {
             return Ok(Agents::new());
         }
         let rows = query(
-            "SELECT id, account, desired <> 'destroyed' AND coalesce(policy ->> '$.egress.preset', '') = 'allowlist'
+            "SELECT id, account, transfers, desired <> 'destroyed' AND coalesce(policy ->> '$.egress.preset', '') = 'allowlist'
                 AND coalesce(policy ->> '$.egress.unknown', '') = 'hold' AS asks
              FROM agents WHERE id IN (SELECT value FROM json_each($1)) AND node = $2",
         )
@@ -71,11 +84,21 @@ impl Change {
         .bind(node.to_string())
         .fetch_all(self.db().await?)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok((row.parsed("id")?, Spoken { account: row.parsed("account")?, asks: row.flag("asks")? }))
-            })
-            .collect()
+        let mut known = Agents::new();
+        let mut moved = BTreeSet::new();
+        for row in &rows {
+            let (id, account) = (row.parsed("id")?, row.parsed("account")?);
+            if row.number("transfers")? > 0 {
+                moved.insert(id);
+            }
+            known.insert(id, Spoken { account, past: BTreeSet::new(), asks: row.flag("asks")? });
+        }
+        for (agent, account) in self.given_away_by(&moved).await? {
+            if let Some(known) = known.get_mut(&agent) {
+                known.past.insert(account);
+            }
+        }
+        Ok(known)
     }
 
     /// What events of this kind told of the agent lately, of which there may be `most`. The ledger is kept for ever, so it is not

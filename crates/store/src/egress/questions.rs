@@ -1,6 +1,6 @@
 //! What waits for a person: as nodes tell it, each time in whole.
 
-use super::Agents;
+use super::{Agents, Spoken};
 use crate::change::{Change, Changed};
 use crate::db::query;
 use crate::rows::{Row, millis, to_json};
@@ -55,8 +55,10 @@ impl Change {
         agents: &Agents,
     ) -> Result<(), Error> {
         let mut told: BTreeMap<Key, &Question> = BTreeMap::new();
-        for Waiting { agent, questions } in waiting {
-            if agents.get(agent).is_some_and(|agent| agent.asks) {
+        for Waiting { agent, account, questions } in waiting {
+            // What a gate of an account asks that the agent was given away by is nobody's to answer.
+            let asks = |known: &Spoken| known.asks && known.owner(*account) == Some(known.account);
+            if agents.get(agent).is_some_and(asks) {
                 let keyed = questions.iter().filter_map(|question| {
                     Some(((*agent, question.host.clone(), question.port, nanos(question.asked)?), question))
                 });

@@ -32,6 +32,8 @@ pub struct BoundSecret {
 pub struct Delivery {
     /// As of which revision.
     pub revision: u64,
+    /// How often the agent was given to another account by then.
+    pub transfers: u64,
     /// Each once, by name.
     pub secrets: Vec<BoundSecret>,
 }
@@ -40,7 +42,7 @@ impl Store {
     /// The secrets that an agent has. One statement, so that the revision is that of the rows.
     pub async fn secrets_of(&self, agent: AgentId) -> Result<Delivery, Error> {
         let rows = query(
-            "SELECT a.secrets_revision, s.id, s.name, s.version, CASE WHEN b.injected = 1 THEN b.placeholder END AS placeholder,
+            "SELECT a.secrets_revision, a.transfers, s.id, s.name, s.version, CASE WHEN b.injected = 1 THEN b.placeholder END AS placeholder,
                 v.nonce, v.ciphertext, k.id AS data_key, k.account, k.wrapped_by, k.wrapped
              FROM agents a
              LEFT JOIN agent_secrets b ON b.agent = a.id AND (b.given = 1 OR b.injected = 1)
@@ -52,8 +54,9 @@ impl Store {
         .bind(agent.to_string())
         .fetch_all(&self.0.reader)
         .await?;
-        let revision = rows.first().ok_or(Error::NotFound { what: "agent" })?.number("secrets_revision")?;
-        let mut delivery = Delivery { revision, secrets: Vec::new() };
+        let agent = rows.first().ok_or(Error::NotFound { what: "agent" })?;
+        let (revision, transfers) = (agent.number("secrets_revision")?, agent.number("transfers")?);
+        let mut delivery = Delivery { revision, transfers, secrets: Vec::new() };
         for row in &rows {
             // An agent without any has one row, without a secret.
             let Some(id) = row.parsed_opt("id")? else { break };

@@ -24,7 +24,7 @@ fn connection(world: &World, outcome: Outcome) -> Connection {
 }
 
 fn records(world: &World, agent: AgentId, outcome: Outcome, count: usize) -> EgressReport {
-    let record = Record { agent, connection: connection(world, outcome) };
+    let record = Record { agent, account: None, connection: connection(world, outcome) };
     EgressReport { records: vec![record; count], ..EgressReport::default() }
 }
 
@@ -44,7 +44,8 @@ fn asks(world: &World, agent: &Agent, hosts: &[&str]) -> EgressReport {
         asked,
         until: asked + Duration::minutes(2),
     };
-    let waiting = Waiting { agent: agent.spec.id, questions: hosts.iter().map(question).collect() };
+    let waiting =
+        Waiting { agent: agent.spec.id, account: None, questions: hosts.iter().map(question).collect() };
     EgressReport { questions: Some(vec![waiting]), ..EgressReport::default() }
 }
 
@@ -229,7 +230,7 @@ async fn decisions_and_new_agents_at_once(engine: Engine) {
             Ok::<_, Error>((NewAgent { policy: Some(policy), ..new }, world.node))
         };
         let image = world.image.to_string();
-        let asked = Asked { account: world.account, name: &name, image: &image, secrets: &[] };
+        let asked = Asked { account: world.account, name: &name, image: &image, secrets: &[], source: None };
         world.store.create_agent(Actor::System, asked, make, None).await.unwrap().0
     };
     let (first, made, second) = tokio::join!(decide(), make, decide());

@@ -42,7 +42,7 @@ async fn ones_use_is_not_anothers(engine: Engine) {
         let name = new.spec.name.clone();
         let make =
             |found: Found<'_>| place(found.candidates).map(|node| (new, node)).ok_or(Error::NoCapacity);
-        let asked = Asked { account: other, name: &name, image: "debian", secrets: &[] };
+        let asked = Asked { account: other, name: &name, image: "debian", secrets: &[], source: None };
         world.store.create_agent(Actor::System, asked, make, None).await
     };
     create(new("a")).await.unwrap();

@@ -5,6 +5,7 @@
 //! here decides a test.
 
 mod api;
+mod clones;
 mod crowd;
 mod decide;
 mod egress;
@@ -21,7 +22,7 @@ use peers::Peers;
 use rows::Rows;
 use session::{Blanks, Session};
 
-const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, terminated, create, levels, exec, streams, crowd, weight, api; all unless named";
+const HELP: &str = "bench [SECTION...] [--rounds N]: sections are decide, egress, terminated, create, levels, exec, streams, crowd, weight, clone, api; all unless named";
 
 fn main() {
     let mut rounds = 40;
@@ -60,6 +61,13 @@ fn main() {
     if wants("terminated") {
         egress::terminated::measure(rounds, &mut rows);
         if sections == ["terminated"] {
+            rows.print();
+            return rows.write();
+        }
+    }
+    if wants("clone") {
+        clones::measure(&mut rows);
+        if sections == ["clone"] {
             rows.print();
             return rows.write();
         }

@@ -198,7 +198,7 @@ pub(crate) fn second_account(world: &World) -> client::Control {
         let second = client::Control::new(&url, Some(key.to_owned())).expect("a client");
         let image = first.images().await.expect("images").pop().expect("the base image");
         let model::api::Image { name, digest, size, config, .. } = image;
-        let image = model::api::RegisterImage { name, digest, size, config, voucher: None };
+        let image = model::api::RegisterImage { name, digest, size, config, packages: None, voucher: None };
         // To know a digest is not to have the image; an operator may give it.
         let known = second.register_image(&image).await.expect_err("it is another's");
         assert!(known.to_string().contains("vouch"), "{known}");

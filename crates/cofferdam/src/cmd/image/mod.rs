@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use image::{BuildError, BuildOptions, ImportError, Imported, Limits, Source, Store, Worker};
 use model::api::{GrantImage, Image, RegisterImage};
+use model::packages::ImageDiff;
 use model::{AccountId, Code, Name};
 use std::path::PathBuf;
 
@@ -30,6 +31,17 @@ pub enum Command {
     ///
     /// Images that were forgotten (`image rm`), and downloaded layers that no image which is left was made of.
     Prune,
+    /// Show what an image has installed other than another
+    ///
+    /// By name and version, as the databases of dpkg and apk in both said when they were made.
+    Diff {
+        /// Image that is there, by name or id; also an id that an agent was made of
+        #[arg(value_parser = resolve::reference)]
+        from: String,
+        /// The other, by name or id
+        #[arg(value_parser = resolve::reference)]
+        to: String,
+    },
     /// Let another account have an image; for operators
     Grant {
         /// Image, by name or id
@@ -114,6 +126,11 @@ impl Command {
             Self::Ls => list(global).await,
             Self::Rm { images } => remove(images, global).await,
             Self::Prune => prune::run(global).await,
+            Self::Diff { from, to } => {
+                let control = context::control(global.context.as_ref())?;
+                differences(&control.diff_images(&from, &to).await?, global)?;
+                Ok(0)
+            }
             Self::Grant { image, account } => grant(&image, account, global).await,
         }
     }
@@ -225,11 +242,32 @@ async fn keep<T: Send + 'static>(
         digest: digest.to_owned(),
         size: imported.size,
         config: imported.config.clone(),
+        packages: imported.packages.clone(),
         voucher: Some(voucher),
     };
     let image = control.register_image(&request).await?;
     drop(held);
     Ok((image, made))
+}
+
+/// What differs, as a table or as it came.
+pub fn differences(diff: &ImageDiff, global: &Global) -> anyhow::Result<()> {
+    if global.output == Format::Json {
+        return output::json(diff);
+    }
+    if let Some(why) = &diff.unknown {
+        return output::line(format_args!("What differs is unknown: {why}."));
+    }
+    if diff.packages.is_empty() {
+        return output::line("No package differs.");
+    }
+    let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = diff.packages.iter().map(|it| [it.name.clone(), version(&it.from), version(&it.to)]);
+    output::table(["PACKAGE", "IS", "WOULD BE"], rows)?;
+    match diff.omitted {
+        0 => Ok(()),
+        more => output::line(format_args!("and {more} more")),
+    }
 }
 
 async fn grant(image: &str, account: AccountId, global: &Global) -> anyhow::Result<u8> {

@@ -53,6 +53,10 @@ pub(crate) async fn deliver(
     loop {
         tries -= 1;
         let delivery = app.store.secrets_of(agent).await?;
+        if delivery.transfers != request.transfers {
+            let detail = "the agent was given to another account";
+            return Err(Problem::new(Code::WrongState, detail).remedy("act on that first").into());
+        }
         let sealed = sealed(app, &claims, &delivery)?;
         // Noted before it is told.
         match app.store.record_delivery(&claims, &delivery).await {

@@ -119,6 +119,7 @@ async fn for_always_it_is_a_rule_of_all_that_ask_and_will() {
 
     let report = |agent: &str| Waiting {
         agent: agent.parse().unwrap(),
+        account: None,
         questions: vec![question(&world, "one.example")],
     };
     let both = EgressReport { questions: Some(vec![report(&one), report(&two)]), ..Default::default() };

@@ -39,7 +39,8 @@ fn connection(world: &World, host: &str, outcome: Outcome) -> Connection {
 
 fn report(agent: &str, connections: Vec<Connection>) -> EgressReport {
     let agent = agent.parse().unwrap();
-    let records = connections.into_iter().map(|connection| Record { agent, connection }).collect();
+    let records =
+        connections.into_iter().map(|connection| Record { agent, account: None, connection }).collect();
     EgressReport { records, ..EgressReport::default() }
 }
 
@@ -146,7 +147,7 @@ async fn nodes_tell_of_their_own_agents_and_accounts_hear_of_theirs() {
     for (from, agent) in [(&far, &id), (&machine, &nobody)] {
         passed(&world, from, agent, &["forged.example"]).await;
         denied(&world, from, agent, &["forged.example"]).await;
-        let lost = vec![Lost { agent: agent.parse().unwrap(), count: 3 }];
+        let lost = vec![Lost { agent: agent.parse().unwrap(), account: None, count: 3 }];
         from.egress(&world, &EgressReport { lost, ..EgressReport::default() }).await;
     }
     assert_eq!(log(&world, "").await["items"], json!([]));
@@ -260,7 +261,7 @@ async fn what_is_refused_is_told_to_the_ledger_once_in_a_while() {
     assert_eq!(events(&world, "egress.denied").await.len(), 46);
 
     let lost = |count| EgressReport {
-        lost: vec![Lost { agent: id.parse().unwrap(), count }],
+        lost: vec![Lost { agent: id.parse().unwrap(), account: None, count }],
         ..EgressReport::default()
     };
     for count in [0, 7, 8] {
