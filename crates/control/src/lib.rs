@@ -15,6 +15,7 @@ mod notify;
 mod peer;
 mod problems;
 mod server;
+mod shown;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -232,6 +233,7 @@ async fn assemble(
         limits,
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
+        shown: shown::Shown::default(),
         installation,
         database: config.database.url.is_none().then(|| config.database()),
         mode: config.mode,

@@ -5,7 +5,7 @@
 
 use crate::change::{Actor, Change, Changed};
 use crate::creation::{Candidate, NewAgent};
-use crate::db::{Builder, query};
+use crate::db::{Builder, Query, query};
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
@@ -177,7 +177,7 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9
+                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9, shown = shown + 1
                  WHERE id = $10 AND generation = $11 AND state = $12",
             )
             .bind(after.desired.as_str())
@@ -317,6 +317,31 @@ impl Change {
     }
 }
 
+/// The rows of a page of the account's agents, and one more.
+pub(crate) fn listed(
+    select: &str,
+    account: AccountId,
+    filter: &AgentFilter,
+    before: Option<&str>,
+    limit: u32,
+) -> Query {
+    let mut query = Builder::new(select);
+    query.push_bind(account.to_string());
+    match filter.state {
+        Some(state) => query.push(" AND state = ").push_bind(state.as_str()),
+        None => query.push(" AND state <> 'destroyed'"),
+    };
+    if let Some(before) = before {
+        query.push(" AND id < ").push_bind(before);
+    }
+    for (key, value) in &filter.labels {
+        query.push(" AND EXISTS (SELECT 1 FROM agent_labels l WHERE l.agent = agents.id AND l.key = ");
+        query.push_bind(key).push(" AND l.value = ").push_bind(value).push(")");
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    query.build()
+}
+
 impl Store {
     /// Orders an agent to be something else. Asking for what is so already changes nothing.
     pub async fn order(&self, actor: Actor, id: AgentId, verb: Verb, order: &Order) -> Result<Agent, Error> {
@@ -371,21 +396,8 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Agent>, Error> {
-        let mut query = Builder::new("SELECT * FROM agents WHERE account = ");
-        query.push_bind(account.to_string());
-        match filter.state {
-            Some(state) => query.push(" AND state = ").push_bind(state.as_str()),
-            None => query.push(" AND state <> 'destroyed'"),
-        };
-        if let Some(before) = before {
-            query.push(" AND id < ").push_bind(before);
-        }
-        for (key, value) in &filter.labels {
-            query.push(" AND EXISTS (SELECT 1 FROM agent_labels l WHERE l.agent = agents.id AND l.key = ");
-            query.push_bind(key).push(" AND l.value = ").push_bind(value).push(")");
-        }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
-        let rows = query.build().fetch_all(&self.0.reader).await?;
+        let rows = listed("SELECT * FROM agents WHERE account = ", account, filter, before, limit);
+        let rows = rows.fetch_all(&self.0.reader).await?;
         Ok(PageOf::of(rows.iter().map(agent).collect::<Result<_, _>>()?, limit))
     }
 

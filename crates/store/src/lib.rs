@@ -24,6 +24,7 @@ mod images;
 mod installation;
 mod invitations;
 mod keys;
+mod marks;
 mod members;
 mod nodes;
 mod observe;
@@ -51,6 +52,7 @@ pub use idempotency::Idempotency;
 pub use installation::Installation;
 pub use invitations::{Invited, NewInvitation};
 pub use keys::{Bearer, Fresh, NewKey};
+pub use marks::Mark;
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
@@ -81,6 +83,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
     uses: uses::Uses,
+    marks: marks::Asked,
     /// Of accounts that are made from now on.
     new_quota: OnceLock<Quota>,
     /// Hears of what other processes change.
@@ -159,8 +162,8 @@ impl Store {
         bearers: Arc<Bearers>,
         ear: Option<AbortHandle>,
     ) -> Self {
-        let (uses, new_quota) = (uses::Uses::default(), OnceLock::new());
-        Self(Arc::new(Inner { writer, reader, clock, bearers, uses, new_quota, ear }))
+        let (uses, marks, new_quota) = (uses::Uses::default(), marks::Asked::default(), OnceLock::new());
+        Self(Arc::new(Inner { writer, reader, clock, bearers, uses, marks, new_quota, ear }))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

@@ -3,6 +3,7 @@
 mod egress;
 mod engine;
 mod group;
+mod marks;
 mod people;
 mod quotas;
 mod schema;

@@ -108,6 +108,7 @@ pub(crate) fn migrations() -> Migrator {
         ("secrets", include_str!("../../migrations/postgres/0008_secrets.sql")),
         ("people", include_str!("../../migrations/postgres/0009_people.sql")),
         ("quotas", include_str!("../../migrations/postgres/0010_quotas.sql")),
+        ("shown", include_str!("../../migrations/postgres/0011_shown.sql")),
     ])
 }
 
