@@ -93,7 +93,7 @@ pub enum Error {
         source: Box<store::Error>,
     },
     /// The password of the database cannot be read.
-    #[error("cannot read the database's password from {}: {source}; see `database` in control.toml", path.display())]
+    #[error("cannot read a password from {}: {source}; see `database` and `limits` in control.toml", path.display())]
     Password {
         /// From where.
         path: PathBuf,
@@ -210,13 +210,16 @@ async fn assemble(
 ) -> Result<Arc<App>, Error> {
     let notify = Notify::default();
     let waker = notify.clone();
-    let limits = Limits::new(clock.clone());
+    let password = config.limits.redis_password_file.as_deref();
+    let password = password.map(|path| database::password(path, database::Kept::Here)).transpose()?;
+    let counted_by = clock.clone();
     let on_commit: OnCommit = Arc::new(move |number, changed| waker.changed(number, changed));
     let store = database::open(config, clock, on_commit).await?;
     store.set_new_quota(config.quota);
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     database::check_keys(config, &store).await?;
+    let limits = Limits::new(counted_by, &config.limits, password, &installation.id);
     let vault = Vault::open(config, &store.wrapped_by().await?)?;
     let key = SigningKey::open(&config.signing_key())?;
     let kid = store.use_signing_key(&key.x).await?;

@@ -134,9 +134,8 @@ impl Store {
         let statement = match ids {
             [one] => query(ONE).bind(one.to_string()),
             // Of one shape whatever their number: it is prepared once.
-            many => (0..TOGETHER).fold(query(MANY), |statement, at| {
-                statement.bind(many.get(at).map(ToString::to_string))
-            }),
+            many => (0..TOGETHER)
+                .fold(query(MANY), |statement, at| statement.bind(many.get(at).map(ToString::to_string))),
         };
         let rows = statement.fetch_all(&self.0.reader).await?;
         rows.iter().map(|row| mark(row).map(|mark| (mark.agent, mark))).collect()
