@@ -200,6 +200,7 @@ impl Change {
         let destroyed = after.state == AgentState::Destroyed && before.state != AgentState::Destroyed;
         if destroyed {
             self.deferred.add("UPDATE node_slots SET agent = NULL WHERE agent = $1").bind(id.to_string());
+            self.count_free(after.node);
         }
         if destroyed || after.generation != before.generation {
             self.raise_for(after.node, id);
@@ -312,8 +313,20 @@ impl Change {
             )
             .bind(spec.id.to_string())
             .bind(made.node.to_string())
-            .or(Error::NoCapacity);
+            .or(Error::NoCapacity)
+            .add("UPDATE nodes SET free = free - 1 WHERE id = $1")
+            .bind(made.node.to_string());
         Ok(made)
+    }
+
+    /// Counts the free slots of a node: creates ask for their number, and count down.
+    pub(crate) fn count_free(&mut self, node: NodeId) {
+        self.deferred
+            .add(
+                "UPDATE nodes SET free = (SELECT count(*) FROM node_slots s
+                    WHERE s.node = nodes.id AND coalesce(s.agent, '') = '') WHERE id = $1",
+            )
+            .bind(node.to_string());
     }
 }
 

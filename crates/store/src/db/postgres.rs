@@ -109,6 +109,7 @@ pub(crate) fn migrations() -> Migrator {
         ("people", include_str!("../../migrations/postgres/0009_people.sql")),
         ("quotas", include_str!("../../migrations/postgres/0010_quotas.sql")),
         ("shown", include_str!("../../migrations/postgres/0011_shown.sql")),
+        ("creation", include_str!("../../migrations/postgres/0012_creation.sql")),
     ])
 }
 

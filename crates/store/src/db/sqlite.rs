@@ -39,6 +39,7 @@ pub(crate) fn migrations() -> Migrator {
         ("people", include_str!("../../migrations/sqlite/0009_people.sql")),
         ("quotas", include_str!("../../migrations/sqlite/0010_quotas.sql")),
         ("shown", include_str!("../../migrations/sqlite/0011_shown.sql")),
+        ("creation", include_str!("../../migrations/sqlite/0012_creation.sql")),
     ])
 }
 
