@@ -1,6 +1,7 @@
 //! What `control.toml` may say. Every key has a default, and unknown keys are refused.
 
 use crate::database::Database;
+use crate::limits;
 use crate::peer::ForwardedBy;
 use model::config::{Checked, Fault};
 use model::mode::Mode;
@@ -40,6 +41,8 @@ pub struct Config {
     pub quota: Quota,
     /// How the API is served to others than this machine.
     pub serve: Serve,
+    /// How often sensitive things may be asked for.
+    pub limits: limits::Config,
 }
 
 /// The table `[people]`.
@@ -181,6 +184,7 @@ impl Default for Config {
             passwords: Passwords::default(),
             quota: Quota::default(),
             serve: Serve::default(),
+            limits: limits::Config::default(),
         }
     }
 }
@@ -188,7 +192,7 @@ impl Default for Config {
 impl Checked for Config {
     const FILE: &'static str = "control.toml";
     const TABLES: &'static [&'static str] =
-        &["database", "egress", "secrets", "people", "passwords", "quota", "serve"];
+        &["database", "egress", "secrets", "people", "passwords", "quota", "serve", "limits"];
 
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -251,6 +255,7 @@ impl Checked for Config {
         check(self.quota.fault().is_none(), "quota.cpus", "must be a number of cores, 0 or more");
         let database = self.database.faults().into_iter();
         faults.extend(database.map(|(key, detail)| Fault { key: key.to_owned(), detail }));
+        faults.extend(self.limits.faults().into_iter().map(|(key, detail)| Fault { key, detail }));
         faults
     }
 }
@@ -314,6 +319,13 @@ mod tests {
         let acme = said(
             "[serve]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n[serve.acme]\nnames = [\"*.example.com\"]\ncontact = \"me\"\ndirectory = \"http://a\"",
         );
+        let limits = said(
+            "[limits]\nredis = \"redis://:hidden@10.0.0.5\"\nredis_password_file = \"here\"\n\
+             [limits.rules.login]\nseconds = 0\naddress = 0\n[limits.rules.reset]\naccount = 0",
+        );
+        assert!(!limits.contains("hidden"), "{limits}");
+        let kinds =
+            said("[limits]\nredis_password_file = \"/etc/redis\"\n[limits.rules.logins]\nseconds = 1");
         let serve = said(
             "[serve]\nproxies = [\"10.0.0.1/8\"]\nforwarded = \"via\"\ncertificate = [\"x\"]\ntls = true",
         );
@@ -356,6 +368,17 @@ mod tests {
                     "serve.acme.directory: ",
                 ],
             ),
+            (
+                limits,
+                &[
+                    "limits.redis: ",
+                    "limits.redis_password_file: ",
+                    "limits.rules.login.seconds: ",
+                    "limits.rules.login.address: ",
+                    "limits.rules.reset.account: ",
+                ],
+            ),
+            (kinds, &["limits"]),
             (serve, &["serve.proxies: ", "serve.forwarded: ", "serve.certificate: ", "serve.tls: "]),
         ] {
             assert!(keys.iter().all(|key| said.contains(key)) && !said.contains('\n'), "{said}");
@@ -365,6 +388,8 @@ mod tests {
             "listen = \"[::]:443\"\n[serve]\ncertificate = \"/etc/tls.pem\"\nkey = \"/etc/tls.key\"",
             "listen = \"10.0.0.2:7700\"\n[serve]\nproxies = [\"10.0.0.1\", \"fd00::/8\"]\nforwarded = \"forwarded\"",
             "listen = \"127.0.0.2:7700\"",
+            "[limits]\nredis = \"unix:///run/redis/redis.sock\"\n[limits.rules.second_factor]\naccount = 5",
+            "[limits]\nredis = \"redis://10.0.0.5:6379/0\"\nredis_password_file = \"/etc/cofferdam/redis\"",
         ] {
             Config::read(good, Default::default()).unwrap();
         }

@@ -78,12 +78,12 @@ impl Database {
 
 /// Who sees to it that nobody else reads a password.
 #[derive(PartialEq, Eq)]
-enum Kept {
+pub(crate) enum Kept {
     Here,
     BySystemd,
 }
 
-fn password(path: &Path, kept: Kept) -> Result<String, Error> {
+pub(crate) fn password(path: &Path, kept: Kept) -> Result<String, Error> {
     let failed = |source| Error::Password { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     if kept == Kept::Here && file.metadata().map_err(failed)?.mode() & 0o077 != 0 {

@@ -15,6 +15,7 @@ mod notify;
 mod peer;
 mod problems;
 mod server;
+mod shown;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -92,7 +93,7 @@ pub enum Error {
         source: Box<store::Error>,
     },
     /// The password of the database cannot be read.
-    #[error("cannot read the database's password from {}: {source}; see `database` in control.toml", path.display())]
+    #[error("cannot read a password from {}: {source}; see `database` and `limits` in control.toml", path.display())]
     Password {
         /// From where.
         path: PathBuf,
@@ -209,13 +210,16 @@ async fn assemble(
 ) -> Result<Arc<App>, Error> {
     let notify = Notify::default();
     let waker = notify.clone();
-    let limits = Limits::new(clock.clone());
+    let password = config.limits.redis_password_file.as_deref();
+    let password = password.map(|path| database::password(path, database::Kept::Here)).transpose()?;
+    let counted_by = clock.clone();
     let on_commit: OnCommit = Arc::new(move |number, changed| waker.changed(number, changed));
     let store = database::open(config, clock, on_commit).await?;
     store.set_new_quota(config.quota);
     let missing = || Error::NotInitialised { path: config.data.clone() };
     let installation = store.installation().await?.ok_or_else(missing)?;
     database::check_keys(config, &store).await?;
+    let limits = Limits::new(counted_by, &config.limits, password, &installation.id);
     let vault = Vault::open(config, &store.wrapped_by().await?)?;
     let key = SigningKey::open(&config.signing_key())?;
     let ledger = SigningKey::open_ledger(&config.ledger_key())?;
@@ -235,6 +239,7 @@ async fn assemble(
         limits,
         proxies: Proxies { networks: config.serve.proxies.clone(), by: config.serve.forwarded },
         seats,
+        shown: shown::Shown::default(),
         installation,
         database: config.database.url.is_none().then(|| config.database()),
         mode: config.mode,

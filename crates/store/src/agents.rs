@@ -5,7 +5,7 @@
 
 use crate::change::{Actor, Change, Changed};
 use crate::creation::{Candidate, NewAgent};
-use crate::db::{Builder, query};
+use crate::db::{Builder, Query, query};
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
@@ -184,7 +184,7 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9
+                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9, shown = shown + 1
                  WHERE id = $10 AND generation = $11 AND state = $12",
             )
             .bind(after.desired.as_str())
@@ -207,6 +207,7 @@ impl Change {
         let destroyed = after.state == AgentState::Destroyed && before.state != AgentState::Destroyed;
         if destroyed {
             self.deferred.add("UPDATE node_slots SET agent = NULL WHERE agent = $1").bind(id.to_string());
+            self.count_free(after.node);
         }
         if destroyed || after.generation != before.generation {
             self.raise_for(after.node, id);
@@ -320,9 +321,46 @@ impl Change {
             )
             .bind(spec.id.to_string())
             .bind(made.node.to_string())
-            .or(Error::NoCapacity);
+            .or(Error::NoCapacity)
+            .add("UPDATE nodes SET free = free - 1 WHERE id = $1")
+            .bind(made.node.to_string());
         Ok(made)
     }
+
+    /// Counts the free slots of a node: creates ask for their number, and count down.
+    pub(crate) fn count_free(&mut self, node: NodeId) {
+        self.deferred
+            .add(
+                "UPDATE nodes SET free = (SELECT count(*) FROM node_slots s
+                    WHERE s.node = nodes.id AND coalesce(s.agent, '') = '') WHERE id = $1",
+            )
+            .bind(node.to_string());
+    }
+}
+
+/// The rows of a page of the account's agents, and one more.
+pub(crate) fn listed(
+    select: &str,
+    account: AccountId,
+    filter: &AgentFilter,
+    before: Option<&str>,
+    limit: u32,
+) -> Query {
+    let mut query = Builder::new(select);
+    query.push_bind(account.to_string());
+    match filter.state {
+        Some(state) => query.push(" AND state = ").push_bind(state.as_str()),
+        None => query.push(" AND state <> 'destroyed'"),
+    };
+    if let Some(before) = before {
+        query.push(" AND id < ").push_bind(before);
+    }
+    for (key, value) in &filter.labels {
+        query.push(" AND EXISTS (SELECT 1 FROM agent_labels l WHERE l.agent = agents.id AND l.key = ");
+        query.push_bind(key).push(" AND l.value = ").push_bind(value).push(")");
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+    query.build()
 }
 
 impl Store {
@@ -379,21 +417,8 @@ impl Store {
         before: Option<&str>,
         limit: u32,
     ) -> Result<PageOf<Agent>, Error> {
-        let mut query = Builder::new("SELECT * FROM agents WHERE account = ");
-        query.push_bind(account.to_string());
-        match filter.state {
-            Some(state) => query.push(" AND state = ").push_bind(state.as_str()),
-            None => query.push(" AND state <> 'destroyed'"),
-        };
-        if let Some(before) = before {
-            query.push(" AND id < ").push_bind(before);
-        }
-        for (key, value) in &filter.labels {
-            query.push(" AND EXISTS (SELECT 1 FROM agent_labels l WHERE l.agent = agents.id AND l.key = ");
-            query.push_bind(key).push(" AND l.value = ").push_bind(value).push(")");
-        }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
-        let rows = query.build().fetch_all(&self.0.reader).await?;
+        let rows = listed("SELECT * FROM agents WHERE account = ", account, filter, before, limit);
+        let rows = rows.fetch_all(&self.0.reader).await?;
         Ok(PageOf::of(rows.iter().map(agent).collect::<Result<_, _>>()?, limit))
     }
 

@@ -109,7 +109,6 @@ impl Store {
     ) -> Result<(Agent, Fresh), E> {
         let mut change = self.change(actor).await?;
         let mut asked = Batch::default();
-        // (The concatenation keeps the fourth from walking through all that the account ever had.)
         ask_limits(&mut asked, account);
         asked
             .add("SELECT id FROM agents WHERE account = $1 AND name = $2 AND state <> 'destroyed'")
@@ -119,10 +118,9 @@ impl Store {
             .bind(image.to_owned())
             .bind(account.to_string())
             .add(
-                "SELECT n.id, n.tenant, n.memory, n.levels, n.last_seen,
-                    (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND coalesce(s.agent, '') = '') AS free,
+                "SELECT n.id, n.tenant, n.memory, n.levels, n.last_seen, n.free,
                     (SELECT a.workspace_url FROM agents a WHERE a.node = n.id AND a.state <> 'destroyed'
-                        AND a.account || '' = $1 AND a.observed_generation > 0 AND a.workspace_url IS NOT NULL
+                        AND a.account = $1 AND a.observed_generation > 0 AND a.workspace_url IS NOT NULL
                      LIMIT 1) AS way
                  FROM nodes n WHERE n.public_key IS NOT NULL AND (n.tenant = $1 OR n.tenant = 'shared') ORDER BY n.id",
             )

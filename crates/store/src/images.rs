@@ -1,6 +1,6 @@
 //! Images: names for content that lies in the nodes' stores.
 
-use crate::change::Actor;
+use crate::change::{Actor, Change};
 use crate::db::query;
 use crate::rows::{Row, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
@@ -79,6 +79,7 @@ impl Store {
         .fetch_one(change.db().await?)
         .await?;
         let made = image(&row)?;
+        change.named_image(account, &made.name).await?;
         let detail = json!({"name": made.name, "digest": made.digest, "replaces": held.map(|held| held.id)});
         change.event(Some(account), EventKind::ImageRegistered, id, detail);
         change.remember(idempotency, &made);
@@ -221,17 +222,32 @@ impl Store {
             });
         }
         let now = change.now;
-        let gone =
-            query("UPDATE images SET deleted_at = $1 WHERE id = $2 AND account = $3 AND deleted_at IS NULL")
-                .bind(now)
-                .bind(id.to_string())
-                .bind(account.to_string())
-                .execute(change.db().await?)
-                .await?;
-        if gone.rows_affected() == 0 {
-            return Err(Error::NotFound { what: "image" });
-        }
+        let gone = query(
+            "UPDATE images SET deleted_at = $1 WHERE id = $2 AND account = $3 AND deleted_at IS NULL RETURNING name",
+        )
+        .bind(now)
+        .bind(id.to_string())
+        .bind(account.to_string())
+        .fetch_optional(change.db().await?)
+        .await?;
+        let name = gone.ok_or(Error::NotFound { what: "image" })?.parsed("name")?;
+        change.named_image(account, &name).await?;
         change.event(Some(account), EventKind::ImageDeleted, id, json!({}));
         change.commit().await
+    }
+}
+
+impl Change {
+    /// A name means another image now: agents that were made of what it meant are shown with that.
+    async fn named_image(&mut self, account: AccountId, name: &Name) -> Result<(), Error> {
+        query(
+            "UPDATE agents SET shown = shown + 1
+             WHERE account = $1 AND image_name = $2 AND state <> 'destroyed'",
+        )
+        .bind(account.to_string())
+        .bind(name.as_str())
+        .execute(self.db().await?)
+        .await?;
+        Ok(())
     }
 }

@@ -25,6 +25,7 @@ mod installation;
 mod invitations;
 mod keys;
 mod ledger;
+mod marks;
 mod members;
 mod nodes;
 mod observe;
@@ -55,6 +56,7 @@ pub use installation::Installation;
 pub use invitations::{Invited, NewInvitation};
 pub use keys::{Bearer, Fresh, NewKey};
 pub use ledger::Chaining;
+pub use marks::Mark;
 pub use nodes::{DesiredRows, Enrolment};
 pub use rows::PageOf;
 pub use secrets::{
@@ -87,6 +89,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     bearers: Arc<Bearers>,
     uses: uses::Uses,
+    marks: marks::Asked,
     /// Of accounts that are made from now on.
     new_quota: OnceLock<Quota>,
     /// Hears of what other processes change.
@@ -165,8 +168,8 @@ impl Store {
         bearers: Arc<Bearers>,
         ear: Option<AbortHandle>,
     ) -> Self {
-        let (uses, new_quota) = (uses::Uses::default(), OnceLock::new());
-        Self(Arc::new(Inner { writer, reader, clock, bearers, uses, new_quota, ear }))
+        let (uses, marks, new_quota) = (uses::Uses::default(), marks::Asked::default(), OnceLock::new());
+        Self(Arc::new(Inner { writer, reader, clock, bearers, uses, marks, new_quota, ear }))
     }
 
     /// Closes all connections, so that the write-ahead log is folded into the database.

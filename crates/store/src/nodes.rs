@@ -91,6 +91,7 @@ impl Change {
                 .execute(self.db().await?)
                 .await?;
         }
+        self.count_free(node);
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ impl Change {
         let after = Agent { policy: policy_now, policy_revision, secrets_revision, ..before.clone() };
         self.deferred
             .add(
-                "UPDATE agents SET policy = $1, policy_revision = $2, secrets_revision = $3
+                "UPDATE agents SET policy = $1, policy_revision = $2, secrets_revision = $3, shown = shown + 1
                  WHERE id = $4 AND policy_revision = $5",
             )
             .bind(to_json(policy))

@@ -4,6 +4,7 @@ mod egress;
 mod engine;
 mod group;
 mod ledger;
+mod marks;
 mod people;
 mod quotas;
 mod schema;
@@ -647,6 +648,9 @@ async fn live(engine: Engine, steps: Vec<Step>) {
     }
     check_ledger(&world, &agent).await;
     let used = world.count("SELECT count(*) FROM node_slots WHERE agent IS NOT NULL").await;
+    let miscounted = "SELECT count(*) FROM nodes n WHERE n.free <>
+        (SELECT count(*) FROM node_slots s WHERE s.node = n.id AND s.agent IS NULL)";
+    assert_eq!(world.count(miscounted).await, 0);
     assert_eq!(used, i64::from(agent.state != AgentState::Destroyed));
     let listed = world.store.agents(world.account, &AgentFilter::default(), None, 10).await.unwrap();
     assert_eq!(listed.items.len(), usize::from(agent.state != AgentState::Destroyed));

@@ -36,6 +36,10 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("python3-pip", "a client of gates"),
     ("python3-venv", "a place of its own for what comes from PyPI"),
     ("qemu-system-x86", "boots the Debian 12 machine"),
+    (
+        "redis-server",
+        "counts limits for several control processes; started by tests, each with one of its own",
+    ),
     ("runc", "an OCI runtime as the second driver of containers; benchmarks compare with it too"),
     ("runsc", "an OCI runtime that is a kernel, as the third"),
     ("skopeo", "pushes images, and writes them in all forms of files"),

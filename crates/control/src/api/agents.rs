@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::app::agents::{self as app, Until};
 use crate::auth::Caller;
 use crate::problems::Fault;
+use crate::shown::Sent;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,13 +17,14 @@ use model::api::{
 };
 use model::evidence::{Claim, Control, claim};
 use model::packages::Upgrade;
-use model::{Problem, Span};
+use model::{AccountId, AgentId, Problem, Span};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-use store::AgentFilter;
+use store::{AgentFilter, Mark, PageOf};
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const MAX_WAIT: Span = Span(60);
 const DEFAULT_WAIT: Span = Span(30);
 
@@ -75,9 +77,9 @@ pub(super) fn wire(agent: store::Agent) -> Agent {
 }
 
 /// As they are shown to who looks: with what there is to know of newer images.
-async fn shown(app: &App, caller: &Caller, agents: Vec<store::Agent>) -> Result<Vec<Agent>, Fault> {
+async fn shown(app: &App, account: AccountId, agents: Vec<store::Agent>) -> Result<Vec<Agent>, Fault> {
     let names = agents.iter().filter_map(|agent| agent.image_name.as_ref()).collect();
-    let now = app.store.images_named(caller.account, &names).await?;
+    let now = app.store.images_named(account, &names).await?;
     let shown = |agent: store::Agent| {
         let named = agent.image_name.as_ref().and_then(|name| now.get_key_value(name));
         let newer = named.filter(|(_, (_, digest))| {
@@ -99,6 +101,72 @@ pub(super) fn answer_as<T: Serialize>(status: StatusCode, tag: u64, body: &T) ->
     let mut response = (status, axum::Json(body)).into_response();
     response.headers_mut().insert(header::ETAG, HeaderValue::from_str(&etag).expect("a quoted number"));
     response
+}
+
+/// Agents of an account as they are sent.
+async fn sent(app: &App, account: AccountId, agents: Vec<store::Agent>) -> Result<Vec<Sent>, Fault> {
+    let written = |agent: Agent| {
+        let body = serde_json::to_vec(&agent).map_err(|error| Fault::internal(&error))?;
+        Ok(Sent { generation: agent.generation, body: body.into() })
+    };
+    shown(app, account, agents).await?.into_iter().map(written).collect()
+}
+
+fn answer_sent(Sent { generation, body }: Sent) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, JSON);
+    let etag = format!("\"{generation}\"");
+    headers.insert(header::ETAG, HeaderValue::from_str(&etag).expect("a quoted number"));
+    response
+}
+
+/// An agent as it is now. What was written out before and is still so is not written out again.
+async fn show(state: &App, caller: &Caller, id: AgentId) -> Result<Sent, Fault> {
+    let mark = app::mark(state, caller, id).await?;
+    if let Some(sent) = state.shown.find(&mark) {
+        return Ok(sent);
+    }
+    // Read after the mark: it is as new as that, or newer.
+    let agent = app::find(state, caller, &id.to_string()).await?;
+    let sent = sent(state, caller.account, vec![agent]).await?.remove(0);
+    state.shown.keep(&mark, &sent);
+    Ok(sent)
+}
+
+/// A page of agents: those that were written out before, and the others now.
+async fn show_all(state: &App, account: AccountId, rows: PageOf<Mark>) -> Result<Vec<u8>, Fault> {
+    let mut shown: Vec<(Mark, Option<Sent>)> =
+        rows.items.into_iter().map(|mark| (mark, state.shown.find(&mark))).collect();
+    let missing: Vec<AgentId> =
+        shown.iter().filter(|(_, sent)| sent.is_none()).map(|(mark, _)| mark.agent).collect();
+    if !missing.is_empty() {
+        let read = state.store.agents_of(&missing).await?;
+        let ids: Vec<AgentId> = read.iter().map(|agent| agent.spec.id).collect();
+        let mut read: HashMap<AgentId, Sent> =
+            ids.into_iter().zip(sent(state, account, read).await?).collect();
+        for (mark, place) in shown.iter_mut().filter(|(_, sent)| sent.is_none()) {
+            let Some(now) = read.remove(&mark.agent) else { continue };
+            state.shown.keep(mark, &now);
+            *place = Some(now);
+        }
+    }
+    let size: usize = shown.iter().flat_map(|(_, sent)| sent).map(|sent| sent.body.len() + 1).sum();
+    let mut body = Vec::with_capacity(size + 64);
+    body.extend_from_slice(b"{\"items\":[");
+    for (index, sent) in shown.iter().flat_map(|(_, sent)| sent).enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&sent.body);
+    }
+    body.push(b']');
+    if let Some((last, _)) = shown.last().filter(|_| rows.more) {
+        // An id is letters, digits and `_`.
+        body.extend_from_slice(format!(",\"next\":\"{}\"", last.agent).as_bytes());
+    }
+    body.push(b'}');
+    Ok(body)
 }
 
 /// What a query says of waiting, if anything.
@@ -167,7 +235,7 @@ pub(super) async fn list(
     State(state): State<Arc<App>>,
     caller: Caller,
     query: Query,
-) -> Result<axum::Json<Page<Agent>>, Fault> {
+) -> Result<Response, Fault> {
     query.only(&["state", "label", "cursor", "limit"])?;
     let mut labels = BTreeMap::new();
     for label in query.all("label") {
@@ -178,9 +246,8 @@ pub(super) async fn list(
     crate::app::validate::labels(&labels)?;
     let filter = AgentFilter { state: query.parsed("state")?, labels };
     let paging = query.paging()?;
-    let rows = state.store.agents(caller.account, &filter, paging.before.as_deref(), paging.limit).await?;
-    let next = rows.more.then(|| rows.items.last().map(|agent| agent.spec.id.to_string())).flatten();
-    Ok(axum::Json(Page { items: shown(&state, &caller, rows.items).await?, next }))
+    let rows = state.store.marks(caller.account, &filter, paging.before.as_deref(), paging.limit).await?;
+    Ok(([(header::CONTENT_TYPE, JSON)], show_all(&state, caller.account, rows).await?).into_response())
 }
 
 /// Shows an agent; with `wait`, once it is there.
@@ -201,12 +268,13 @@ pub(super) async fn get(
     query: Query,
 ) -> Result<Response, Fault> {
     query.only(&["wait", "timeout"])?;
-    let agent = match waits(&query)? {
-        None => app::find(&state, &caller, &id).await?,
-        Some((until, timeout)) => app::wait(&state, &caller, &id, until, timeout).await?,
+    let agent = match (waits(&query)?, id.parse()) {
+        (None, Ok(id)) => return Ok(answer_sent(show(&state, &caller, id).await?)),
+        (None, Err(_)) => app::find(&state, &caller, &id).await?,
+        (Some((until, timeout)), _) => app::wait(&state, &caller, &id, until, timeout).await?,
     };
     let generation = agent.generation;
-    let agent = shown(&state, &caller, vec![agent]).await?.pop();
+    let agent = shown(&state, caller.account, vec![agent]).await?.pop();
     Ok(answer_as(StatusCode::OK, generation, &agent))
 }
 

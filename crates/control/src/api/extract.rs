@@ -173,7 +173,7 @@ impl<T: DeserializeOwned + Counted> FromRequest<Arc<App>> for Anybodys<T> {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Fault> {
         let (mut parts, body) = request.into_parts();
         let Ok(from) = Client::from_request_parts(&mut parts, app).await;
-        app.limits.look(T::KIND, from.address)?;
+        app.limits.look(T::KIND, from.address).await?;
         Ok(Self(private(Request::from_parts(parts, body), MAX_ANYBODYS).await?))
     }
 }

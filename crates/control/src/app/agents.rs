@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, Asked, Candidate, FIRST_EPOCH, Found, Fresh, Idempotency, NewAgent, Order};
+use store::{Agent, Asked, Candidate, FIRST_EPOCH, Found, Fresh, Idempotency, Mark, NewAgent, Order};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
@@ -233,6 +233,12 @@ pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Agent,
     }
     let name: Name = key.parse().map_err(|_| missing())?;
     Fault::or_missing(app.store.agent_named(caller.account, &name).await, "agent", key)
+}
+
+/// The mark of an agent of the caller's account, by its id.
+pub(crate) async fn mark(app: &App, caller: &Caller, id: AgentId) -> Result<Mark, Fault> {
+    let mark = app.store.mark(id).await?.filter(|mark| mark.account == caller.account);
+    mark.ok_or_else(|| Fault::missing("agent", &id.to_string()))
 }
 
 pub(crate) async fn order(

@@ -26,6 +26,7 @@ use crate::config::Invited;
 use crate::limits::Limits;
 use crate::notify::Notify;
 use crate::peer::Proxies;
+use crate::shown::Shown;
 use crate::vault::Vault;
 use model::Name;
 use model::mode::Mode;
@@ -51,6 +52,8 @@ pub(crate) struct App {
     /// Whose word is taken for whom they speak for.
     pub(crate) proxies: Proxies,
     pub(crate) seats: Seats,
+    /// Agents as they were shown.
+    pub(crate) shown: Shown,
     pub(crate) installation: Installation,
     /// Where the database lies, for those who have to look after it; `None` on a server.
     pub(crate) database: Option<std::path::PathBuf>,

@@ -20,7 +20,7 @@ impl World {
     /// At the beginning of a window of every length.
     fn new() -> Self {
         let clock = Arc::new(Held(Mutex::new(OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap())));
-        Self { limits: Limits::new(clock.clone()), clock }
+        Self { limits: Limits::new(clock.clone(), &Config::default(), None, ""), clock }
     }
 
     fn forward(&self, seconds: i64) {
@@ -88,15 +88,15 @@ async fn other_accounts_do_not_beat_the_limit_of_an_address() {
 #[tokio::test]
 async fn whoever_looks_is_refused_as_whoever_asks_and_counts_nothing() {
     let world = World::new();
-    let look = |address| world.limits.look(Kind::Login, Some(address)).is_ok();
+    let look = async |address| world.limits.look(Kind::Login, Some(address)).await.is_ok();
     for _ in 0..100 {
-        assert!(look(v4(1)));
+        assert!(look(v4(1)).await);
     }
     assert_eq!(world.admitted(Kind::Login, 1000, |time| (v4(1), format!("user-{time}"))).await, 30);
-    assert!(!look(v4(1)));
-    assert!(look(v4(2)));
-    assert!(world.limits.look(Kind::Login, None).is_ok());
-    assert!(world.limits.look(Kind::Redemption, Some(v4(1))).is_ok());
+    assert!(!look(v4(1)).await);
+    assert!(look(v4(2)).await);
+    assert!(world.limits.look(Kind::Login, None).await.is_ok());
+    assert!(world.limits.look(Kind::Redemption, Some(v4(1))).await.is_ok());
 }
 
 #[tokio::test]
@@ -182,4 +182,143 @@ proptest! {
             }
         });
     }
+}
+
+/// A Redis of this test alone, at a socket of its own.
+struct Server {
+    process: std::process::Child,
+    directory: tempfile::TempDir,
+}
+
+const WORD: &str = "opensesame";
+
+impl Server {
+    /// `None` where it is not installed. In CI that is a failure.
+    fn start() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("redis.sock");
+        let started = std::process::Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--requirepass", WORD, "--unixsocket"])
+            .arg(&socket)
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn();
+        let mut process = match started {
+            Ok(process) => process,
+            Err(why) => {
+                assert!(std::env::var_os("CI").is_none(), "redis-server: {why}");
+                eprintln!("skipped: redis-server: {why}");
+                return None;
+            }
+        };
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(process.try_wait().unwrap().is_none(), "redis-server ended");
+            std::thread::yield_now();
+        }
+        Some(Self { process, directory })
+    }
+
+    fn config(&self) -> Config {
+        let url = format!("unix://{}", self.directory.path().join("redis.sock").display());
+        Config { redis: Some(url), ..Config::default() }
+    }
+
+    /// One of several control processes, all of which go by one clock.
+    fn replica(&self, clock: &Arc<Held>) -> World {
+        let limits = Limits::new(clock.clone(), &self.config(), Some(WORD.to_owned()), "one");
+        World { limits, clock: clock.clone() }
+    }
+
+    fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const ADA: &str = "ada@example.com";
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+#[tokio::test]
+async fn replicas_count_together_and_as_one_process_does() {
+    let Some(server) = Server::start() else { return };
+    let alone = World::new();
+    let replicas = [server.replica(&alone.clock), server.replica(&alone.clock)];
+    let elsewhere = Limits::new(alone.clock.clone(), &server.config(), Some(WORD.to_owned()), "another");
+    let mut refused = 0;
+    // Steps of every size, over several windows, by either replica, from several addresses.
+    for step in 0_u32..400 {
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, (step % 5) as u8));
+        let account = format!("person-{}@example.com", step % 3);
+        let expected = alone.ask(Kind::Login, Some(address), Some(&account)).await;
+        let replica = &replicas[(step / 7 % 2) as usize];
+        assert_eq!(replica.ask(Kind::Login, Some(address), Some(&account)).await, expected, "{step}");
+        let looked = [&alone, replica].map(|world| world.limits.look(Kind::Login, Some(address)));
+        let [one, other] = looked;
+        assert_eq!(one.await.is_ok(), other.await.is_ok(), "{step}");
+        refused += u32::from(expected.is_some());
+        alone.forward(i64::from(step * step % 41));
+    }
+    assert!((50..350).contains(&refused), "{refused}");
+    // Another installation in the same Redis counts for itself.
+    let account: &(dyn Display + Sync) = &"person-0@example.com";
+    assert!(elsewhere.check(Kind::Login, Some(HERE), Some(account)).await.is_ok());
+}
+
+#[tokio::test]
+async fn without_redis_each_process_counts_by_itself_and_none_is_open() {
+    let Some(mut server) = Server::start() else { return };
+    let clock = World::new().clock;
+    let [one, other] = [server.replica(&clock), server.replica(&clock)];
+    for replica in [&one, &other] {
+        for _ in 0..5 {
+            assert_eq!(replica.ask(Kind::Login, None, Some(ADA)).await, None);
+        }
+    }
+    for replica in [&one, &other] {
+        assert!(replica.ask(Kind::Login, None, Some(ADA)).await.is_some(), "ten are all, wherever they were");
+    }
+    server.stop();
+    // What each had let through still counts: five more.
+    for _ in 0..5 {
+        assert_eq!(one.ask(Kind::Login, None, Some(ADA)).await, None);
+    }
+    assert!(one.ask(Kind::Login, None, Some(ADA)).await.is_some());
+    // One that never reached it is limited, too.
+    let late = server.replica(&clock);
+    for _ in 0..10 {
+        assert_eq!(late.ask(Kind::Login, None, Some("bob@example.com")).await, None);
+    }
+    assert!(late.ask(Kind::Login, None, Some("bob@example.com")).await.is_some());
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_no_way_around() {
+    let Some(server) = Server::start() else { return };
+    let clock = World::new().clock;
+    let limits = Limits::new(clock.clone(), &server.config(), Some("wrong".to_owned()), "one");
+    let world = World { limits, clock };
+    let admitted = world.admitted(Kind::Login, 30, |_| (HERE, ADA.to_owned())).await;
+    assert_eq!(admitted, 10);
+}
+
+#[tokio::test]
+async fn limits_are_what_the_configuration_says() {
+    let custom = Custom { seconds: Some(60), address: None, account: Some(3) };
+    let config = Config { rules: BTreeMap::from([(Kind::Login, custom)]), ..Config::default() };
+    let clock = World::new().clock;
+    let world = World { limits: Limits::new(clock.clone(), &config, None, "one"), clock };
+    assert_eq!(world.admitted(Kind::Login, 30, |_| (HERE, ADA.to_owned())).await, 3);
+    assert_eq!(world.admitted(Kind::Proof, 30, |_| (HERE, ADA.to_owned())).await, 10, "another is as it was");
+    world.forward(120);
+    assert_eq!(world.admitted(Kind::Login, 30, |_| (HERE, ADA.to_owned())).await, 3);
+    let bad = Custom { seconds: Some(0), address: Some(0), account: Some(0) };
+    let config = Config { rules: BTreeMap::from([(Kind::Login, bad)]), ..Config::default() };
+    assert_eq!(config.faults().len(), 3);
 }

@@ -20,6 +20,7 @@ mod rekey;
 mod replicas;
 mod secrets;
 mod serving;
+mod shown;
 mod time_passes;
 mod tls;
 mod transfers;

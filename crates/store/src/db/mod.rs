@@ -9,7 +9,7 @@ mod sqlite;
 pub(crate) use postgres::migrations as postgres_migrations;
 pub(crate) use postgres::{PATIENCE, answered, open as connect};
 pub use postgres::{Server, UrlFault};
-pub(crate) use query::{Argument, Builder, for_postgres, for_sqlite, query};
+pub(crate) use query::{Argument, Builder, Query, for_postgres, for_sqlite, query};
 #[cfg(test)]
 pub(crate) use sqlite::migrations as sqlite_migrations;
 pub(crate) use sqlite::{BUSY, open as open_file};

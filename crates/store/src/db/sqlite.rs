@@ -41,6 +41,8 @@ pub(crate) fn migrations() -> Migrator {
         ("ledger", include_str!("../../migrations/sqlite/0011_ledger.sql")),
         ("transfers", include_str!("../../migrations/sqlite/0012_transfers.sql")),
         ("packages", include_str!("../../migrations/sqlite/0013_packages.sql")),
+        ("shown", include_str!("../../migrations/sqlite/0014_shown.sql")),
+        ("creation", include_str!("../../migrations/sqlite/0015_creation.sql")),
     ])
 }
 
