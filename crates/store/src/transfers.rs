@@ -169,7 +169,7 @@ impl Change {
             .add(
                 "UPDATE agents SET account = $1, image = $2, image_name = $3, spec = $4, state = $5, generation = $6,
                     token_epoch = $7, secrets_revision = $8, transfers = $9, evidence = '[]', observation = NULL,
-                    workspace_url = $10, state_since = $11, last_activity = NULL
+                    workspace_url = $10, state_since = $11, last_activity = NULL, shown = shown + 1
                  WHERE id = $12 AND account = $13 AND generation = $14 AND state = $15",
             )
             .bind(to.to_string())
