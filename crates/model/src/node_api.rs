@@ -112,6 +112,10 @@ pub struct DesiredAgent {
     /// Raised whenever [`AgentSecrets`] of it change; 0 when there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub secrets_revision: u64,
+    /// Whether this is what a backup had, and the node has not said since how the agent is: then it tells, and does not obey. One that it has
+    /// nothing left of was destroyed after the backup, and is not made anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
 }
 
 fn is_zero(number: &u64) -> bool {

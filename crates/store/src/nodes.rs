@@ -210,7 +210,7 @@ impl Store {
             }
             let agent = agent(row)?;
             let (policy_revision, secrets_revision) = (agent.policy_revision, agent.secrets_revision);
-            let Agent { spec, desired, generation, token_epoch, state, policy, .. } = agent;
+            let Agent { spec, desired, generation, token_epoch, state, policy, restored, .. } = agent;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
                 _ => found.agents.push(DesiredAgent {
@@ -221,6 +221,7 @@ impl Store {
                     policy,
                     policy_revision,
                     secrets_revision,
+                    restored,
                 }),
             }
         }

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod agent;
 pub mod attach;
+pub mod backup;
 pub mod bundle;
 pub mod completions;
 pub mod context;
@@ -25,6 +26,7 @@ pub mod member;
 pub mod policy;
 pub mod processes;
 pub mod recipe;
+pub mod restore;
 pub mod run;
 pub mod secret;
 pub mod service;
@@ -61,6 +63,8 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
 async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Result<u8> {
     match command {
         Command::Down(args) => args.run(global).await,
+        Command::Backup(args) => args.run(global),
+        Command::Restore(args) => args.run(global).await,
         Command::Doctor(args) => args.run(global).await,
         Command::Login(args) => args.run(global).await,
         Command::Logout(args) => args.run(global).await,

@@ -38,6 +38,7 @@ pub(crate) fn migrations() -> Migrator {
         ("secrets", include_str!("../../migrations/sqlite/0008_secrets.sql")),
         ("people", include_str!("../../migrations/sqlite/0009_people.sql")),
         ("quotas", include_str!("../../migrations/sqlite/0010_quotas.sql")),
+        ("restored", include_str!("../../migrations/sqlite/0011_restored.sql")),
     ])
 }
 
