@@ -1,9 +1,9 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    account, agent, audit, bundle, completions, context, doctor, down, egress, events, image, inspect,
-    invite, key, list, login, member, policy, processes, recipe, run, secret, service, setup, up, user,
-    verify, whoami,
+    account, agent, audit, backup, bundle, completions, context, doctor, down, egress, events, image, inspect,
+    invite, key, list, login, member, policy, processes, recipe, restore, run, secret, service, setup, up,
+    user, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -66,6 +66,8 @@ pub enum Command {
     Down(down::Args),
     Setup(setup::Args),
     Doctor(doctor::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Login(login::Args),
     Logout(login::Logout),
     Whoami(whoami::Args),

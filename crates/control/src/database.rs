@@ -119,6 +119,15 @@ pub(crate) async fn open(
     })
 }
 
+/// The same, for what is done while nobody serves.
+pub(crate) async fn open_aside(config: &Config) -> Result<Store, Error> {
+    let clock = Arc::new(model::clock::SystemClock);
+    match &config.database.url {
+        Some(url) => Ok(Store::connect_aside(&config.database.server(url)?, clock).await?),
+        None => open(config, clock, Arc::new(|_, _| {})).await,
+    }
+}
+
 /// Control processes that use one database have the same keys: one that made its own would put those of the others out of use.
 pub(crate) async fn check_keys(config: &Config, store: &Store) -> Result<(), Error> {
     if config.database.url.is_none() || store.installation().await?.is_none() {

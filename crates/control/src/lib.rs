@@ -84,6 +84,9 @@ pub enum Error {
     /// The database refused.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// Nothing was backed up or restored.
+    #[error(transparent)]
+    Backup(#[from] store::BackupError),
     /// The database cannot be used now.
     #[error("{source}: {}; end the process that holds it (`fuser` shows it), or free some space", path.display())]
     Database {
@@ -195,6 +198,36 @@ pub async fn issue_key(config: &Config, key: &Name) -> Result<FirstStart, Error>
     store.create_key(Actor::System, &NewKey::of_account(account, key, &hash), None).await?;
     store.close().await;
     Ok(FirstStart { account, api_key })
+}
+
+/// Writes a backup of the database.
+pub async fn backup(config: &Config, to: &mut (dyn std::io::Write + Send)) -> Result<store::Ending, Error> {
+    let store = database::open_aside(config).await?;
+    let ending = store.backup(to).await;
+    store.close().await;
+    Ok(ending?)
+}
+
+/// What was restored, and whether its secrets can be read.
+#[derive(Debug)]
+pub struct Restored {
+    /// What was.
+    pub restored: store::Restored,
+    /// Why not: the key that wraps them is not here.
+    pub keys: Option<KeyError>,
+}
+
+/// Puts a backup into the database, while no control serves on it.
+pub async fn restore(config: &Config, from: std::fs::File, replace: bool) -> Result<Restored, Error> {
+    let archive = store::Archive::check(from)?;
+    let store = database::open_aside(config).await?;
+    store.alone().await?;
+    let restored = store.restore(archive, replace).await?;
+    // A key is not made here: a new one would open nothing.
+    let needed = store.wrapped_by().await?;
+    let keys = if needed.is_empty() { None } else { Vault::open(config, &needed).err() };
+    store.close().await;
+    Ok(Restored { restored, keys })
 }
 
 /// The OpenAPI document that this version serves, as JSON.

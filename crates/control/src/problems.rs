@@ -60,6 +60,8 @@ impl From<store::Error> for Fault {
             E::StalePolicy { .. } => {
                 say(Code::PreconditionFailed).remedy("GET the policy again and decide anew")
             }
+            E::Restored => say(Code::WrongState)
+                .remedy("start its node, if it does not run; ask again once it has answered, or destroy the agent"),
             E::Ended { .. } => say(Code::WrongState).remedy("create another agent"),
             E::Answered { .. } => say(Code::WrongState)
                 .remedy("change the agent's policy, if it is to be otherwise; GET /v1/egress/questions lists what waits"),

@@ -115,6 +115,10 @@ pub struct DesiredAgent {
     /// How often it was given to another account. What its boundary was made for one account ends before it begins for the next.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub transfers: u64,
+    /// Whether this is what a backup had, and the node has not said since how the agent is: then it tells, and does not obey. One that it has
+    /// nothing left of was destroyed after the backup, and is not made anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -178,7 +178,8 @@ impl Local {
     }
 
     /// Moves to the numbering of a restored database, where generations may be lower. What was used up stays
-    /// so: a restore starts nothing by itself, and brings nothing back that was destroyed.
+    /// so: a restore starts nothing and ends nothing by itself, and brings nothing back that was destroyed. What somebody ordered
+    /// since the restore is done.
     pub(crate) fn rebase(&mut self, database_epoch: u64, offered: &DesiredAgent) {
         if database_epoch <= self.database_epoch {
             return;
@@ -197,7 +198,28 @@ impl Local {
         let used_up = self.served.is_some_and(|served| served >= self.desired.generation);
         self.served = if used_up { Some(offered.generation) } else { offered.generation.checked_sub(1) };
         self.desired.generation = offered.generation;
-        self.desired.desired = offered.desired;
+        if !offered.restored || offered.desired == Desired::Destroyed {
+            self.desired.desired = offered.desired;
+        }
+    }
+
+    /// Whether this is the wish of a backup, which control takes back for what is so.
+    pub(crate) fn outlived(&self, offered: &DesiredAgent) -> bool {
+        offered.restored
+            && offered.generation == self.desired.generation
+            && offered.desired != Desired::Destroyed
+    }
+
+    /// The record of an agent that a backup had, and of which nothing is left: nothing is made.
+    pub(crate) fn lost(desired: DesiredAgent, database_epoch: u64) -> Self {
+        let detail =
+            "it was destroyed after the backup that was restored: its node has nothing left of it".to_owned();
+        Self {
+            phase: Phase::Destroyed,
+            served: Some(desired.generation),
+            reason: Some(ExitReason::Lost { detail }),
+            ..Self::new(desired, database_epoch)
+        }
     }
 
     /// Whether the wish calls for a boundary that does not exist yet.

@@ -46,6 +46,7 @@ fn wish(desired: Desired, generation: u64) -> DesiredAgent {
         desired,
         generation,
         token_epoch: 1,
+        restored: false,
         policy: None,
         policy_revision: 0,
         secrets_revision: 0,

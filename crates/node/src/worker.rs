@@ -257,7 +257,9 @@ impl Worker {
                 let took_us = started.elapsed().as_micros() as u64;
                 tracing::debug!(agent = %self.agent, ?step, took_us, "done");
                 let ended = self.boundary.as_ref().is_some_and(Held::has_exited);
-                if ended || self.failures != failures || self.seen.has_changed().unwrap_or(false) {
+                // A backup may have had an agent that nothing is left of.
+                let lost = self.local.as_ref().is_some_and(|local| local.phase == Phase::Destroyed);
+                if ended || lost || self.failures != failures || self.seen.has_changed().unwrap_or(false) {
                     continue 'planning;
                 }
             }
@@ -278,6 +280,9 @@ impl Worker {
         if wish.database_epoch > local.database_epoch {
             local.rebase(wish.database_epoch, &wish.desired);
             self.unsaved = true;
+        }
+        if local.outlived(&wish.desired) {
+            return Some(local.desired.clone());
         }
         match local.check(&wish.desired) {
             Ok(()) => Some(wish.desired),

@@ -53,6 +53,9 @@ pub struct Agent {
     /// How often it was given to another account.
     #[serde(default)]
     pub transfers: u64,
+    /// Whether it is as a backup had it, and its node has not said since how it is.
+    #[serde(default)]
+    pub restored: bool,
     /// Why it does not run.
     pub reason: Option<ExitReason>,
     /// What was last seen of its boundary; it stays when that is gone.
@@ -133,6 +136,7 @@ pub(crate) fn agent(row: &Row) -> Result<Agent, Error> {
         policy_revision: row.number("policy_revision")?,
         secrets_revision: row.number("secrets_revision")?,
         transfers: row.number("transfers")?,
+        restored: row.flag("restored")?,
         reason: row.json_opt("reason")?,
         evidence: row.json("evidence")?,
         observation: row.json_opt("observation")?,
@@ -173,7 +177,8 @@ impl Change {
         mut detail: Value,
     ) -> Result<Agent, Error> {
         let id = before.spec.id;
-        if after.desired != before.desired {
+        let adopted = before.restored && !after.restored;
+        if after.desired != before.desired && !adopted {
             // A node may have acted on a later generation than an older database remembers.
             after.generation = before.generation.max(after.observed_generation) + 1;
         }
@@ -184,7 +189,7 @@ impl Change {
         self.deferred
             .add(
                 "UPDATE agents SET desired = $1, state = $2, generation = $3, observed_generation = $4, reason = $5,
-                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9, shown = shown + 1
+                    evidence = $6, workspace_url = $7, state_since = $8, observation = $9, restored = $13, shown = shown + 1
                  WHERE id = $10 AND generation = $11 AND state = $12",
             )
             .bind(after.desired.as_str())
@@ -199,6 +204,7 @@ impl Change {
             .bind(id.to_string())
             .bind(before.generation as i64)
             .bind(before.state.as_str())
+            .bind(i64::from(after.restored))
             .or(Error::Stale { generation: before.generation });
         if after.state != before.state {
             self.close_period(id, at);
@@ -209,7 +215,7 @@ impl Change {
             self.deferred.add("UPDATE node_slots SET agent = NULL WHERE agent = $1").bind(id.to_string());
             self.count_free(after.node);
         }
-        if destroyed || after.generation != before.generation {
+        if destroyed || adopted || after.generation != before.generation {
             self.raise_for(after.node, id);
         }
         if after.desired == Desired::Destroyed && before.desired != Desired::Destroyed {
@@ -267,6 +273,7 @@ impl Change {
             policy_revision: if policy.is_some() { FIRST_REVISION } else { 0 },
             secrets_revision,
             transfers: 0,
+            restored: false,
             reason: None,
             evidence: Vec::new(),
             observation: None,
@@ -374,6 +381,9 @@ impl Store {
         let before = change.agent(id).await?.ok_or(Error::NotFound { what: "agent" })?;
         if order.if_match.is_some_and(|generation| generation != before.generation) {
             return Err(Error::Stale { generation: before.generation });
+        }
+        if before.restored && verb != Verb::Destroy {
+            return Err(Error::Restored);
         }
         let (state, desired) = apply_verb(before.state, verb)?;
         if (state, desired) == (before.state, before.desired) {

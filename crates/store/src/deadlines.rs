@@ -38,7 +38,7 @@ impl Store {
                 UNION ALL
                 SELECT id, node, idle_ms + CASE WHEN last_activity > state_since THEN last_activity
                     ELSE state_since END AS at, 'idle' AS cause FROM agents
-                WHERE idle_ms IS NOT NULL AND state = 'running' AND desired = 'running'
+                WHERE idle_ms IS NOT NULL AND state = 'running' AND desired = 'running' AND restored = 0
              ) AS due JOIN nodes n ON n.id = due.node ORDER BY due.at, due.id LIMIT $1",
         )
         .bind(i64::from(limit))

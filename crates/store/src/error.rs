@@ -62,6 +62,9 @@ pub enum Error {
         /// Where it is.
         revision: u64,
     },
+    /// It is as a backup had it, and nobody knows whether it is so.
+    #[error("the database was restored from a backup, and the agent's node has not said since how it is")]
+    Restored,
     /// Nothing about the agent can change any more.
     #[error("the agent is {state}, and stays as it was")]
     Ended {

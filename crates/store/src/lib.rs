@@ -6,6 +6,7 @@
 
 mod accounts;
 mod agents;
+mod backup;
 mod batch;
 mod bearers;
 mod change;
@@ -44,6 +45,7 @@ mod uses;
 
 pub use accounts::NewAccount;
 pub use agents::{Agent, AgentFilter, FIRST_EPOCH, Order};
+pub use backup::{Archive, BackupError, Ending, Header, Restored};
 pub use change::{Actor, Changed, OnCommit};
 pub use creation::{Asked, Candidate, Found, NewAgent};
 pub use db::{Server, UrlFault};
@@ -137,6 +139,11 @@ impl Store {
     /// what each of them changes.
     pub async fn connect(server: &Server, clock: Arc<dyn Clock>, on_commit: OnCommit) -> Result<Self, Error> {
         Self::connect_waiting(server, clock, on_commit, PATIENCE).await
+    }
+
+    /// The same, for what is done while nobody serves: who serves is asked for by this.
+    pub async fn connect_aside(server: &Server, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        Self::connect(&server.named("cofferdam-backup"), clock, Arc::new(|_, _| {})).await
     }
 
     async fn connect_waiting(

@@ -217,7 +217,7 @@ impl Store {
             }
             let agent = agent(row)?;
             let (policy_revision, secrets_revision) = (agent.policy_revision, agent.secrets_revision);
-            let transfers = agent.transfers;
+            let (transfers, restored) = (agent.transfers, agent.restored);
             let Agent { spec, desired, generation, token_epoch, state, policy, .. } = agent;
             match state {
                 AgentState::Destroyed => found.gone.push(spec.id),
@@ -230,6 +230,7 @@ impl Store {
                     policy_revision,
                     secrets_revision,
                     transfers,
+                    restored,
                 }),
             }
         }

@@ -30,12 +30,18 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
     let mut after = before.clone();
     after.observed_generation = before.observed_generation.max(report.generation);
     if report.generation == before.generation && before.state != AgentState::Destroyed {
+        if before.restored {
+            after.restored = false;
+            if before.desired != Desired::Destroyed {
+                after.desired = adopted(report.observed);
+            }
+        }
         // An agent that ended by itself was told to stay stopped; that the node confirms it is no news, and
         // must not wipe out why it ended.
         let confirms =
             before.desired == Desired::Stopped && before.has_ended() && report.observed == Observed::Stopped;
         if !confirms {
-            after.state = apply_observed(before.state, before.desired, report.observed);
+            after.state = apply_observed(before.state, after.desired, report.observed);
             after.reason.clone_from(&report.reason);
         }
         if lives(report) {
@@ -46,7 +52,7 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
             after.workspace_url.clone_from(&report.workspace_url);
         }
         let ended = matches!(after.state, AgentState::Stopped | AgentState::Failed);
-        if ended && matches!(before.desired, Desired::Running | Desired::Paused) {
+        if ended && matches!(after.desired, Desired::Running | Desired::Paused) {
             // What ends by itself is not started again by itself.
             after.desired = Desired::Stopped;
         }
@@ -54,6 +60,15 @@ pub(crate) fn after_report(before: &Agent, report: &ObservedAgent) -> Option<Age
     // That the same was seen once more is no news.
     let news = Agent { observation: before.observation.clone(), ..after.clone() } != *before;
     news.then_some(after)
+}
+
+/// What an agent should be that a backup knew, and that is so by now: a restore ends nothing and starts nothing.
+fn adopted(observed: Observed) -> Desired {
+    match observed {
+        Observed::Running => Desired::Running,
+        Observed::Paused => Desired::Paused,
+        Observed::Stopped | Observed::Failed | Observed::Destroyed => Desired::Stopped,
+    }
 }
 
 /// A boundary is there, and was looked at.

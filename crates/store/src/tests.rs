@@ -1,5 +1,6 @@
 //! The database against those who would get around it: raw SQL, races, clocks, and random lives.
 
+mod backup;
 mod egress;
 mod engine;
 mod group;

@@ -4,6 +4,7 @@ pub mod account;
 pub mod agent;
 pub mod attach;
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod clone;
 pub mod completions;
@@ -27,6 +28,7 @@ pub mod member;
 pub mod policy;
 pub mod processes;
 pub mod recipe;
+pub mod restore;
 pub mod run;
 pub mod secret;
 pub mod service;
@@ -64,6 +66,8 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
 async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Result<u8> {
     match command {
         Command::Down(args) => args.run(global).await,
+        Command::Backup(args) => args.run(global),
+        Command::Restore(args) => args.run(global).await,
         Command::Doctor(args) => args.run(global).await,
         Command::Login(args) => args.run(global).await,
         Command::Logout(args) => args.run(global).await,

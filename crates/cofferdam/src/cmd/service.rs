@@ -55,6 +55,15 @@ pub struct ControlArgs {
     /// Print a token that enrols the node of this name as JSON, and end
     #[arg(long, value_name = "NAME")]
     bootstrap: Option<Name>,
+    /// Write a backup of the database to standard output, and end
+    #[arg(long)]
+    backup: bool,
+    /// Put the backup that standard input is into the database, and end
+    #[arg(long)]
+    restore: bool,
+    /// With `--restore`: in place of what the same installation has
+    #[arg(long, requires = "restore")]
+    replace: bool,
 }
 
 /// What the node can be started for.
@@ -147,6 +156,13 @@ impl ControlArgs {
         // Control needs no program that would give it more rights than its user has.
         rustix::thread::set_no_new_privs(true).context("cannot give up privileges")?;
         let config = control_config(&Paths::from_env()?)?;
+        if self.backup {
+            control::backup(&config, &mut std::io::BufWriter::new(std::io::stdout())).await?;
+            return Ok(0);
+        }
+        if self.restore {
+            return self.put_back(&config).await;
+        }
         let mut printed = Printed::default();
         if self.init {
             if let Some(first) = control::initialise(&config).await? {
@@ -165,6 +181,25 @@ impl ControlArgs {
             printed.bootstrap_token = Some(control::bootstrap_token(&config, node).await?);
         }
         crate::output::line(serde_json::to_string(&printed)?)?;
+        Ok(0)
+    }
+}
+
+impl ControlArgs {
+    async fn put_back(&self, config: &control::Config) -> anyhow::Result<u8> {
+        use std::os::fd::AsFd;
+        let from = std::io::stdin().as_fd().try_clone_to_owned().context("cannot read the backup")?;
+        let done = control::restore(config, from.into(), self.replace).await?;
+        if let Some(error) = &done.keys {
+            eprintln!("cofferdam: the secrets of the backup cannot be read: {error}");
+        }
+        let control::Restored { restored, .. } = done;
+        crate::output::json(&serde_json::json!({
+            "made_at": restored.header.made_at,
+            "installation": restored.header.installation,
+            "rows": restored.rows,
+            "database_epoch": restored.database_epoch,
+        }))?;
         Ok(0)
     }
 }

@@ -269,6 +269,35 @@ fn a_restored_database() {
     assert_eq!(gone.observed(), Some(Observed::Destroyed));
 }
 
+#[test]
+fn what_a_backup_had_ends_nothing_and_makes_nothing() {
+    let mut running = local(Desired::Running, 9, Phase::Live(Motion::Running));
+    let offered = DesiredAgent { restored: true, ..then(&running, Desired::Stopped, 4) };
+    running.rebase(2, &offered);
+    assert!(running.outlived(&offered));
+    assert_eq!((running.desired.desired, running.desired.generation), (Desired::Running, 4));
+    assert_eq!(running.observed(), Some(Observed::Running));
+    // Control took that over; what it says from there on counts.
+    let taken = DesiredAgent { restored: false, desired: Desired::Running, ..offered.clone() };
+    assert!(!running.outlived(&taken));
+    assert_eq!(plan(&taken, Some(&running)), []);
+    assert_eq!(plan(&then(&running, Desired::Stopped, 5), Some(&running)), [Accept, Terminate, Clean]);
+    // What was to be destroyed before the backup is.
+    let mut running = local(Desired::Running, 3, Phase::Live(Motion::Running));
+    let offered = DesiredAgent { restored: true, ..then(&running, Desired::Destroyed, 4) };
+    running.rebase(2, &offered);
+    assert!(!running.outlived(&offered));
+    assert_eq!(plan(&offered, Some(&running)).last(), Some(&Bury));
+    // One of which nothing is left is not made, and says so in whatever generation it is told to start.
+    let mut lost = Local::lost(DesiredAgent { restored: true, ..wish(Desired::Running, 4) }, 2);
+    assert_eq!(plan(&lost.desired.clone(), Some(&lost)), []);
+    assert_eq!(lost.observed(), Some(Observed::Destroyed));
+    let again = then(&lost, Desired::Running, 5);
+    assert_eq!(plan(&again, Some(&lost)), [Accept]);
+    lost.accept(&again);
+    assert_eq!((lost.observed(), lost.desired.generation), (Some(Observed::Destroyed), 5));
+}
+
 /// What may happen to an agent on a node.
 #[derive(Debug, Clone, Copy)]
 enum Happening {

@@ -119,8 +119,16 @@ impl Worker {
                 super::Seen::Listed(wish) => wish.database_epoch,
                 super::Seen::Nothing | super::Seen::Unlisted => 0,
             };
-            let mut local = Local::new(desired.clone(), epoch);
-            if self.shared.strangers.contains(&self.agent) {
+            let stranger = self.shared.strangers.contains(&self.agent);
+            let mut local = match desired.restored
+                && !stranger
+                && desired.desired != Desired::Destroyed
+                && !self.shared.sandbox.has_volume(desired.spec.volume)
+            {
+                true => Local::lost(desired.clone(), epoch),
+                false => Local::new(desired.clone(), epoch),
+            };
+            if stranger {
                 // It lives, and the journal was lost: it is found again before anything else.
                 local.phase = Phase::Launching;
                 local.served = Some(desired.generation);

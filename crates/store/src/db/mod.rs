@@ -4,6 +4,7 @@
 mod postgres;
 mod query;
 mod sqlite;
+mod whole;
 
 #[cfg(test)]
 pub(crate) use postgres::migrations as postgres_migrations;
@@ -13,6 +14,8 @@ pub(crate) use query::{Argument, Builder, Query, for_postgres, for_sqlite, query
 #[cfg(test)]
 pub(crate) use sqlite::migrations as sqlite_migrations;
 pub(crate) use sqlite::{BUSY, open as open_file};
+
+pub(crate) use whole::{Kind, Snapshot, allow_deletion, columns, count_on, others, schema};
 
 use crate::Error;
 use crate::group::Durability;
@@ -28,6 +31,18 @@ fn migrator<const COUNT: usize>(all: [(&'static str, &'static str); COUNT]) -> M
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     Migrator::with_migrations(numbered.collect())
+}
+
+fn names(all: Migrator) -> Vec<String> {
+    all.iter().map(|one| one.description.to_string()).collect()
+}
+
+fn sqlite_names() -> Vec<String> {
+    names(sqlite::migrations())
+}
+
+fn postgres_names() -> Vec<String> {
+    names(postgres::migrations())
 }
 
 /// Connections that are used in turn.

@@ -21,6 +21,9 @@ const READERS: u32 = 8;
 /// More than there are statements.
 const STATEMENTS: usize = 500;
 
+/// What the server's list of who is connected calls a process that serves.
+pub(super) const SERVING: &str = "cofferdam";
+
 /// Whoever writes has this lock until its transaction ends: changes of all processes are made one after the other, as SQLite's are.
 /// The number is taken behind it, so that it grows from commit to commit.
 const DURABLE: &str = "BEGIN; SELECT pg_advisory_xact_lock(7700); SELECT nextval('changes')";
@@ -83,7 +86,12 @@ impl Server {
         if !here && !verified {
             return Err(UrlFault::Clear);
         }
-        Ok(Self(options.application_name("cofferdam").statement_cache_capacity(STATEMENTS)))
+        Ok(Self(options.application_name(SERVING).statement_cache_capacity(STATEMENTS)))
+    }
+
+    /// The same, by another name in the server's list of who is connected.
+    pub(crate) fn named(&self, name: &str) -> Self {
+        Self(self.0.clone().application_name(name))
     }
 
     /// Which database it is, without a password.
@@ -113,6 +121,7 @@ pub(crate) fn migrations() -> Migrator {
         ("packages", include_str!("../../migrations/postgres/0013_packages.sql")),
         ("shown", include_str!("../../migrations/postgres/0014_shown.sql")),
         ("creation", include_str!("../../migrations/postgres/0015_creation.sql")),
+        ("restored", include_str!("../../migrations/postgres/0016_restored.sql")),
     ])
 }
 

@@ -12,9 +12,9 @@ use sqlx::{Arguments, AssertSqlSafe, SqlSafeStr, SqlStr};
 #[derive(Debug, Clone)]
 pub(crate) enum Argument {
     Number(Option<i64>),
-    Real(f64),
+    Real(Option<f64>),
     Text(Option<String>),
-    Bytes(Vec<u8>),
+    Bytes(Option<Vec<u8>>),
 }
 
 macro_rules! from {
@@ -30,13 +30,13 @@ macro_rules! from {
 from! {
     i64: value => Self::Number(Some(value));
     Option<i64>: value => Self::Number(value);
-    f64: value => Self::Real(value);
+    f64: value => Self::Real(Some(value));
     String: value => Self::Text(Some(value));
     &String: value => Self::Text(Some(value.clone()));
     &str: value => Self::Text(Some(value.to_owned()));
     Option<String>: value => Self::Text(value);
     Option<&str>: value => Self::Text(value.map(str::to_owned));
-    Vec<u8>: value => Self::Bytes(value);
+    Vec<u8>: value => Self::Bytes(Some(value));
 }
 
 const SENT: &str = "texts, numbers and bytes can be sent";

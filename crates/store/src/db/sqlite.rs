@@ -43,6 +43,7 @@ pub(crate) fn migrations() -> Migrator {
         ("packages", include_str!("../../migrations/sqlite/0013_packages.sql")),
         ("shown", include_str!("../../migrations/sqlite/0014_shown.sql")),
         ("creation", include_str!("../../migrations/sqlite/0015_creation.sql")),
+        ("restored", include_str!("../../migrations/sqlite/0016_restored.sql")),
     ])
 }
 
