@@ -12,6 +12,7 @@ use crate::db::{Argument, Kind, Snapshot, allow_deletion, columns, count_on, oth
 use crate::rows::Row;
 use crate::{Error, Store};
 use model::AccountId;
+use model::audit::EventKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -39,6 +40,7 @@ pub(crate) const TABLES: &[&str] = &[
     "nodes",
     "images",
     "agents",
+    "transfers",
     "agent_labels",
     "node_slots",
     "assertions",
@@ -50,6 +52,8 @@ pub(crate) const TABLES: &[&str] = &[
     "egress_log",
     "egress_remembered",
     "events",
+    "ledger",
+    "ledger_keys",
     "state_periods",
 ];
 
@@ -66,6 +70,8 @@ pub(crate) const LEFT: &[&str] = &[
     "signing_keys",
     "egress_questions",
     "egress_counts",
+    "ledger_waiting",
+    "leases",
 ];
 
 /// Why nothing was backed up or restored.
@@ -446,6 +452,10 @@ impl Store {
         if digest != ending.sha256 {
             return Err(BackupError::Digest);
         }
+        // Every event that came waits to be chained, also those that are.
+        query("DELETE FROM ledger_waiting WHERE event IN (SELECT event FROM ledger)")
+            .execute(change.db().await?)
+            .await?;
         count_on(change.db().await?).await?;
         // A backup that is restored twice into empty databases must not have the same epoch twice.
         let seconds = change.now / 1000;
@@ -456,7 +466,7 @@ impl Store {
             .await?;
         query(
             "UPDATE agents SET restored = CASE WHEN state = 'destroyed' THEN 0 ELSE 1 END,
-                token_epoch = CASE WHEN token_epoch < $1 THEN $1 ELSE token_epoch + 1 END",
+                token_epoch = CASE WHEN token_epoch < $1 THEN $1 ELSE token_epoch + 1 END, shown = shown + 1",
         )
         .bind(seconds)
         .execute(change.db().await?)
@@ -464,11 +474,11 @@ impl Store {
         query("UPDATE nodes SET rev = rev + 1").execute(change.db().await?).await?;
         let detail =
             json!({"made_at": header.made_at, "from_epoch": header.database_epoch, "database_epoch": epoch});
-        change.event(None, "installation.restored", &header.installation, detail.clone());
+        change.event(None, EventKind::InstallationRestored, &header.installation, detail.clone());
         let accounts = query("SELECT id FROM accounts").fetch_all(change.db().await?).await?;
         for row in accounts {
             let account: AccountId = row.parsed("id")?;
-            change.event(Some(account), "installation.restored", &header.installation, detail.clone());
+            change.event(Some(account), EventKind::InstallationRestored, &header.installation, detail.clone());
         }
         change.touch(crate::Changed::Keys);
         change.commit().await?;

@@ -73,7 +73,7 @@ async fn secrets_that_were_used_are_told_once_in_a_while(engine: Engine) {
             host: host.to_owned(),
             ..connection(&world, Outcome::Passed)
         };
-        let records = vec![Record { agent, connection: used }];
+        let records = vec![Record { agent, account: None, connection: used }];
         let report = EgressReport { records, ..EgressReport::default() };
         world.store.record_egress(world.node, &report).await.unwrap();
         world.count("SELECT count(*) FROM events WHERE kind = 'secret.used'").await
