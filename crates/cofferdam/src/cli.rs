@@ -1,9 +1,9 @@
 //! The command line's shape. What each command takes stands in its own file.
 
 use crate::cmd::{
-    account, agent, audit, backup, bundle, completions, context, doctor, down, egress, events, image, inspect,
-    invite, key, list, login, member, policy, processes, recipe, restore, run, secret, service, setup, up,
-    user, verify, whoami,
+    account, agent, audit, backup, bundle, completions, context, doctor, down, egress, events, image,
+    inspect, invite, key, list, login, member, policy, processes, recipe, restore, run, secret, service,
+    setup, up, user, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};

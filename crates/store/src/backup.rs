@@ -478,7 +478,12 @@ impl Store {
         let accounts = query("SELECT id FROM accounts").fetch_all(change.db().await?).await?;
         for row in accounts {
             let account: AccountId = row.parsed("id")?;
-            change.event(Some(account), EventKind::InstallationRestored, &header.installation, detail.clone());
+            change.event(
+                Some(account),
+                EventKind::InstallationRestored,
+                &header.installation,
+                detail.clone(),
+            );
         }
         change.touch(crate::Changed::Keys);
         change.commit().await?;
