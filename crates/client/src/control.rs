@@ -7,7 +7,7 @@ use crate::http::Endpoint;
 use crate::workspace::Workspace;
 use model::api::{
     Agent, AgentEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Event, GrantImage, Image, Node,
-    Page, RegisterImage, WorkspaceToken,
+    Page, Period, RegisterImage, WorkspaceToken,
 };
 use model::clone::CloneAgent;
 use model::packages::ImageDiff;
@@ -143,6 +143,13 @@ impl Control {
     /// What was observed of an agent's boundary, by id or name.
     pub async fn evidence(&self, reference: &str) -> Result<AgentEvidence, Error> {
         self.endpoint.json(self.endpoint.get(&["v1", "agents", reference, "evidence"])).await
+    }
+
+    /// What an agent was and when, newest first, at most `most` periods.
+    pub async fn timeline(&self, reference: &str, most: usize) -> Result<Vec<Period>, Error> {
+        let mut periods = self.pages(|| self.endpoint.get(&["v1", "agents", reference, "timeline"])).await?;
+        periods.truncate(most);
+        Ok(periods)
     }
 
     /// Waits until the agent is in `state` (or in any state where it rests), for at most `seconds`.

@@ -317,6 +317,32 @@ pub struct Node {
     pub last_seen: Option<OffsetDateTime>,
 }
 
+/// One period of an agent's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Period {
+    /// Counted from the agent's first, which is 1.
+    pub ordinal: u64,
+    /// What the agent was.
+    pub state: AgentState,
+    /// Since when; where the one before ended.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub from: OffsetDateTime,
+    /// Until when; absent as long as it is so.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub until: Option<OffsetDateTime>,
+    /// Where.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// Who moved it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Why: what was asked for, or what was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
 /// An audit event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {

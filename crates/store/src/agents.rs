@@ -6,6 +6,7 @@
 use crate::change::{Actor, Change, Changed};
 use crate::creation::{Candidate, NewAgent};
 use crate::db::{Builder, Query, query};
+use crate::periods::cause;
 use crate::rows::{Row, millis, to_json};
 use crate::{Error, Idempotency, PageOf, Store};
 use model::agent::{AgentSpec, AgentState, Desired, ExitReason, Verb, apply_verb};
@@ -182,9 +183,8 @@ impl Change {
             // A node may have acted on a later generation than an older database remembers.
             after.generation = before.generation.max(after.observed_generation) + 1;
         }
-        // Clocks may step back; the ledger does not.
         let since = millis(before.state_since);
-        let at = if after.state == before.state { since } else { self.now.max(since) };
+        let at = if after.state == before.state { since } else { self.instant_after(since) };
         after.state_since = crate::rows::instant(at).ok_or(Error::Corrupt { column: "state_since" })?;
         self.deferred
             .add(
@@ -208,7 +208,7 @@ impl Change {
             .or(Error::Stale { generation: before.generation });
         if after.state != before.state {
             self.close_period(id, at);
-            self.open_period(&after, at);
+            self.open_period(&after, at, &cause(kind.as_str(), &detail));
         }
         let destroyed = after.state == AgentState::Destroyed && before.state != AgentState::Destroyed;
         if destroyed {
@@ -227,26 +227,6 @@ impl Change {
         self.event(Some(after.spec.account), kind, id, detail);
         self.touch(Changed::Agent(Arc::new(after.clone())));
         Ok(after)
-    }
-
-    pub(crate) fn open_period(&mut self, agent: &Agent, at: i64) {
-        self.deferred
-            .add(
-                "INSERT INTO state_periods (agent, ordinal, account, node, state, opened_at)
-                 SELECT $1, coalesce(max(ordinal), 0) + 1, $2, $3, $4, $5 FROM state_periods WHERE agent = $1",
-            )
-            .bind(agent.spec.id.to_string())
-            .bind(agent.spec.account.to_string())
-            .bind(agent.node.to_string())
-            .bind(agent.state.as_str())
-            .bind(at);
-    }
-
-    pub(crate) fn close_period(&mut self, agent: AgentId, at: i64) {
-        self.deferred
-            .add("UPDATE state_periods SET closed_at = $1 WHERE agent = $2 AND closed_at IS NULL")
-            .bind(at)
-            .bind(agent.to_string());
     }
 
     pub(crate) fn insert(

@@ -215,11 +215,12 @@ fn list(columns: &[(String, Kind)]) -> String {
     columns.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// The order of these counts: pages of events go by it.
+/// The order of these counts: pages of events go by it, and a period is taken only behind the one before.
 fn order(table: &str) -> &'static str {
     match table {
         "events" => " ORDER BY rowid",
         "egress_log" => " ORDER BY id",
+        "state_periods" => " ORDER BY agent, ordinal",
         _ => "",
     }
 }

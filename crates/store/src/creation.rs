@@ -158,7 +158,7 @@ impl Store {
         let agent = change.insert(&new, placed, u64::from(!wishes.is_empty()))?;
         change.bind_new(spec.account, spec.id, &wishes);
         let now = change.now;
-        change.open_period(&agent, now);
+        change.open_period(&agent, now, "created");
         let detail = json!({"name": spec.name, "image": spec.image, "digest": spec.image_digest, "node": node,
             "level": spec.level, "driver": spec.driver, "unrestricted": spec.unrestricted, "policy": new.policy,
             "run_as": spec.run_as, "resources": spec.resources, "secrets": spec.secrets});

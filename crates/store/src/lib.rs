@@ -30,6 +30,7 @@ mod marks;
 mod members;
 mod nodes;
 mod observe;
+mod periods;
 mod policies;
 mod quotas;
 mod rows;

@@ -195,7 +195,7 @@ impl Change {
             .bind(to.to_string())
             .bind(at);
         self.close_period(id, at);
-        self.open_period(&after, at);
+        self.open_period(&after, at, "transferred");
         self.forget_questions(from, id);
         self.raise_for(after.node, id);
         let unbound: Vec<Name> = unbound.into_iter().collect();

@@ -35,6 +35,7 @@ pub mod service;
 pub mod setup;
 pub mod show;
 pub mod stats;
+pub mod timeline;
 pub mod transfer;
 pub mod up;
 pub mod user;
@@ -90,6 +91,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Short(command) => command.run(global).await,
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
+        Command::Timeline(args) => args.run(global).await,
         Command::Audit(command) => command.run(global).await,
         Command::Inspect(args) => args.run(global).await,
         Command::Verify(args) => args.run(global).await,

@@ -1,7 +1,7 @@
 //! `/v1/agents`
 
 use super::extract::{Empty, Guards, Id, Json};
-use super::query::Query;
+use super::query::{Query, page};
 use crate::app::App;
 use crate::app::agents::{self as app, Until};
 use crate::auth::Caller;
@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::agent::{AgentState, Desired, Verb};
 use model::api::{
-    Agent, AgentEvidence, ControlEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page,
+    Agent, AgentEvidence, ControlEvidence, CreateAgent, CreateWorkspaceToken, CreatedAgent, Page, Period,
     WorkspaceToken,
 };
 use model::evidence::{Claim, Control, claim};
@@ -316,6 +316,29 @@ pub(super) async fn evidence(
         observation: agent.observation.clone(),
         controls: Control::of(level).iter().copied().map(control).collect(),
     }))
+}
+
+/// What an agent was and when, newest first.
+///
+/// Each period ends where the next begins. Periods of an agent that was given to another account stay with the account whose it was, and
+/// those of one that was destroyed are listed by its id.
+#[utoipa::path(get, path = "/v1/agents/{id}/timeline", tag = "agents", operation_id = "get_agent_timeline",
+    params(
+        ("id" = String, Path, description = "Its id or name"),
+        ("cursor" = Option<String>, Query, description = "The `next` of an earlier page"),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 unless told"),
+    ),
+    responses((status = 200, description = "A page", body = Page<Period>)))]
+pub(super) async fn timeline(
+    State(state): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id,
+    query: Query,
+) -> Result<axum::Json<Page<Period>>, Fault> {
+    query.only(&["cursor", "limit"])?;
+    let paging = query.paging_by(|ordinal| ordinal.parse::<u32>().ok().map(u64::from))?;
+    let rows = app::timeline(&state, &caller, &id, paging.before, paging.limit).await?;
+    Ok(axum::Json(page(rows, |period| period.ordinal.to_string(), |period| period)))
 }
 
 async fn order(

@@ -43,6 +43,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(agents::start))
         .routes(routes!(agents::token))
         .routes(routes!(agents::evidence))
+        .routes(routes!(agents::timeline))
         .routes(routes!(transfers::transfer))
         .routes(routes!(clones::clone))
         .routes(routes!(policies::get, policies::set))

@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::notify::Subscription;
 use crate::problems::Fault;
 use model::agent::{AgentSpec, AgentState, Command, Level, RunAs, Verb};
-use model::api::{CreateAgent, CreateWorkspaceToken, Image, WorkspaceToken};
+use model::api::{CreateAgent, CreateWorkspaceToken, Image, Period, WorkspaceToken};
 use model::mode::Refusal;
 use model::token::{Scope, WORKSPACE_TOKEN_LIFE, WorkspaceClaims};
 use model::{AgentId, Code, EventId, Name, Problem, VolumeId};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Agent, Asked, Candidate, FIRST_EPOCH, Found, Fresh, Idempotency, Mark, NewAgent, Order};
+use store::{Agent, Asked, Candidate, FIRST_EPOCH, Found, Fresh, Idempotency, Mark, NewAgent, Order, PageOf};
 use time::OffsetDateTime;
 
 /// How often another name is made up when the first is taken.
@@ -233,6 +233,25 @@ pub(crate) async fn find(app: &App, caller: &Caller, key: &str) -> Result<Agent,
     }
     let name: Name = key.parse().map_err(|_| missing())?;
     Fault::or_missing(app.store.agent_named(caller.account, &name).await, "agent", key)
+}
+
+/// What an agent was, newest first, as long as it was the caller's account's: also of one that was destroyed, or given to another since.
+pub(crate) async fn timeline(
+    app: &App,
+    caller: &Caller,
+    key: &str,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<PageOf<Period>, Fault> {
+    let id = match key.parse() {
+        Ok(id) => id,
+        Err(_) => find(app, caller, key).await?.spec.id,
+    };
+    let rows = app.store.timeline(caller.account, id, before, limit).await?;
+    if rows.items.is_empty() && before.is_none() {
+        return Err(Fault::missing("agent", key));
+    }
+    Ok(rows)
 }
 
 /// The mark of an agent of the caller's account, by its id.

@@ -177,6 +177,7 @@ fn cases(image: &str) -> Vec<Case> {
         case("GET", "/v1/agents", none.clone(), OWN),
         case("GET", "/v1/agents/{id}", none.clone(), OURS),
         case("GET", "/v1/agents/{id}/evidence", none.clone(), OURS),
+        case("GET", "/v1/agents/{id}/timeline", none.clone(), OURS),
         case("GET", "/v1/agents/{id}/policy", none.clone(), OURS),
         case("PUT", "/v1/agents/{id}/policy", json!({"version": 1}), OURS),
         case("POST", "/v1/agents/{id}/token", json!({"scopes": ["exec"]}), to(201, OURS)),

@@ -122,6 +122,7 @@ pub(crate) fn migrations() -> Migrator {
         ("shown", include_str!("../../migrations/postgres/0014_shown.sql")),
         ("creation", include_str!("../../migrations/postgres/0015_creation.sql")),
         ("restored", include_str!("../../migrations/postgres/0016_restored.sql")),
+        ("periods", include_str!("../../migrations/postgres/0017_periods.sql")),
     ])
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn migrations() -> Migrator {
         ("shown", include_str!("../../migrations/sqlite/0014_shown.sql")),
         ("creation", include_str!("../../migrations/sqlite/0015_creation.sql")),
         ("restored", include_str!("../../migrations/sqlite/0016_restored.sql")),
+        ("periods", include_str!("../../migrations/sqlite/0017_periods.sql")),
     ])
 }
 
