@@ -87,6 +87,11 @@ impl Walk {
         if *installation != self.installation || *chain != self.chain {
             return Err(Fault::Foreign { installation: installation.clone(), chain: chain.clone() });
         }
+        // Of a chain before its first entry, which every chain begins with.
+        if *seq == 0 {
+            let same = *hash == genesis(installation, chain);
+            return if same { Ok(()) } else { Err(Fault::Rewritten { after: 0, seq: 0 }) };
+        }
         // Two that say different things of one number cannot both be right.
         if self.said.insert(*seq, *hash).is_some_and(|before| before != *hash) {
             return Err(Fault::Rewritten { after: 0, seq: *seq });

@@ -7,7 +7,7 @@ use crate::gates::Gates;
 use crate::journal::Journal;
 use crate::key::NodeKey;
 use crate::lease::Leases;
-use crate::local::{Local, Phase};
+use crate::local::{Local, Owner, Phase, owner};
 use crate::recheck::AT_ONCE;
 use crate::report::Reporter;
 use crate::secrets::Secrets;
@@ -18,12 +18,14 @@ use model::node_api::{DesiredAgent, DesiredState};
 use model::{AccountId, AgentId, VolumeId};
 use sandbox::Sandbox;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Copies of one agent that are waited for at once; who asks for one more waits for that.
 const COPIES: usize = 4;
+/// Copies of volumes that are made at once.
+const COPYING: usize = 2;
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub strangers: BTreeSet<AgentId>,
     /// Where to ask the workers of agents for copies of their volumes.
     copiers: Mutex<BTreeMap<AgentId, mpsc::Sender<CopyOrder>>>,
+    /// Copies of volumes have turns of their own: they take long, and everything else goes on.
+    pub(crate) copying: Arc<Semaphore>,
     /// Which agent a volume belongs to: the first that was heard of with it.
     volumes: Mutex<BTreeMap<VolumeId, AgentId>>,
 }
@@ -76,6 +80,7 @@ impl Shared {
             reporter,
             secrets,
             permits: Semaphore::new((2 * cores).clamp(4, 32)),
+            copying: Arc::new(Semaphore::new(COPYING)),
             looks: Semaphore::new(AT_ONCE),
             working: watch::Sender::new(0),
             blanks,
@@ -124,6 +129,8 @@ pub(crate) struct CopyOrder {
     pub to: VolumeId,
     /// Told whether it is there. Whoever does not wait any more has no use of it.
     pub done: oneshot::Sender<Result<(), String>>,
+    /// Its turn among all copies, until it is done.
+    pub turn: OwnedSemaphorePermit,
 }
 
 /// An agent is being worked on.
@@ -152,7 +159,7 @@ struct Handle {
     /// Only its tombstone is left.
     buried: Arc<AtomicBool>,
     /// How often it had been given to another account by the wish that is acted on.
-    transfers: Arc<AtomicU64>,
+    owner: Arc<Mutex<Option<Owner>>>,
 }
 
 impl Handle {
@@ -203,8 +210,8 @@ impl Fleet {
             }
             // What another account binds to an agent reaches nothing that is there for the account before: its worker says so once that
             // is gone.
-            let known = workers.get(&agent).map(|handle| handle.transfers.load(Ordering::Acquire));
-            if known.is_none_or(|known| known == desired.transfers) {
+            let known = workers.get(&agent).and_then(|handle| *lock(&handle.owner));
+            if known.is_none_or(|known| known == owner(&desired)) {
                 let DesiredAgent { secrets_revision, transfers, .. } = desired;
                 self.shared.secrets.heard(agent, secrets_revision, transfers, &self.shared.gates);
             }
@@ -305,9 +312,9 @@ impl Fleet {
         let (copier, copies) = mpsc::channel(COPIES);
         lock(&self.shared.copiers).insert(agent, copier);
         let worker = worker::Worker::new(self.shared.clone(), agent, record, seen, parking, copies);
-        let (buried, transfers) = (worker.buried(), worker.transfers());
+        let (buried, owner) = (worker.buried(), worker.owner());
         tokio::spawn(worker.run(adopted));
-        Handle { seen: wishes, park, buried, transfers }
+        Handle { seen: wishes, park, buried, owner }
     }
 }
 

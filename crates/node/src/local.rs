@@ -5,7 +5,7 @@
 use model::agent::Observed;
 use model::gate_api::Authority;
 use model::node_api::DesiredAgent;
-use model::{AgentSpec, Desired, ExitReason};
+use model::{AccountId, AgentSpec, Desired, ExitReason};
 use sandbox::{BoundaryRecord, UidRange};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -104,6 +104,17 @@ pub(crate) enum Refusal {
     /// A tombstone is final.
     #[error("it was destroyed, and that is final")]
     Destroyed,
+    /// What is here is another account's by now, whatever a backup says.
+    #[error("it was given to another account since; destroy it, or give it to that account again")]
+    GivenSince,
+}
+
+/// Whose an agent is, and for the how-manieth time it was given away: a restored database may count anew.
+pub(crate) type Owner = (u64, AccountId);
+
+/// Whose it is by this wish.
+pub(crate) fn owner(wish: &DesiredAgent) -> Owner {
+    (wish.transfers, wish.spec.account)
 }
 
 impl Local {
@@ -135,6 +146,12 @@ impl Local {
         }
         if known.desired == Desired::Destroyed && offered.desired != Desired::Destroyed {
             return Err(Refusal::Destroyed);
+        }
+        // Within one database the number grows with each transfer.
+        let back = offered.transfers < known.transfers
+            || offered.transfers == known.transfers && offered.spec.account != known.spec.account;
+        if back && offered.desired != Desired::Destroyed {
+            return Err(Refusal::GivenSince);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ mod steps;
 use crate::backoff::Backoff;
 use crate::fleet::{CopyOrder, Shared};
 use crate::journal::JournalError;
-use crate::local::{Local, Motion, Phase};
+use crate::local::{self, Local, Motion, Owner, Phase};
 use crate::plan::{Step, plan};
 use crate::recheck::{Changes, unseen};
 use model::agent::Observed;
@@ -17,8 +17,8 @@ use model::node_api::{DesiredAgent, ObservedAgent};
 use model::{AgentId, BoundaryId, Desired};
 use sandbox::{Blank, Boundary, Doors};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::io::Interest;
@@ -88,7 +88,7 @@ pub(crate) struct Worker {
     /// Only the tombstone is left.
     buried: Arc<AtomicBool>,
     /// How often it had been given to another account by the wish that is acted on.
-    transfers: Arc<AtomicU64>,
+    owner: Arc<Mutex<Option<Owner>>>,
     /// The last refusal that was logged.
     refused: Option<String>,
 }
@@ -137,10 +137,10 @@ impl Worker {
         parking: mpsc::Receiver<oneshot::Sender<()>>,
         copies: mpsc::Receiver<CopyOrder>,
     ) -> Self {
-        let transfers = match (&local, &*seen.borrow()) {
-            (Some(local), _) => local.desired.transfers,
-            (None, Seen::Listed(wish)) => wish.desired.transfers,
-            (None, Seen::Nothing | Seen::Unlisted) => 0,
+        let owner = match (&local, &*seen.borrow()) {
+            (Some(local), _) => Some(local::owner(&local.desired)),
+            (None, Seen::Listed(wish)) => Some(local::owner(&wish.desired)),
+            (None, Seen::Nothing | Seen::Unlisted) => None,
         };
         Self {
             shared,
@@ -162,7 +162,7 @@ impl Worker {
             parked: false,
             failures: 0,
             buried: Arc::default(),
-            transfers: Arc::new(AtomicU64::new(transfers)),
+            owner: Arc::new(Mutex::new(owner)),
             refused: None,
         }
     }
@@ -172,9 +172,9 @@ impl Worker {
         self.buried.clone()
     }
 
-    /// How often it had been given to another account by the wish that is acted on.
-    pub(crate) fn transfers(&self) -> Arc<AtomicU64> {
-        self.transfers.clone()
+    /// Whose it is by the wish that is acted on.
+    pub(crate) fn owner(&self) -> Arc<Mutex<Option<Owner>>> {
+        self.owner.clone()
     }
 
     /// Works until the agent is gone for good, or the node ends. `adopted` is told after the first look.

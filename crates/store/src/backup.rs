@@ -25,6 +25,8 @@ const FORM: u32 = 1;
 const LONGEST: u64 = 64 << 20;
 /// Parameters of one statement that puts rows in; SQLite takes 32,766, PostgreSQL 65,535.
 const PARAMETERS: usize = 8192;
+/// Bytes of lines that one such statement puts in.
+const BYTES: usize = 4 << 20;
 /// How long others are waited for that are just ending.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -310,6 +312,8 @@ impl<R: Read + Seek> Archive<R> {
 struct Loading {
     table: Table,
     cells: Vec<Argument>,
+    /// Of the lines that they stood in.
+    bytes: usize,
 }
 
 impl Loading {
@@ -319,6 +323,7 @@ impl Loading {
         if row.len() != self.table.columns.len() {
             return Err(wrong());
         }
+        self.bytes += bytes.len();
         for (cell, (_, kind)) in row.into_iter().zip(&self.table.columns) {
             self.cells.push(argument(cell, *kind).ok_or_else(wrong)?);
         }
@@ -326,11 +331,12 @@ impl Loading {
     }
 
     fn is_full(&self) -> bool {
-        self.cells.len() + self.table.columns.len() > PARAMETERS
+        self.bytes > BYTES || self.cells.len() + self.table.columns.len() > PARAMETERS
     }
 
     async fn put(&mut self, change: &mut Change) -> Result<(), Error> {
         let cells = std::mem::take(&mut self.cells);
+        self.bytes = 0;
         if cells.is_empty() {
             return Ok(());
         }
@@ -523,7 +529,7 @@ async fn load(change: &mut Change, from: &mut impl Read) -> Result<String, Backu
         if own != theirs {
             return Err(BackupError::NoBackup("a table of it has other columns"));
         }
-        loading = Some(Loading { table, cells: Vec::new() });
+        loading = Some(Loading { table, cells: Vec::new(), bytes: 0 });
     }
     Ok(hexadecimal(digest))
 }

@@ -18,6 +18,8 @@ use time::Duration;
 
 /// Events that are chained at once.
 const STEP: i64 = 2000;
+/// Bytes of details that are read at once: some events hold a policy of a mebibyte.
+const BYTES: u64 = 4 << 20;
 /// How long a process does it for all that said nothing since.
 const LEASE: Duration = Duration::seconds(10);
 
@@ -70,6 +72,19 @@ fn entry(row: &Row) -> Result<Entry, Error> {
     })
 }
 
+/// How many of these rows are read at once, by the sizes that they say: one at least.
+fn fitting(rows: &[Row]) -> Result<i64, Error> {
+    let (mut count, mut bytes) = (0, 0_u64);
+    for row in rows {
+        bytes += row.number("size")?;
+        if count > 0 && bytes > BYTES {
+            break;
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn chain_of(account: Option<AccountId>) -> String {
     account.map_or_else(|| INSTALLATION.to_owned(), |account| account.to_string())
 }
@@ -87,11 +102,19 @@ impl Store {
         {
             return Ok(Chaining::Elsewhere);
         }
+        let sizes = query(
+            "SELECT CAST(length(e.detail) AS BIGINT) AS size
+             FROM ledger_waiting w JOIN events e ON e.id = w.event ORDER BY w.ordinal LIMIT $1",
+        )
+        .bind(STEP)
+        .fetch_all(&self.0.reader)
+        .await?;
+        let step = fitting(&sizes)?;
         let waiting = query(
             "SELECT e.id, e.account, e.at, e.kind, e.actor, e.subject, e.source, e.request, e.detail
              FROM ledger_waiting w JOIN events e ON e.id = w.event ORDER BY w.ordinal LIMIT $1",
         )
-        .bind(STEP)
+        .bind(step)
         .fetch_all(&self.0.reader)
         .await?;
         let Some(installation) = self.installation().await?.filter(|_| !waiting.is_empty()) else {
@@ -138,7 +161,7 @@ impl Store {
             change.touch(Changed::Ledger(chain.parse().ok()));
         }
         change.commit_bookkeeping().await?;
-        Ok(Chaining::Done { events: records.len(), more: records.len() as i64 == STEP })
+        Ok(Chaining::Done { events: records.len(), more: step == STEP || step < sizes.len() as i64 })
     }
 
     async fn head(&self, chain: &str) -> Result<Option<(u64, Hash)>, Error> {
@@ -154,18 +177,28 @@ impl Store {
         self.head(&chain_of(account)).await
     }
 
-    /// Entries of a chain behind this number, in their order.
+    /// Entries of a chain behind this number, in their order; fewer than `limit` where they are large, none only at the end.
     pub async fn ledger_entries(
         &self,
         account: Option<AccountId>,
         after: u64,
         limit: u32,
     ) -> Result<Vec<Entry>, Error> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let sizes = query(
+            "SELECT CAST(coalesce(length(e.detail), 0) AS BIGINT) AS size
+             FROM ledger l LEFT JOIN events e ON e.id = l.event WHERE l.chain = $1 AND l.seq > $2 ORDER BY l.seq LIMIT $3",
+        )
+        .bind(chain_of(account))
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.0.reader)
+        .await?;
         let mut select = crate::db::Builder::new("SELECT l.seq, l.hash, l.event, ");
         select.push(RECORD).push(" FROM ledger l LEFT JOIN events e ON e.id = l.event WHERE l.chain = ");
         select.push_bind(chain_of(account)).push(" AND l.seq > ");
-        select.push_bind(i64::try_from(after).unwrap_or(i64::MAX)).push(" ORDER BY l.seq LIMIT ");
-        select.push_bind(i64::from(limit));
+        select.push_bind(after).push(" ORDER BY l.seq LIMIT ");
+        select.push_bind(fitting(&sizes)?);
         let rows = select.build().fetch_all(&self.0.reader).await?;
         rows.iter().map(entry).collect()
     }

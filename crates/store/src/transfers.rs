@@ -236,6 +236,10 @@ impl Store {
         if if_match.is_some_and(|generation| generation != before.generation) {
             return Err(Error::Stale { generation: before.generation });
         }
+        if before.restored {
+            // What its node has is not known yet.
+            return Err(Error::Restored);
+        }
         let there = change.may_go(&before, *to).await?;
         let moved = change.give(&before, *to, there)?;
         change.remember(idempotency.as_ref(), &moved);

@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 29] = [
+const DOCUMENTS: [&str; 32] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -106,6 +106,8 @@ const DOCUMENTS: [&str; 29] = [
     "docs/levels/workspace.md",
     "docs/levels/process.md",
     "docs/levels/container.md",
+    "docs/guides/agents.md",
+    "docs/guides/audit.md",
     "docs/guides/egress.md",
     "docs/guides/secrets.md",
     "docs/guides/people.md",
@@ -123,6 +125,7 @@ const DOCUMENTS: [&str; 29] = [
     "docs/decisions/0009-systemd-unit.md",
     "docs/decisions/0010-credentials-stay-outside.md",
     "docs/decisions/0011-people-and-roles.md",
+    "docs/decisions/0012-ledger.md",
 ];
 
 /// All that `deploy/systemd` holds. The first starts and stops the others.

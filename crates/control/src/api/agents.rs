@@ -141,7 +141,9 @@ async fn show_all(state: &App, account: AccountId, rows: PageOf<Mark>) -> Result
     let missing: Vec<AgentId> =
         shown.iter().filter(|(_, sent)| sent.is_none()).map(|(mark, _)| mark.agent).collect();
     if !missing.is_empty() {
-        let read = state.store.agents_of(&missing).await?;
+        let mut read = state.store.agents_of(&missing).await?;
+        // One may have been given to another account meanwhile.
+        read.retain(|agent| agent.spec.account == account);
         let ids: Vec<AgentId> = read.iter().map(|agent| agent.spec.id).collect();
         let mut read: HashMap<AgentId, Sent> =
             ids.into_iter().zip(sent(state, account, read).await?).collect();

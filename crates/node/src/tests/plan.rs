@@ -119,6 +119,19 @@ fn given(local: &Local, desired: Desired, generation: u64) -> DesiredAgent {
 }
 
 #[test]
+fn what_a_backup_knows_of_an_owner_before_is_refused() {
+    let mut theirs = local(Desired::Running, 3, Phase::Live(Motion::Running));
+    let before = then(&theirs, Desired::Running, 9);
+    theirs.accept(&given(&theirs, Desired::Running, 4));
+    assert_eq!(theirs.check(&before), Err(Refusal::GivenSince));
+    // Given to somebody else instead, for the first time once more.
+    let elsewhere = DesiredAgent { transfers: 1, ..given(&theirs, Desired::Running, 9) };
+    assert_eq!(theirs.check(&elsewhere), Err(Refusal::GivenSince));
+    assert_eq!(theirs.check(&given(&theirs, Desired::Running, 9)), Ok(()));
+    assert_eq!(theirs.check(&DesiredAgent { desired: Desired::Destroyed, ..before }), Ok(()));
+}
+
+#[test]
 fn what_was_given_away_ends_before_it_is_anothers() {
     let begin = [Accept, Admit, Lease, Volume, Launch];
     let check = |mut local: Local, desired, first: &[Step], then: &[Step]| {

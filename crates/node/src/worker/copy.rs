@@ -13,24 +13,29 @@ impl Worker {
     pub(super) async fn begin_as_copy(&mut self, origin: Origin) -> Result<(), Stuck> {
         let Some(local) = &self.local else { return Ok(()) };
         let (volume, account) = (local.desired.spec.volume, local.desired.spec.account);
-        if !self.shared.sandbox.has_volume(volume) {
-            let mut seen = self.seen.clone();
-            let (done, copied) = oneshot::channel();
-            let asked = async {
-                let copier = self.shared.copier(origin.agent)?;
-                copier.send(CopyOrder { account, to: volume, done }).await.ok()?;
-                copied.await.ok()
-            };
-            let made = tokio::select! {
-                made = asked => made,
-                // Perhaps it is not wanted any more.
-                Ok(()) = seen.changed() => return Ok(()),
-            };
-            let gone = || Err("the agent that it is to be a copy of is not on this node any more".to_owned());
-            if let Err(detail) = made.unwrap_or_else(gone) {
+        let mut seen = self.seen.clone();
+        let (done, copied) = oneshot::channel();
+        let asked = async {
+            let copier = self.shared.copier(origin.agent)?;
+            let turn = self.shared.copying.clone().acquire_owned().await.ok()?;
+            copier.send(CopyOrder { account, to: volume, done, turn }).await.ok()?;
+            copied.await.ok()
+        };
+        // Asked also when it seems to be there: an order from before that nobody waits for any more may be about to remove it, and orders
+        // are answered one after the other.
+        let made = tokio::select! {
+            made = asked => made,
+            // Perhaps it is not wanted any more.
+            Ok(()) = seen.changed() => return Ok(()),
+        };
+        let gone = || Err("the agent that it is to be a copy of is not on this node any more".to_owned());
+        match made.unwrap_or_else(gone) {
+            // One that was made whole before outlives its source.
+            Err(detail) if !self.shared.sandbox.has_volume(volume) => {
                 self.fail(detail);
                 return Ok(());
             }
+            _ => {}
         }
         self.change(|local| local.copied = true);
         self.save()
@@ -38,7 +43,7 @@ impl Worker {
 
     /// Makes a copy of this agent's volume for another of the account.
     pub(super) async fn copy(&mut self, order: CopyOrder) {
-        let CopyOrder { account, to, done } = order;
+        let CopyOrder { account, to, done, turn: _turn } = order;
         if done.is_closed() {
             return;
         }
@@ -68,6 +73,9 @@ impl Worker {
         let (from, phase) = (local.desired.spec.volume, local.phase);
         if local.desired.desired == Desired::Destroyed || !self.shared.sandbox.has_volume(from) {
             return Err("the agent that it is to be a copy of has no volume any more, or not yet".to_owned());
+        }
+        if self.shared.sandbox.has_volume(to) {
+            return Ok(());
         }
         let runs = match phase {
             Phase::Live(Motion::Running) => true,

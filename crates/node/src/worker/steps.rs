@@ -8,7 +8,7 @@ use crate::fleet::lock;
 use crate::gates::GateError;
 use crate::journal::JournalError;
 use crate::lease::Owner;
-use crate::local::{After, Local, Motion, Phase};
+use crate::local::{After, Local, Motion, Phase, owner};
 use crate::plan::Step;
 use crate::{blanks, recheck, terminate, validate, verify};
 use model::evidence::{Evidence, Observation};
@@ -18,7 +18,6 @@ use sandbox::{
     Blank, Boundary, BoundaryError, BoundaryRecord, Doors, LaunchError, Proof, Sandbox, Shape, UidRange,
 };
 use std::error::Error;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 use time::OffsetDateTime;
 
@@ -145,10 +144,10 @@ impl Worker {
             let before = local.desired.policy_revision;
             let moves = known && local.moves(desired);
             local.accept(desired);
+            *lock(&self.owner) = Some(owner(&local.desired));
             if moves {
                 // From here on it is the other account's, and so is what is asked for it.
                 let DesiredAgent { secrets_revision, transfers, .. } = *desired;
-                self.transfers.store(transfers, Ordering::Release);
                 self.shared.secrets.heard(agent, secrets_revision, transfers, &self.shared.gates);
                 tracing::info!(%agent, account = %local.desired.spec.account, "given to another account");
             }

@@ -22,8 +22,12 @@ const MOST_DENIED: u16 = 20;
 /// Events on secrets that were put into requests of one agent within [`super::QUIET`].
 const MOST_USED: u16 = 20;
 
+/// Of the account that has the agent now: it makes no room for itself among what another has from before.
 const CUT_REFUSED: &str = "DELETE FROM egress_log WHERE id IN
-    (SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed' ORDER BY id LIMIT $2)";
+    (SELECT id FROM egress_log WHERE agent = $1 AND outcome <> 'passed'
+        AND account = (SELECT account FROM agents WHERE id = $1) ORDER BY id LIMIT $2)";
+const CUT_OWN: &str = "DELETE FROM egress_log WHERE id IN
+    (SELECT id FROM egress_log WHERE agent = $1 AND account = (SELECT account FROM agents WHERE id = $1) ORDER BY id LIMIT $2)";
 const CUT: &str =
     "DELETE FROM egress_log WHERE id IN (SELECT id FROM egress_log WHERE agent = $1 ORDER BY id LIMIT $2)";
 
@@ -113,7 +117,7 @@ impl Change {
         for row in &over {
             let mut left = row.number("over")?;
             // Refusals first, which an agent makes at will: they do not take the place of what passed.
-            for delete in [CUT_REFUSED, CUT] {
+            for delete in [CUT_REFUSED, CUT_OWN, CUT] {
                 let cut = query(delete)
                     .bind(row.text("agent")?)
                     .bind(left as i64)
@@ -127,21 +131,25 @@ impl Change {
 
     /// Tells the ledger which secrets were put into requests to which hosts, each once in a while.
     async fn note_used(&mut self, rows: &[NewRecord<'_>]) -> Result<(), Error> {
-        let mut used: BTreeSet<(AgentId, AccountId, &str, &str)> = BTreeSet::new();
-        for NewRecord { agent, account, record, .. } in rows {
+        let mut used: BTreeMap<(AgentId, AccountId), BTreeSet<(&str, &str)>> = BTreeMap::new();
+        for NewRecord { agent, account, record, .. } in
+            rows.iter().filter(|row| !row.record.credentials.is_empty())
+        {
             let names = record.credentials.iter();
-            used.extend(names.map(|name| (*agent, *account, name.as_str(), record.host.as_str())));
+            let pairs = used.entry((*agent, *account)).or_default();
+            pairs.extend(names.map(|name| (name.as_str(), record.host.as_str())));
         }
-        for (agent, account, name, host) in used {
-            let told = self.told(EventKind::SecretUsed, agent, MOST_USED).await?;
-            let same = |told: &serde_json::Value| told["secret"] == name && told["host"] == host;
-            if told.left > 0 && !told.details.iter().any(same) {
+        for ((agent, account), pairs) in used {
+            let told = self.told(EventKind::SecretUsed, agent, account, MOST_USED).await?;
+            let same = |(name, host): &(&str, &str)| {
+                told.details.iter().any(|told| told["secret"] == *name && told["host"] == *host)
+            };
+            for (name, host) in pairs.into_iter().filter(|pair| !same(pair)).take(told.left) {
                 let detail = json!({"secret": name, "host": host});
                 self.event(Some(account), EventKind::SecretUsed, agent, detail);
-                self.flush().await?;
             }
         }
-        Ok(())
+        self.flush().await
     }
 
     /// Tells the ledger what was refused, of each host and port once in a while.
@@ -156,7 +164,7 @@ impl Change {
             *count += u64::from(record.count);
         }
         for ((agent, account), denied) in of_agents {
-            let mut told = self.told(EventKind::EgressDenied, agent, MOST_DENIED).await?;
+            let mut told = self.told(EventKind::EgressDenied, agent, account, MOST_DENIED).await?;
             for ((host, port), (by, count)) in denied {
                 if told.is_news(host, port) {
                     let detail = json!({"host": host, "port": port, "by": by, "count": count});
@@ -177,7 +185,7 @@ impl Change {
             *sum = sum.saturating_add(*count);
         }
         for ((agent, account), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            if self.told(EventKind::EgressLogLost, agent, 1).await?.left > 0 {
+            if self.told(EventKind::EgressLogLost, agent, account, 1).await?.left > 0 {
                 self.event(Some(account), EventKind::EgressLogLost, agent, json!({"count": count}));
                 self.flush().await?;
             }

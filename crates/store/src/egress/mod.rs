@@ -101,16 +101,24 @@ impl Change {
         Ok(known)
     }
 
-    /// What events of this kind told of the agent lately, of which there may be `most`. The ledger is kept for ever, so it is not
+    /// What events of this kind told the account of the agent lately, of which there may be `most`. The ledger is kept for ever, so it is not
     /// an agent that fills it; and it is asked itself, so that a restart changes nothing. No more than `most` rows are read, the last
     /// (an index ends with the row's number).
-    async fn told(&mut self, kind: EventKind, agent: AgentId, most: u16) -> Result<Told, Error> {
+    async fn told(
+        &mut self,
+        kind: EventKind,
+        agent: AgentId,
+        account: AccountId,
+        most: u16,
+    ) -> Result<Told, Error> {
         let rows = query(
-            "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 ORDER BY rowid DESC LIMIT $3",
+            "SELECT at, detail FROM events WHERE subject = $1 AND kind = $2 AND account = $4
+             ORDER BY rowid DESC LIMIT $3",
         )
         .bind(agent.to_string())
         .bind(kind.as_str())
         .bind(i64::from(most))
+        .bind(account.to_string())
         .fetch_all(self.db().await?)
         .await?;
         let mut details = Vec::new();

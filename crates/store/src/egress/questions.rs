@@ -107,7 +107,7 @@ impl Change {
         agent: AgentId,
         questions: &[&Question],
     ) -> Result<(), Error> {
-        let mut events = self.told(EventKind::EgressAsked, agent, MOST_ASKED).await?;
+        let mut events = self.told(EventKind::EgressAsked, agent, account, MOST_ASKED).await?;
         for Question { host, port, asked, until } in questions {
             self.deferred
                 .add(
