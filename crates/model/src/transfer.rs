@@ -51,8 +51,6 @@ pub struct Situation {
     pub dedicated: bool,
     /// The limit of the other account that it would pass.
     pub quota: Option<Exceeded>,
-    /// Whether the other account has used up what it may spend.
-    pub over_budget: bool,
     /// Whether it is being copied.
     pub copied: bool,
 }
@@ -87,9 +85,6 @@ pub enum Obstacle {
     /// There may be no more.
     #[error("{0}")]
     Quota(Exceeded),
-    /// Nothing more may be spent.
-    #[error("that account has used up its budget")]
-    Budget,
     /// A copy of it is being made.
     #[error("it is being cloned")]
     Copied,
@@ -113,7 +108,6 @@ impl Obstacle {
             Self::Secrets(_) => "take `egress.inject` out of its policy first",
             Self::Dedicated => "make an agent on a node of that account, and copy the files",
             Self::Quota(_) => "destroy an agent of that account, or have the operator raise its quota",
-            Self::Budget => "raise the budget of that account",
             Self::Copied => "wait until its clone is there, or destroy that",
         }
     }
@@ -143,9 +137,6 @@ pub fn obstacles(at: &Situation) -> Vec<Obstacle> {
         all.push(Obstacle::Dedicated);
     }
     all.extend(at.quota.clone().map(Obstacle::Quota));
-    if at.over_budget {
-        all.push(Obstacle::Budget);
-    }
     if at.copied {
         all.push(Obstacle::Copied);
     }
@@ -177,7 +168,6 @@ mod tests {
             injected: Vec::new(),
             dedicated: false,
             quota: None,
-            over_budget: false,
             copied: false,
         }
     }
@@ -215,11 +205,10 @@ mod tests {
             injected: vec!["one".parse().unwrap(), "two".parse().unwrap()],
             dedicated: true,
             quota: exceeded,
-            over_budget: true,
             copied: true,
             ..at(AgentState::Running, Desired::Running)
         });
-        assert_eq!(all.len(), 9, "{all:?}");
+        assert_eq!(all.len(), 8, "{all:?}");
         assert!(all.iter().any(|obstacle| obstacle.to_string().ends_with("one, two")));
         assert!(all.iter().all(|obstacle| !obstacle.remedy().is_empty()));
     }

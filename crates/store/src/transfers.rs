@@ -129,7 +129,6 @@ impl Change {
             injected: bound.into_iter().collect(),
             dedicated: nodes.first().map(|row| row.text("tenant")).transpose()?.as_deref() != Some("shared"),
             quota: self.exceeds(limits, to, &spec.resources).await?,
-            over_budget: false,
             copied: !copies.is_empty(),
         };
         let obstacles = obstacles(&situation);
