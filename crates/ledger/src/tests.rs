@@ -53,6 +53,16 @@ fn a_chain_that_nobody_touched_is_whole() {
     assert_eq!(follow(&[], &[]), Ok(0));
 }
 
+#[test]
+fn a_receipt_of_a_chain_without_events_holds_for_ever() {
+    let entries = chain("inst", (1..4).map(record));
+    let begin = |hash| Checkpoint { seq: 0, hash, ..checkpoint(&entries[0]) };
+    let first = entries[0].clone();
+    let genesis = genesis("inst", "acc_1");
+    assert_eq!(follow(&entries, &[begin(genesis)]), Ok(3));
+    assert_eq!(follow(&entries, &[begin(first.hash)]), Err(Fault::Rewritten { after: 0, seq: 0 }));
+}
+
 /// Each field, and what stands between two of them.
 #[test]
 fn whatever_of_an_event_is_changed_is_seen() {

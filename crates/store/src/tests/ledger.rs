@@ -89,3 +89,25 @@ async fn an_event_says_from_where_and_by_which_request(engine: Engine) {
     let record = first.record.as_ref().unwrap();
     assert_eq!((record.source.as_deref(), record.request.as_deref()), (Some("local"), None));
 }
+
+both!(large_events_are_read_a_few_at_a_time);
+async fn large_events_are_read_a_few_at_a_time(engine: Engine) {
+    let world = World::on(engine).await;
+    chained(&world.store).await;
+    let before = followed(&world, Some(world.account)).await.unwrap();
+    let large = format!("\"{}\"", "x".repeat(3 << 20));
+    for number in 0..4 {
+        let insert = "INSERT INTO events (id, account, at, kind, actor, subject, detail)
+            VALUES ($1, $2, 0, 'agent.policy_changed', 'system', 'a', $3)";
+        let ids = [format!("evt_{number}"), world.account.to_string(), large.clone()];
+        world.raw(insert, &ids).await.unwrap();
+    }
+    // One at a time, for two are too large together.
+    for left in (0..4).rev() {
+        let step = world.store.chain_events("one").await.unwrap();
+        assert_eq!(step, Chaining::Done { events: 1, more: left > 0 });
+    }
+    let read = world.store.ledger_entries(Some(world.account), before, 1000).await.unwrap();
+    assert_eq!(read.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [before + 1]);
+    assert!(world.store.ledger_entries(Some(world.account), before + 4, 1000).await.unwrap().is_empty());
+}

@@ -26,6 +26,17 @@ fn to(world: &World, agent: &Agent, to: AccountId, person: UserId) -> Transfer {
     Transfer { agent, from, to, person, least: Role::Member, if_match: None, idempotency: None }
 }
 
+both!(what_a_backup_had_is_not_given_away_before_its_node_has_spoken);
+async fn what_a_backup_had_is_not_given_away_before_its_node_has_spoken(engine: Engine) {
+    let world = World::on(engine).await;
+    let (other, person) = both_accounts(&world).await;
+    let agent = world.agent("a").await;
+    world.saw(&agent, 1, Observed::Running).await;
+    world.raw("UPDATE agents SET restored = 1", &[]).await.unwrap();
+    let refused = world.store.transfer(Actor::System, &to(&world, &agent, other, person)).await;
+    assert!(matches!(refused, Err(Error::Restored)), "{refused:?}");
+}
+
 both!(one_period_ends_where_the_next_begins);
 async fn one_period_ends_where_the_next_begins(engine: Engine) {
     let world = World::on(engine).await;
