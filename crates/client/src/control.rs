@@ -14,6 +14,7 @@ use model::packages::ImageDiff;
 use model::policy::Policy;
 use model::token::Scope;
 use model::transfer::{TransferAgent, TransferredAgent};
+use model::usage_api::{Day, UsageBy, UsagePage};
 use model::{AgentId, AgentState, EventId, Verb};
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
@@ -150,6 +151,27 @@ impl Control {
         let mut periods = self.pages(|| self.endpoint.get(&["v1", "agents", reference, "timeline"])).await?;
         periods.truncate(most);
         Ok(periods)
+    }
+
+    /// What the account used from a day on, before another; the month until now unless told. All pages in one.
+    pub async fn usage(&self, from: Option<Day>, to: Option<Day>, by: UsageBy) -> Result<UsagePage, Error> {
+        let mut query = vec![("by", by.as_str().to_owned()), ("limit", "200".to_owned())];
+        query.extend(from.map(|day| ("from", day.to_string())));
+        query.extend(to.map(|day| ("to", day.to_string())));
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut request = self.endpoint.get(&["v1", "usage"]).query(&query);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let mut page: UsagePage = self.endpoint.json(request).await?;
+            items.append(&mut page.items);
+            match page.next.take() {
+                Some(next) => cursor = Some(next),
+                None => return Ok(UsagePage { items, ..page }),
+            }
+        }
     }
 
     /// Waits until the agent is in `state` (or in any state where it rests), for at most `seconds`.

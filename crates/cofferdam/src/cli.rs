@@ -3,7 +3,7 @@
 use crate::cmd::{
     account, agent, audit, backup, bundle, completions, context, doctor, down, egress, events, image,
     inspect, invite, key, list, login, member, policy, processes, recipe, restore, run, secret, service,
-    setup, timeline, up, user, verify, whoami,
+    setup, timeline, up, usage, user, verify, whoami,
 };
 use crate::output::Format;
 use clap::{Parser, Subcommand};
@@ -118,6 +118,7 @@ pub enum Command {
     Top(processes::Args),
     Events(events::Args),
     Timeline(timeline::Args),
+    Usage(usage::Args),
     /// Verify, export and follow the ledger of audit events
     #[command(subcommand)]
     Audit(audit::Command),

@@ -315,6 +315,7 @@ pub async fn serve(config: Config, socket: Option<UnixListener>) -> Result<(), E
         tokio::spawn(tasks::keys::run(app.clone())),
         tokio::spawn(tasks::uses::run(app.clone())),
         tokio::spawn(tasks::ledger::run(app.clone())),
+        tokio::spawn(tasks::usage::run(app.clone())),
     ];
     if let Some((settings, files, tls)) = acme {
         tasks.push(tokio::spawn(acme::keep(settings, files, tls, clock, ending.clone())));

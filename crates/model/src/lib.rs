@@ -33,6 +33,8 @@ pub mod resources;
 pub mod secret;
 pub mod token;
 pub mod transfer;
+pub mod usage;
+pub mod usage_api;
 pub mod workspace;
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub(crate) const TABLES: &[&str] = &[
     "ledger",
     "ledger_keys",
     "state_periods",
+    "usage_days",
+    "usage_mark",
 ];
 
 /// What no backup holds. What lets somebody in (sessions, keys, tokens, invitations) was perhaps taken away since; the public halves of

@@ -41,6 +41,7 @@ mod source;
 mod tests;
 mod tokens;
 mod transfers;
+mod usage;
 mod users;
 mod uses;
 

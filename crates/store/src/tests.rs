@@ -13,6 +13,7 @@ mod schema;
 mod secrets;
 mod server;
 mod transfers;
+mod usage;
 
 use crate::agents::{Agent, AgentFilter, Order};
 use crate::change::{Actor, OnCommit};

@@ -38,6 +38,7 @@ pub mod stats;
 pub mod timeline;
 pub mod transfer;
 pub mod up;
+pub mod usage;
 pub mod user;
 pub mod verbs;
 pub mod verify;
@@ -92,6 +93,7 @@ async fn dispatch(command: Command, global: &crate::cli::Global) -> anyhow::Resu
         Command::Top(args) => args.run(global).await,
         Command::Events(args) => args.run(global).await,
         Command::Timeline(args) => args.run(global).await,
+        Command::Usage(args) => args.run(global).await,
         Command::Audit(command) => command.run(global).await,
         Command::Inspect(args) => args.run(global).await,
         Command::Verify(args) => args.run(global).await,

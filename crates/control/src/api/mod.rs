@@ -19,6 +19,7 @@ mod quotas;
 mod secrets;
 mod shield;
 mod transfers;
+mod usage;
 
 use crate::app::App;
 use crate::problems::Fault;
@@ -86,6 +87,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(people::revoke_invitation))
         .routes(routes!(people::accept))
         .routes(routes!(quotas::show))
+        .routes(routes!(usage::show))
         .routes(routes!(quotas::set))
         .routes(routes!(meta::whoami))
         .routes(routes!(meta::healthz))

@@ -16,6 +16,7 @@ pub(crate) mod policies;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 pub(crate) mod transfers;
+pub(crate) mod usage;
 pub(crate) mod users;
 pub(crate) mod validate;
 

@@ -133,6 +133,7 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             "/v1/agents"
             | "/v1/agents/{id}"
             | "/v1/agents/{id}/evidence"
+            | "/v1/agents/{id}/timeline"
             | "/v1/agents/{id}/policy"
             | "/v1/images"
             | "/v1/images/{id}"
@@ -149,7 +150,8 @@ pub(crate) fn required(method: &Method, path: &str) -> Option<Action> {
             | "/v1/whoami"
             | "/v1/accounts"
             | "/v1/members"
-            | "/v1/quota",
+            | "/v1/quota"
+            | "/v1/usage",
         )
         // Whom that is for decides what it asks for: see `app::users`.
         | ("POST", "/v1/accounts") => A::Read,

@@ -4,4 +4,5 @@ pub(crate) mod cleanup;
 pub(crate) mod deadlines;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+pub(crate) mod usage;
 pub(crate) mod uses;

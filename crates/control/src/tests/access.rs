@@ -226,6 +226,7 @@ fn cases(image: &str) -> Vec<Case> {
         case("DELETE", "/v1/users/{id}/second-factor", none.clone(), [403; 5]),
         case("GET", "/v1/accounts", none.clone(), OWN),
         case("GET", "/v1/quota", none.clone(), OWN),
+        case("GET", "/v1/usage", none.clone(), OWN),
         case("PUT", "/v1/accounts/{id}/quota", json!({"agents": 100}), OPERATOR),
         case("POST", "/v1/accounts", json!({"name": "fresh"}), to(201, PERSON)),
         case("GET", "/v1/members", none.clone(), OWN),

@@ -24,4 +24,5 @@ mod shown;
 mod time_passes;
 mod tls;
 mod transfers;
+mod usage;
 mod world;

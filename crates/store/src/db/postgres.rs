@@ -123,6 +123,7 @@ pub(crate) fn migrations() -> Migrator {
         ("creation", include_str!("../../migrations/postgres/0015_creation.sql")),
         ("restored", include_str!("../../migrations/postgres/0016_restored.sql")),
         ("periods", include_str!("../../migrations/postgres/0017_periods.sql")),
+        ("usage", include_str!("../../migrations/postgres/0018_usage.sql")),
     ])
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn migrations() -> Migrator {
         ("creation", include_str!("../../migrations/sqlite/0015_creation.sql")),
         ("restored", include_str!("../../migrations/sqlite/0016_restored.sql")),
         ("periods", include_str!("../../migrations/sqlite/0017_periods.sql")),
+        ("usage", include_str!("../../migrations/sqlite/0018_usage.sql")),
     ])
 }
 

@@ -9,7 +9,7 @@ use model::people::Role;
 use model::transfer::Obstacle;
 
 /// Somebody who belongs to both accounts.
-async fn both_accounts(world: &World) -> (AccountId, UserId) {
+pub(super) async fn both_accounts(world: &World) -> (AccountId, UserId) {
     let other = world.store.create_account(Actor::System, &new_account("other")).await.unwrap();
     let person = UserId::new();
     let ids = [person.to_string(), other.to_string()];
@@ -21,7 +21,7 @@ async fn both_accounts(world: &World) -> (AccountId, UserId) {
     (other, person)
 }
 
-fn to(world: &World, agent: &Agent, to: AccountId, person: UserId) -> Transfer {
+pub(super) fn to(world: &World, agent: &Agent, to: AccountId, person: UserId) -> Transfer {
     let (agent, from) = (agent.spec.id, world.account);
     Transfer { agent, from, to, person, least: Role::Member, if_match: None, idempotency: None }
 }
