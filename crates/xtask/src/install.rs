@@ -93,7 +93,7 @@ fn files(prefix: &str) -> Vec<File> {
 }
 
 /// What people read, as it lies in the sources, so that links lead from one to another.
-const DOCUMENTS: [&str; 32] = [
+const DOCUMENTS: [&str; 33] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -114,6 +114,7 @@ const DOCUMENTS: [&str; 32] = [
     "docs/guides/recipes.md",
     "docs/guides/images.md",
     "docs/guides/operating.md",
+    "docs/guides/usage.md",
     "docs/decisions/0001-detached-mounts.md",
     "docs/decisions/0002-one-connection-per-operation.md",
     "docs/decisions/0003-own-erofs-writer.md",
