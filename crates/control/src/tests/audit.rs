@@ -34,8 +34,8 @@ async fn an_account_follows_its_chain_and_nobody_elses() {
     let entries = read(&world, "/v1/audit/entries").await;
     let receipt = receipt(&world, "/v1/audit/receipt").await;
     assert_eq!(follow(&receipt, &entries), entries.len() as u64);
-    let made = entries.iter().filter_map(|entry| entry.record.as_ref());
-    let made = made.filter(|record| record.subject == id && record.kind == "agent.created").next().unwrap();
+    let mut records = entries.iter().filter_map(|entry| entry.record.as_ref());
+    let made = records.find(|record| record.subject == id && record.kind == "agent.created").unwrap();
     assert_eq!(made.source.as_deref(), Some("local"));
     assert!(made.request.as_deref().unwrap().starts_with("req_"));
     let last = entries.last().unwrap().seq;
