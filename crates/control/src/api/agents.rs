@@ -338,7 +338,9 @@ pub(super) async fn timeline(
     query: Query,
 ) -> Result<axum::Json<Page<Period>>, Fault> {
     query.only(&["cursor", "limit"])?;
-    let paging = query.paging_by(|ordinal| ordinal.parse::<u32>().ok().map(u64::from))?;
+    let digits =
+        |text: &String| matches!(text.len(), 1..=9) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let paging = query.paging_by(|ordinal| Some(ordinal).filter(digits)?.parse().ok())?;
     let rows = app::timeline(&state, &caller, &id, paging.before, paging.limit).await?;
     Ok(axum::Json(page(rows, |period| period.ordinal.to_string(), |period| period)))
 }

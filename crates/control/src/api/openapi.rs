@@ -122,7 +122,7 @@ fn own(operation: &str) -> &'static [Code] {
 
 /// What a parameter of this name may be, wherever it stands.
 fn describe_parameters(operation: &mut Operation) {
-    let log = operation.operation_id.as_deref() == Some("list_egress_log");
+    let id = operation.operation_id.clone().unwrap_or_default();
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
         let number = matches!(&parameter.schema, Some(RefOr::T(Schema::Object(object)))
@@ -135,7 +135,11 @@ fn describe_parameters(operation: &mut Operation) {
                 text(&format!("^({states}|settled|reachable)$"))
             }
             "timeout" => text("^(([1-5]?[0-9]|60)s|1m)$"),
-            "cursor" if log => text("^[0-9]{1,19}$"),
+            "cursor" if id == "list_egress_log" => text("^[0-9]{1,19}$"),
+            "cursor" if id == "get_agent_timeline" => text("^[0-9]{1,9}$"),
+            "cursor" if id == "get_usage" => text("^[a-z0-9_-]{1,30}$"),
+            "from" | "to" => text("^[0-9]{4}-[0-9]{2}-[0-9]{2}$"),
+            "by" => text("^(day|agent|level|node)$"),
             "cursor" => text("^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
             "label" => ArrayBuilder::new().items(text("^[!-<>-~]{1,63}=[!-~]{0,255}$")).into(),
             "Idempotency-Key" => text("^[!-~]{1,200}$"),

@@ -28,7 +28,10 @@ pub(super) async fn show(
     query: Query,
 ) -> Result<axum::Json<UsagePage>, Fault> {
     query.only(&["from", "to", "by", "cursor", "limit"])?;
-    let paging = query.paging_by(|key| Some(key).filter(|key| key.len() <= 64))?;
+    // A day, an id or a level.
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    let paging = query
+        .paging_by(|key| Some(key).filter(|key| matches!(key.len(), 1..=30) && key.bytes().all(known)))?;
     let asked = Asked {
         from: query.parsed("from")?,
         to: query.parsed("to")?,

@@ -3,6 +3,7 @@
 mod lost;
 mod machine;
 mod platform;
+mod restored;
 mod storage;
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -7,11 +7,12 @@ use testkit::World;
 
 /// Of these a schema cannot say all: sizes and times within bounds, one of two parameters, things that have to be there.
 /// `VALIDATION_ERROR` is an honest answer to what the document seems to allow.
-const BOUNDED: [(&str, &str); 4] = [
+const BOUNDED: [(&str, &str); 5] = [
     ("POST", "/v1/agents"),
     ("PUT", "/v1/agents/{id}/policy"),
     ("POST", "/v1/images"),
     ("GET", "/v1/egress/log"),
+    ("GET", "/v1/usage"),
 ];
 
 #[test]
